@@ -1,0 +1,93 @@
+"""Schedules of a refinement: functions of the ``remaining`` part of it, which falls from 1 to 0.
+
+They have SB3's ``Schedule`` type, but ``remaining`` is that of one refinement, not of the training: with ``K`` steps,
+``remaining = 1 - k / max(K - 1, 1)`` at step ``k``.
+"""
+
+import math
+from dataclasses import dataclass
+
+from stable_baselines3.common.type_aliases import Schedule
+
+
+@dataclass(frozen=True)
+class Constant:
+    """
+    The same value at every step.
+
+    :param value: the value
+    """
+
+    value: float
+
+    def __call__(self, remaining: float) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """
+    ``final + (initial - final) * remaining ** power``.
+    The step size of implicit behavioral cloning's Langevin sampler (Florence et al. 2021, appendix B.3).
+
+    :param initial: value at the first step
+    :param final: value at the last step
+    :param power: 1 is a straight line
+    """
+
+    initial: float
+    final: float
+    power: float = 2.0
+
+    def __call__(self, remaining: float) -> float:
+        return self.final + (self.initial - self.final) * remaining**self.power
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """
+    Half a cosine from ``initial`` to ``final`` (Loshchilov and Hutter 2017, equation 5, without restarts).
+
+    :param initial: value at the first step
+    :param final: value at the last step
+    """
+
+    initial: float
+    final: float
+
+    def __call__(self, remaining: float) -> float:
+        return self.final + (self.initial - self.final) * 0.5 * (1.0 - math.cos(math.pi * remaining))
+
+
+@dataclass(frozen=True)
+class LinearRamp:
+    """
+    ``initial`` for the first part of the refinement, then a straight line up (or down) to ``final``.
+    As a noise scale, 0 then rising to 1: the switch from transport to equilibrium of the JKO scheme
+    (Energy Matching, Balcerak et al. 2025, section 3).
+
+    :param initial: value until the ramp starts
+    :param final: value at the last step
+    :param start: part of the refinement, in [0, 1), after which the ramp starts
+    """
+
+    initial: float = 0.0
+    final: float = 1.0
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.start < 1.0:
+            raise ValueError(f"start must lie in [0, 1), got {self.start!r}")
+
+    def __call__(self, remaining: float) -> float:
+        progress = max(1.0 - remaining - self.start, 0.0) / (1.0 - self.start)
+        return self.initial + (self.final - self.initial) * progress
+
+
+def value_at(schedule: float | Schedule, remaining: float) -> float:
+    """
+    :param schedule: a number, or a function of the remaining part
+    :param remaining: part of the refinement that remains, in [0, 1]
+    :return: the number at that point
+    """
+    return schedule(remaining) if callable(schedule) else schedule

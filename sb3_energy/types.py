@@ -1,0 +1,184 @@
+"""Shapes, values and protocols shared by every part of the package.
+
+Axes, everywhere: ``B`` observations, ``N`` particles (always present; ``N = 1`` allowed), ``*E`` the event:
+``(A,)`` an action or ``(H, A)`` a plan, ``C`` critics, ``F`` features. Low energy is good.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+EnergyFn = Callable[[th.Tensor], th.Tensor]
+"""``(B, N, *E) -> (B, N)``: an energy that is already bound to its observations."""
+
+VelocityFn = Callable[[th.Tensor, th.Tensor], th.Tensor]
+"""``(B, N, *E), t (B, N) in [0, 1] -> (B, N, *E)``: a velocity field that is already bound to its observations."""
+
+
+class Target(NamedTuple):
+    """
+    What a refiner is asked to draw from: ``p(x) ∝ exp(-energy(x))`` on ``R^d``.
+
+    :param energy: ``(B, N, *E) -> (B, N)``, temperature and Jacobian included
+    :param velocity: a velocity field, for flow refiners only
+    :param proposal_log_prob: ``(B, N)`` log-density of the initial particles, in the same space as the energy;
+        importance resampling needs it
+    """
+
+    energy: EnergyFn
+    velocity: VelocityFn | None = None
+    proposal_log_prob: th.Tensor | None = None
+
+
+class Tick(NamedTuple):
+    """
+    Where a refinement stands.
+
+    :param step: index of the step, from 0
+    :param n_steps: how many steps the refinement has
+    """
+
+    step: int
+    n_steps: int
+
+    @property
+    def remaining(self) -> float:
+        """Falls from 1 at the first step to 0 at the last one: what schedules are functions of."""
+        return 1.0 - self.step / max(self.n_steps - 1, 1)
+
+    @property
+    def dt(self) -> float:
+        """Length of one step when the whole refinement takes one unit of time."""
+        return 1.0 / self.n_steps
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no step follows."""
+        return self.step == self.n_steps - 1
+
+
+class RefinerState(NamedTuple):
+    """
+    Particles and the energies they have (never those of a step before).
+
+    :param particles: ``(B, N, *E)``
+    :param energies: ``(B, N)``
+    :param extra: what the refiner carries from step to step (gradients, momenta, mean and std of a plan)
+    """
+
+    particles: th.Tensor
+    energies: th.Tensor
+    extra: Any = None
+
+
+class RefinerInfo(NamedTuple):
+    """
+    Numbers to look at, never to compute with.
+
+    :param acceptance: ``(B, N)`` probability with which the step was accepted (1 where nothing is rejected)
+    :param displacement: ``(B, N)`` Euclidean length of the step
+    """
+
+    acceptance: th.Tensor
+    displacement: th.Tensor
+
+
+class EnergyBatch(NamedTuple):
+    """
+    What an energy loss is given beside the energy.
+
+    :param positives: ``(B, N, *E)`` particles whose energy should be low
+    :param negatives: ``(B, M, *E)`` particles whose energy should be high
+    """
+
+    positives: th.Tensor
+    negatives: th.Tensor
+
+
+EnergyLoss = Callable[[EnergyFn, EnergyBatch], th.Tensor]
+"""``-> (B,)``; the caller weights and averages."""
+
+
+class CriticNetwork(Protocol):
+    """What an energy asks of a critic: encode an observation once, evaluate many actions on it."""
+
+    def encode(self, obs: PyTorchObs) -> th.Tensor:
+        """``obs -> (B, F)``."""
+        ...
+
+    def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """``(B, F), (B, N, A) -> (C, B, N)``, one Q-value for each critic."""
+        ...
+
+
+class Networks(NamedTuple):
+    """
+    The networks an energy may be made of. They are arguments, never attributes of an energy or a refiner:
+    ``nn.Module`` would register them and the wrong optimiser would train them.
+    """
+
+    critic: CriticNetwork
+    potential: Any = None
+    dynamics: Any = None
+
+
+@runtime_checkable
+class Energy(Protocol):
+    """A frozen dataclass that holds no network: its fields are the hyperparameters of the energy."""
+
+    def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
+        """
+        Encode the observations once and forget them.
+
+        :param networks: the networks the energy is made of
+        :param obs: ``B`` observations, as SB3 hands them to a policy
+        :return: a function of the actions ``(B, N, A) -> (B, N)``
+        """
+        ...
+
+
+@runtime_checkable
+class Refiner(Protocol):
+    """
+    A frozen dataclass: its fields are the hyperparameters, ``float | Schedule``.
+
+    A refiner draws from ``exp(-energy)`` in ``R^d``; it has no temperature, knows no box and sees no observation.
+    After its last step each particle is a draw from what the refiner approximates.
+    """
+
+    exact: ClassVar[bool]
+    """Whether the law of the particles tends to the target's (small steps, many steps, many particles)."""
+    resamples: ClassVar[bool]
+    """Whether particles are compared with each other, so that all of them have to be carried along."""
+    default_steps: ClassVar[int]
+    """How many steps it takes when nobody says how many."""
+    max_steps: ClassVar[int | None]
+    """More steps than these would do nothing and are refused (``None``: no limit)."""
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)`` where to start
+        :param target: what to draw from
+        :return: the state before the first step
+        """
+        ...
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: the state before the step
+        :param target: what to draw from
+        :param tick: which step of how many
+        :param generator: source of the noise (``None``: torch's global one)
+        :return: the state after the step, and numbers to look at
+        """
+        ...
+
+    def deterministic(self) -> "Refiner":
+        """
+        :return: the same refiner without noise: its steps never ask a random number generator
+        """
+        ...
