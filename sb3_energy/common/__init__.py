@@ -1,0 +1,1 @@
+"""What every algorithm of the package is put together from."""

@@ -1,0 +1,244 @@
+"""Ensembles of critics on a backbone of choice, scalar or quantile: encode once, evaluate many actions."""
+
+from itertools import islice
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_energy.common.features import NormalizedFeatures
+from sb3_energy.networks import make_backbone, make_normalizer
+
+
+class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
+    """
+    SB3's ensemble of Q-networks, which also evaluates many actions on features it has encoded once.
+    With ``backbone="plain"`` it is SB3's, parameter by parameter and random number by random number.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param net_arch: Network architecture
+    :param features_extractor: Network to extract features
+        (a CNN when using images, a nn.Flatten() layer otherwise)
+    :param features_dim: Number of features
+    :param activation_fn: Activation function
+    :param normalize_images: Whether to normalize images or not,
+         dividing by 255.0 (True by default)
+    :param n_critics: Number of critic networks to create.
+    :param share_features_extractor: Whether the features extractor is shared or not
+        between the actor and the critic (this saves computation time)
+    :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :raises ValueError: if there is no critic, or the backbone is unknown or cannot have these widths
+    """
+
+    n_outputs: int = 1
+    """How many numbers each network gives for one action."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        share_features_extractor: bool = True,
+        backbone: str = "plain",
+    ):
+        if n_critics < 1:
+            raise ValueError(f"n_critics must be at least 1, got {n_critics!r}")
+        super().__init__(
+            observation_space,
+            action_space,
+            net_arch=net_arch,
+            features_extractor=features_extractor,
+            features_dim=features_dim,
+            activation_fn=activation_fn,
+            normalize_images=normalize_images,
+            n_critics=0,  # they are made below
+            share_features_extractor=share_features_extractor,
+        )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.n_critics = n_critics
+        self.backbone = backbone
+        self.normalizer = make_normalizer(backbone, features_extractor, features_dim)
+        for idx in range(n_critics):
+            q_net = self._make_q_net()
+            self.add_module(f"qf{idx}", q_net)
+            self.q_networks.append(q_net)
+
+    def _make_q_net(self) -> nn.Sequential:
+        input_dim = self.features_dim + get_action_dim(self.action_space)
+        trunk, trunk_dim = make_backbone(self.backbone, input_dim, self.net_arch, self.activation_fn)
+        return nn.Sequential(*trunk, nn.Linear(trunk_dim, self.n_outputs))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | dict(
+            net_arch=self.net_arch,
+            features_extractor=self.features_extractor,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            n_critics=self.n_critics,
+            share_features_extractor=self.share_features_extractor,
+            backbone=self.backbone,
+        )
+
+    def encode(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        Features of the observations. As in SB3, a shared features extractor learns from the actor's loss only.
+
+        :param obs: ``B`` observations
+        :return: ``(B, F)``
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            return self.extract_features(obs, self.features_extractor)
+
+    def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        Q-values of many actions for each observation.
+
+        :param features: ``(B, F)`` what :meth:`encode` returned
+        :param actions: ``(B, N, A)``
+        :return: ``(C, B, N)``, one Q-value for each critic
+        """
+        return self.outputs(features, actions).squeeze(-1)
+
+    def outputs(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        What the networks give for many actions for each observation.
+
+        :param features: ``(B, F)`` what :meth:`encode` returned
+        :param actions: ``(B, N, A)``
+        :return: ``(C, B, N, O)``, ``O`` numbers of each critic
+        :raises ValueError: if the shapes do not fit together
+        """
+        if actions.ndim != 3 or features.ndim != 2 or len(features) != len(actions):
+            raise ValueError(
+                "features and actions must have shapes (B, F) and (B, N, A), "
+                f"got {tuple(features.shape)} and {tuple(actions.shape)}"
+            )
+        if actions.shape[1] == 1:
+            inputs = th.cat([features, actions.squeeze(1)], dim=1)
+            return th.stack([q_net(inputs) for q_net in self.q_networks]).unsqueeze(2)
+        return th.stack([_evaluate_particles(q_net, features, actions) for q_net in self.q_networks])
+
+    def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        Q-value of the first critic, without gradients for the features extractor.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``
+        """
+        return super().q1_forward(obs, actions).mean(dim=1, keepdim=True)
+
+
+class QuantileCritic(EnsembleCritic):
+    """
+    Each network gives quantiles of the return instead of its mean.
+    The critics of TQC (Kuznetsov et al. 2020, section 3.1), network for network those of sb3-contrib.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param net_arch: Network architecture
+    :param features_extractor: Network to extract features
+        (a CNN when using images, a nn.Flatten() layer otherwise)
+    :param features_dim: Number of features
+    :param activation_fn: Activation function
+    :param normalize_images: Whether to normalize images or not,
+         dividing by 255.0 (True by default)
+    :param n_quantiles: Number of quantiles of each critic.
+    :param n_critics: Number of critic networks to create.
+    :param share_features_extractor: Whether the features extractor is shared or not
+        between the actor and the critic (this saves computation time)
+    :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :raises ValueError: if there is no critic or no quantile, or the backbone is unknown or cannot have these widths
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_quantiles: int = 25,
+        n_critics: int = 2,
+        share_features_extractor: bool = False,
+        backbone: str = "plain",
+    ):
+        if n_quantiles < 1:
+            raise ValueError(f"n_quantiles must be at least 1, got {n_quantiles!r}")
+        self.n_outputs = n_quantiles  # the next line builds networks of that size
+        super().__init__(
+            observation_space,
+            action_space,
+            net_arch=net_arch,
+            features_extractor=features_extractor,
+            features_dim=features_dim,
+            activation_fn=activation_fn,
+            normalize_images=normalize_images,
+            n_critics=n_critics,
+            share_features_extractor=share_features_extractor,
+            backbone=backbone,
+        )
+        self.n_quantiles = n_quantiles
+        self.quantiles_total = n_quantiles * n_critics
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | dict(n_quantiles=self.n_quantiles)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
+        """
+        Quantiles of the returns.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, C, n_quantiles)``
+        """
+        return th.stack(super().forward(obs, actions), dim=1)  # type: ignore[arg-type]
+
+    def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        Q-values of many actions for each observation: the means of the quantiles.
+
+        :param features: ``(B, F)`` what :meth:`encode` returned
+        :param actions: ``(B, N, A)``
+        :return: ``(C, B, N)``, one Q-value for each critic
+        """
+        return self.outputs(features, actions).mean(dim=-1)
+
+
+def _evaluate_particles(q_net: nn.Module, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """
+    One network on ``N`` actions for each observation. The features' share of a first linear layer is the same for all
+    of them and computed once; features of images are by far the larger part of its input.
+
+    :param q_net: ``(..., F + A) -> (..., O)``
+    :param features: ``(B, F)``
+    :param actions: ``(B, N, A)``
+    :return: ``(B, N, O)``
+    """
+    assert isinstance(q_net, nn.Sequential)
+    first = q_net[0]
+    if not isinstance(first, nn.Linear):  # a backbone of the user's own
+        expanded = features.unsqueeze(1).expand(-1, actions.shape[1], -1)
+        return q_net(th.cat([expanded, actions], dim=-1))
+    n_features = features.shape[1]
+    shared = F.linear(features, first.weight[:, :n_features], first.bias)
+    hidden = shared.unsqueeze(1) + F.linear(actions, first.weight[:, n_features:])
+    for layer in islice(q_net, 1, None):
+        hidden = layer(hidden)
+    return hidden

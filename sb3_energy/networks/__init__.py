@@ -1,0 +1,6 @@
+"""The networks under the energies: trunks ("backbones") and the normalisation of what they are fed."""
+
+from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
+from sb3_energy.networks.normalization import RunningNorm, make_normalizer
+
+__all__ = ["BACKBONES", "Backbone", "RunningNorm", "default_activation", "make_backbone", "make_normalizer"]

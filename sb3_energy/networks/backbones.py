@@ -1,0 +1,219 @@
+"""Backbones: the layers between the features and the linear head of an actor or a critic.
+
+SB3's ``net_arch`` says how large they are, SB3's ``activation_fn`` what lies between their linear layers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+
+
+class SimbaBlock(nn.Module):
+    """
+    ``x + Linear(act(Linear_4h(LayerNorm(x))))``, both linear layers with He's initialisation.
+    The pre-normalised residual block of SimBa (Lee et al. 2025, section 4).
+
+    :param width: width of what goes in and comes out
+    :param activation_fn: activation function
+    """
+
+    def __init__(self, width: int, activation_fn: type[nn.Module]):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), he_linear(width, 4 * width), activation_fn(), he_linear(4 * width, width)
+        )
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(..., width)``
+        :return: ``(..., width)``
+        """
+        return x + self.layers(x)
+
+
+class BroBlock(nn.Module):
+    """
+    ``x + LayerNorm(Linear(act(LayerNorm(Linear(x)))))``, both linear layers orthogonal with gain √2.
+    The residual block of BroNet (Nauman et al. 2024, section 3).
+
+    :param width: width of what goes in and comes out
+    :param activation_fn: activation function
+    """
+
+    def __init__(self, width: int, activation_fn: type[nn.Module]):
+        super().__init__()
+        self.layers = nn.Sequential(
+            orthogonal_linear(width, width, gain=2.0**0.5),
+            nn.LayerNorm(width),
+            activation_fn(),
+            orthogonal_linear(width, width, gain=2.0**0.5),
+            nn.LayerNorm(width),
+        )
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(..., width)``
+        :return: ``(..., width)``
+        """
+        return x + self.layers(x)
+
+
+def he_linear(input_dim: int, output_dim: int) -> nn.Linear:
+    """
+    A linear layer with normal weights of variance ``2 / input_dim`` and no bias at first (He et al. 2015, equation 10).
+
+    :param input_dim: width of the input
+    :param output_dim: width of the output
+    :return: the layer
+    """
+    layer = nn.Linear(input_dim, output_dim)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def orthogonal_linear(input_dim: int, output_dim: int, gain: float = 1.0) -> nn.Linear:
+    """
+    A linear layer with orthogonal weights and no bias at first (Saxe et al. 2014).
+
+    :param input_dim: width of the input
+    :param output_dim: width of the output
+    :param gain: factor of the orthogonal matrix
+    :return: the layer
+    """
+    layer = nn.Linear(input_dim, output_dim)
+    nn.init.orthogonal_(layer.weight, gain=gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def plain(input_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """
+    ``act(Linear(x))`` per layer: SB3's own ``create_mlp``, layer by layer and random number by random number.
+
+    :param input_dim: width of the input
+    :param net_arch: width of each layer
+    :param activation_fn: activation function
+    :return: the layers; none for an empty ``net_arch``
+    """
+    return nn.Sequential(*create_mlp(input_dim, -1, net_arch, activation_fn))
+
+
+def layer_norm(input_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """
+    ``act(LayerNorm(Linear(x)))`` per layer.
+    Layer norm bounds what a critic says about actions it has never seen (Ball et al. 2023, section 4.2).
+
+    :param input_dim: width of the input
+    :param net_arch: width of each layer
+    :param activation_fn: activation function
+    :return: the layers; none for an empty ``net_arch``
+    """
+    return nn.Sequential(*create_mlp(input_dim, -1, net_arch, activation_fn, post_linear_modules=[nn.LayerNorm]))
+
+
+def simba(input_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """
+    An orthogonal linear layer, one :class:`SimbaBlock` per entry of ``net_arch``, a layer norm.
+    SimBa (Lee et al. 2025, section 4); its running observation normalisation lies before the concatenation with the
+    actions, see :class:`~sb3_energy.networks.normalization.RunningNorm`.
+
+    :param input_dim: width of the input
+    :param net_arch: the same width as often as there are blocks
+    :param activation_fn: activation function
+    :return: the layers
+    :raises ValueError: if ``net_arch`` is empty or its widths differ
+    """
+    width = common_width("simba", net_arch)
+    blocks = [SimbaBlock(width, activation_fn) for _ in net_arch]
+    return nn.Sequential(orthogonal_linear(input_dim, width), *blocks, nn.LayerNorm(width))
+
+
+def bro(input_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """
+    ``act(LayerNorm(Linear(x)))``, then one :class:`BroBlock` per entry of ``net_arch``.
+    BroNet (Nauman et al. 2024, section 3).
+
+    :param input_dim: width of the input
+    :param net_arch: the same width as often as there are blocks
+    :param activation_fn: activation function
+    :return: the layers
+    :raises ValueError: if ``net_arch`` is empty or its widths differ
+    """
+    width = common_width("bro", net_arch)
+    first = [orthogonal_linear(input_dim, width, gain=2.0**0.5), nn.LayerNorm(width), activation_fn()]
+    return nn.Sequential(*first, *[BroBlock(width, activation_fn) for _ in net_arch])
+
+
+def common_width(name: str, net_arch: list[int]) -> int:
+    """
+    :param name: the backbone's name, for the error message
+    :param net_arch: widths
+    :return: the width they share
+    :raises ValueError: if there is none
+    """
+    if len(set(net_arch)) != 1:
+        raise ValueError(f"net_arch of backbone {name!r} must be the same width once per residual block, got {net_arch!r}")
+    return net_arch[0]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """
+    How to build one kind of trunk.
+
+    :param build: ``(input_dim, net_arch, activation_fn) -> trunk``; the trunk's last width is ``net_arch[-1]``
+        (``input_dim`` where ``net_arch`` is empty)
+    :param default_activation: activation function when the user names none
+    :param normalizes_features: whether running statistics of flat features belong to it
+    """
+
+    build: Callable[[int, list[int], type[nn.Module]], nn.Sequential]
+    default_activation: type[nn.Module] = nn.ReLU
+    normalizes_features: bool = False
+
+
+BACKBONES: dict[str, Backbone] = {
+    "plain": Backbone(plain),
+    "layer_norm": Backbone(layer_norm, default_activation=nn.SiLU),
+    "simba": Backbone(simba, normalizes_features=True),
+    "bro": Backbone(bro),
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """
+    :param name: a name in ``BACKBONES``
+    :return: what it stands for
+    :raises ValueError: if it is not there
+    """
+    if not isinstance(name, str) or name not in BACKBONES:
+        raise ValueError(f"backbone must be one of {sorted(BACKBONES)}, got {name!r}")
+    return BACKBONES[name]
+
+
+def make_backbone(name: str, input_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> tuple[nn.Sequential, int]:
+    """
+    Build a trunk from its name.
+
+    :param name: a name in ``BACKBONES``
+    :param input_dim: width of the input
+    :param net_arch: widths, in SB3's form
+    :param activation_fn: activation function
+    :return: the trunk and the width of its output
+    :raises ValueError: if the name is unknown or the backbone cannot have these widths
+    """
+    trunk = find_backbone(name).build(input_dim, net_arch, activation_fn)
+    return trunk, net_arch[-1] if net_arch else input_dim
+
+
+def default_activation(name: str) -> type[nn.Module]:
+    """
+    :param name: a name in ``BACKBONES``
+    :return: the activation function it has when the user names none
+    :raises ValueError: if the name is unknown
+    """
+    return find_backbone(name).default_activation
