@@ -100,6 +100,21 @@ class EnergyBatch(NamedTuple):
 EnergyLoss = Callable[[EnergyFn, EnergyBatch], th.Tensor]
 """``-> (B,)``; the caller weights and averages."""
 
+ProposeFn = Callable[[int, float], tuple[th.Tensor, th.Tensor]]
+"""``(n, uniform_fraction) -> energies (B, n), log-densities (B, n)`` of proposals drawn from the base and the box."""
+
+
+class EntropyEstimator(Protocol):
+    """A frozen dataclass: how the entropy of a refined policy is estimated."""
+
+    def log_prob(self, base_log_prob: th.Tensor, propose: ProposeFn) -> th.Tensor:
+        """
+        :param base_log_prob: ``(B, 1)`` log-density of the base at its own sample
+        :param propose: draws proposals; an estimator that does not call it costs nothing
+        :return: ``(B, 1)``, what stands for ``log π(a|s)`` in the backup and in the temperature's update
+        """
+        ...
+
 
 class CriticNetwork(Protocol):
     """What an energy asks of a critic: encode an observation once, evaluate many actions on it."""
@@ -154,6 +169,8 @@ class Refiner(Protocol):
     """Whether particles are compared with each other, so that all of them have to be carried along."""
     default_steps: ClassVar[int]
     """How many steps it takes when nobody says how many."""
+    default_particles: ClassVar[int]
+    """How many particles it is given when nobody says how many."""
     max_steps: ClassVar[int | None]
     """More steps than these would do nothing and are refused (``None``: no limit)."""
 

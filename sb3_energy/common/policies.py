@@ -1,0 +1,277 @@
+"""A Gaussian policy whose actions are refined by an energy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import SACPolicy
+from torch import nn
+
+from sb3_energy.common.actors import BackboneActor
+from sb3_energy.common.critics import EnsembleCritic, QuantileCritic
+from sb3_energy.common.proposals import Gaussian
+from sb3_energy.common.refinement import make_refinement
+from sb3_energy.energies import ENERGIES
+from sb3_energy.networks import default_activation
+from sb3_energy.registry import resolve
+from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
+
+CRITICS = ("scalar", "quantile")
+
+
+class RefinedPolicy(SACPolicy):
+    """
+    SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
+
+    Everything that ``predict`` needs is here, the temperature included, so that a policy which is saved and loaded
+    without its algorithm acts the same.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param net_arch: The specification of the policy and value networks.
+    :param activation_fn: Activation function (``None``: the backbone's own, SiLU with ``"layer_norm"``, ReLU otherwise)
+    :param use_sde: Whether to use State Dependent Exploration or not; only with ``refiner="none"``
+    :param log_std_init: Initial value for the log standard deviation
+    :param use_expln: Use ``expln()`` function instead of ``exp()`` when using gSDE to ensure
+        a positive standard deviation (cf paper).
+    :param clip_mean: Clip the mean output when using gSDE to avoid numerical instability.
+    :param features_extractor_class: Features extractor to use (``None``: the one of SB3's policy of this name).
+    :param features_extractor_kwargs: Keyword arguments
+        to pass to the features extractor.
+    :param normalize_images: Whether to normalize images or not,
+         dividing by 255.0 (True by default)
+    :param optimizer_class: The optimizer to use,
+        ``th.optim.Adam`` by default
+    :param optimizer_kwargs: Additional keyword arguments,
+        excluding the learning rate, to pass to the optimizer
+    :param n_critics: Number of critic networks to create.
+    :param share_features_extractor: Whether to share or not the features extractor
+        between the actor and the critic (this saves computation time)
+    :param refiner: How the Gaussian's actions are refined: a name in :data:`sb3_energy.refiners.REFINERS`
+        (``"langevin"``, ``"mppi"``, ``"snis"``, ``"none"``) or a class
+    :param refiner_kwargs: Keyword arguments of the refiner
+    :param refiner_steps: How many steps (``None``: the refiner's own default)
+    :param n_particles: How many particles for each observation (``None``: the refiner's own default)
+    :param initial_particles: What they are drawn from: ``"base"`` (the Gaussian), ``"uniform"`` (the box) or
+        ``"mixture"`` (half and half, the first from the base)
+    :param precondition: Whether the refiner measures its steps in units of the Gaussian's standard deviation
+    :param energy: What is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES` or a class
+    :param energy_kwargs: Keyword arguments of the energy, such as ``dict(aggregate="min")``
+    :param trust_region: Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)
+    :param backbone: Of actor and critics: ``"plain"`` (SB3's), ``"layer_norm"``, ``"simba"`` or ``"bro"``
+    :param critic: ``"scalar"`` Q-values (SAC) or ``"quantile"`` (TQC)
+    :param n_quantiles: Quantiles of each quantile critic (``None``: 25)
+    :param top_quantiles_to_drop_per_net: Largest quantiles of each critic which the target leaves out (``None``: 2)
+    :raises ValueError: if a name or a number is not one of those that are accepted
+    :raises TypeError: if something has the wrong type
+    """
+
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    actor: BackboneActor
+    critic: EnsembleCritic
+    critic_target: EnsembleCritic
+    temperature: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] | None = None,
+        use_sde: bool = False,
+        log_std_init: float = -3,
+        use_expln: bool = False,
+        clip_mean: float = 2.0,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+        share_features_extractor: bool = False,
+        refiner: str | type[Refiner] = "langevin",
+        refiner_kwargs: dict[str, Any] | None = None,
+        refiner_steps: int | None = None,
+        n_particles: int | None = None,
+        initial_particles: str = "mixture",
+        precondition: bool = True,
+        energy: str | type[Energy] = "q",
+        energy_kwargs: dict[str, Any] | None = None,
+        trust_region: float | None = None,
+        backbone: str = "layer_norm",
+        critic: str = "scalar",
+        n_quantiles: int | None = None,
+        top_quantiles_to_drop_per_net: int | None = None,
+    ):
+        self._own_parameters = dict(
+            refiner=refiner,
+            refiner_kwargs=refiner_kwargs,
+            refiner_steps=refiner_steps,
+            n_particles=n_particles,
+            initial_particles=initial_particles,
+            precondition=precondition,
+            energy=energy,
+            energy_kwargs=energy_kwargs,
+            trust_region=trust_region,
+            backbone=backbone,
+            critic=critic,
+            n_quantiles=n_quantiles,
+            top_quantiles_to_drop_per_net=top_quantiles_to_drop_per_net,
+        )
+        self.refinement = make_refinement(
+            refiner, refiner_kwargs, refiner_steps, n_particles, initial_particles, precondition, trust_region
+        )
+        self.energy = resolve(ENERGIES, energy, energy_kwargs, "energy")
+        if not isinstance(self.energy, Energy):
+            raise TypeError(f"energy must have a method bind(networks, obs), {type(self.energy).__name__} has none")
+        if use_sde and not self.refinement.is_identity:
+            raise ValueError(f"use_sde=True keeps its noise for several steps and needs refiner='none', got {refiner!r}")
+        self._quantile_kwargs = _quantile_kwargs(critic, n_quantiles, top_quantiles_to_drop_per_net)
+        self.backbone = backbone
+        self._refines = True
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=net_arch,
+            activation_fn=default_activation(backbone) if activation_fn is None else activation_fn,
+            use_sde=use_sde,
+            log_std_init=log_std_init,
+            use_expln=use_expln,
+            clip_mean=clip_mean,
+            features_extractor_class=features_extractor_class or self.default_features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            n_critics=n_critics,
+            share_features_extractor=share_features_extractor,
+        )
+        # What the energy is divided by: SAC's entropy coefficient, which the algorithm keeps up to date
+        self.register_buffer("temperature", th.ones(()))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        # SB3's own policy forgets the first one
+        return data | dict(share_features_extractor=self.share_features_extractor) | self._own_parameters
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> BackboneActor:
+        """
+        :param features_extractor: one to share, or ``None`` for a new one
+        :return: the Gaussian actor
+        """
+        actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return BackboneActor(**actor_kwargs, backbone=self.backbone).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
+        """
+        :param features_extractor: one to share, or ``None`` for a new one
+        :return: the critics
+        """
+        critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        critic_class = EnsembleCritic if self._quantile_kwargs is None else QuantileCritic
+        quantile_kwargs = self._quantile_kwargs or {}
+        return critic_class(**critic_kwargs, **quantile_kwargs, backbone=self.backbone).to(self.device)
+
+    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
+        """
+        As in SB3, and refuses what is no number.
+
+        :param observation: the input observation
+        :return: The observation as PyTorch tensor
+            and whether the observation is vectorized or not
+        :raises ValueError: if the observation is not finite
+        """
+        obs_tensor, vectorized = super().obs_to_tensor(observation)
+        for tensor in obs_tensor.values() if isinstance(obs_tensor, dict) else (obs_tensor,):
+            if tensor.is_floating_point() and not th.isfinite(tensor).all():
+                raise ValueError("the observation must be finite, got one with NaN or infinity; check the environment")
+        return obs_tensor, vectorized
+
+    def update_normalization(self, obs: PyTorchObs) -> None:
+        """
+        Show observations to the running statistics of actor and critic, where the backbone has them.
+
+        :param obs: ``B`` observations
+        """
+        self.actor.update_normalization(obs)
+        self.critic.update_normalization(obs)
+
+    def base(self, obs: PyTorchObs) -> Gaussian:
+        """
+        :param obs: ``B`` observations
+        :return: the Gaussian actor's mean and standard deviation ``(B, A)``, before the squash
+        """
+        mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        return Gaussian(mean, log_std.exp())
+
+    def energy_fn(self, obs: PyTorchObs) -> EnergyFn:
+        """
+        :param obs: ``B`` observations, which are encoded once
+        :return: ``(B, N, A) -> (B, N)``: the energy of actions scaled to [-1, 1], temperature not included
+        """
+        return self.energy.bind(Networks(critic=self.critic), obs)
+
+    def refine(
+        self,
+        obs: PyTorchObs,
+        deterministic: bool = False,
+        base: Gaussian | None = None,
+        generator: th.Generator | None = None,
+        infos: list[RefinerInfo] | None = None,
+    ) -> th.Tensor:
+        """
+        Refined actions, before the squash.
+
+        :param obs: ``B`` observations
+        :param deterministic: the lowest energy that a noise-free descent finds, in place of a draw
+        :param base: the Gaussian at these observations, if it is known already
+        :param generator: source of the noise (``None``: torch's global one)
+        :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :return: ``(B, A)``; ``tanh`` of it are the actions scaled to [-1, 1]
+        """
+        if th.jit.is_tracing() or th.compiler.is_exporting():
+            raise RuntimeError("a refined policy needs gradients and cannot be exported; export policy.actor or use refiner='none'")
+        with th.no_grad():
+            base = self.base(obs) if base is None else base
+            energy = self.energy_fn(obs)
+            if deterministic:
+                return self.refinement.best(base, energy)
+            return self.refinement.sample(base, energy, self.temperature, generator, infos)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if self.refinement.is_identity or not self._refines:
+            return self.actor(observation, deterministic)
+        return th.tanh(self.refine(observation, deterministic))
+
+    @contextmanager
+    def unrefined(self) -> Iterator[None]:
+        """Within this context ``predict`` gives the Gaussian actor's own actions."""
+        before, self._refines = self._refines, False
+        try:
+            yield
+        finally:
+            self._refines = before
+
+
+def _quantile_kwargs(critic: str, n_quantiles: int | None, n_dropped: int | None) -> dict[str, int] | None:
+    if critic not in CRITICS:
+        raise ValueError(f"critic must be one of {list(CRITICS)}, got {critic!r}")
+    if critic == "quantile":
+        return dict(
+            n_quantiles=25 if n_quantiles is None else n_quantiles,
+            top_quantiles_to_drop_per_net=2 if n_dropped is None else n_dropped,
+        )
+    if n_quantiles is not None or n_dropped is not None:
+        raise ValueError(
+            "n_quantiles and top_quantiles_to_drop_per_net need critic='quantile', "
+            f"got {n_quantiles!r} and {n_dropped!r} with critic={critic!r}"
+        )
+    return None

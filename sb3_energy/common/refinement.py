@@ -1,0 +1,167 @@
+"""From a Gaussian base and an energy to an action: what every refined policy does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+
+from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, Proposals, draw_proposals
+from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
+from sb3_energy.refiners import REFINERS, Identity, importance_resample, normal_quantiles, refine, select
+from sb3_energy.refiners.checks import check_integer, check_positive
+from sb3_energy.registry import resolve
+from sb3_energy.types import EnergyFn, Refiner, RefinerInfo, RefinerState, Target
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """
+    How actions are refined: values only, no network. Everything happens before the squash, ``a = tanh(u)``.
+
+    Sampling draws ``n_particles`` proposals. A refiner that compares particles gets all of them; one that moves each
+    particle alone gets a single one, resampled by importance: resample, then move (Gilks and Berzuini 2001). The
+    resampling chooses the mode, the chain settles in it, and only one chain has to be paid for.
+
+    Without noise, the chains start at fixed quantiles of the base, the first at its mean, and follow the energy itself,
+    without temperature and Jacobian; the lowest energy among starts and ends wins.
+
+    :param refiner: moves the particles
+    :param n_steps: how many steps
+    :param n_particles: how many particles for each observation
+    :param initial_particles: ``"base"``, ``"uniform"`` or ``"mixture"``: what the proposals are drawn from
+    :param precondition: whether steps are measured in units of the base's standard deviation
+    :param trust_region: step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)``, in actions scaled to
+        [-1, 1] and units of the energy (``None``: no cost)
+    """
+
+    refiner: Refiner
+    n_steps: int
+    n_particles: int
+    initial_particles: str = "mixture"
+    precondition: bool = True
+    trust_region: float | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether actions stay what the base says."""
+        return isinstance(self.refiner, Identity)
+
+    def sample(
+        self,
+        base: Gaussian,
+        energy: EnergyFn,
+        temperature: th.Tensor,
+        generator: th.Generator | None = None,
+        infos: list[RefinerInfo] | None = None,
+    ) -> th.Tensor:
+        """
+        A draw from (about) ``exp(-E / temperature)`` on the box.
+
+        :param base: the Gaussian before the squash
+        :param energy: ``(B, N, A) -> (B, N)`` on the box
+        :param temperature: scalar
+        :param generator: source of the noise (``None``: torch's global one)
+        :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :return: ``(B, A)``, before the squash
+        """
+        energy_fn = tempered(energy, temperature)
+        proposals = draw_proposals(base, self.n_particles, INITIAL_PARTICLES[self.initial_particles], generator)
+        if self.n_particles > 1 and not self.refiner.resamples:
+            proposals = _resampled(proposals, squashed(energy_fn), generator)
+        if self.trust_region is not None:
+            energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
+        state = self._run(self.refiner, base, proposals, squashed(energy_fn), generator, infos)
+        return select(state, deterministic=False)
+
+    def best(self, base: Gaussian, energy: EnergyFn) -> th.Tensor:
+        """
+        The action of lowest energy among the starts and where descent takes them. Asks no random number generator.
+
+        :param base: the Gaussian before the squash
+        :param energy: ``(B, N, A) -> (B, N)`` on the box
+        :return: ``(B, A)``, before the squash
+        """
+        mean, std = base.mean.unsqueeze(1), base.std.unsqueeze(1)
+        starts = mean + std * normal_quantiles(self.n_particles, base.mean)
+        descended = energy
+        if self.trust_region is not None:
+            descended = near_proposal(energy, th.tanh(starts), self.trust_region)
+        ends = self._run(self.refiner.deterministic(), base, Proposals(starts, th.zeros(0)), on_box(descended)).particles
+        candidates = th.cat([starts, ends], dim=1)
+        return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
+
+    def _run(
+        self,
+        refiner: Refiner,
+        base: Gaussian,
+        start: Proposals,
+        energy_fn: EnergyFn,
+        generator: th.Generator | None = None,
+        infos: list[RefinerInfo] | None = None,
+    ) -> RefinerState:
+        if not self.precondition:
+            return refine(refiner, start.particles, Target(energy_fn, None, start.log_prob), self.n_steps, generator, infos)
+        loc, scale = base.mean.unsqueeze(1), base.std.unsqueeze(1)
+        target = Target(standardized(energy_fn, loc, scale), None, start.log_prob)
+        state = refine(refiner, (start.particles - loc) / scale, target, self.n_steps, generator, infos)
+        return state._replace(particles=loc + scale * state.particles)
+
+
+def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generator | None) -> Proposals:
+    with th.no_grad():
+        log_weights = -energy_fn(proposals.particles) - proposals.log_prob
+    if th.isnan(log_weights).any():
+        raise FloatingPointError(
+            "a non-finite energy appeared at the initial particles; try a lower learning_rate or backbone='layer_norm'"
+        )
+    particles, index = importance_resample(proposals.particles, log_weights, 1, generator)
+    return Proposals(particles, proposals.log_prob.gather(1, index))
+
+
+def make_refinement(
+    refiner: str | type[Refiner],
+    refiner_kwargs: dict[str, Any] | None,
+    refiner_steps: int | None,
+    n_particles: int | None,
+    initial_particles: str,
+    precondition: bool,
+    trust_region: float | None,
+) -> Refinement:
+    """
+    Check the arguments of a refined policy and put them together.
+
+    :param refiner: a name in :data:`sb3_energy.refiners.REFINERS`, or a class
+    :param refiner_kwargs: its arguments
+    :param refiner_steps: how many steps (``None``: the refiner's own default)
+    :param n_particles: how many particles (``None``: the refiner's own default)
+    :param initial_particles: ``"base"``, ``"uniform"`` or ``"mixture"``
+    :param precondition: whether steps are measured in units of the base's standard deviation
+    :param trust_region: step of the JKO transport cost, or ``None``
+    :return: the refinement
+    :raises ValueError: if a number or a name is not one of those that are accepted
+    :raises TypeError: if something has the wrong type
+    """
+    instance = resolve(REFINERS, refiner, refiner_kwargs, "refiner")
+    missing = [name for name in ("init", "step", "deterministic", "resamples") if not hasattr(instance, name)]
+    if missing:
+        raise TypeError(f"refiner must have init, step, deterministic and resamples, {type(instance).__name__} lacks {missing}")
+    n_steps = getattr(instance, "default_steps", 1) if refiner_steps is None else refiner_steps
+    check_integer("refiner_steps", n_steps, minimum=0)
+    max_steps = getattr(instance, "max_steps", None)
+    if max_steps is not None and n_steps > max_steps:
+        raise ValueError(f"refiner_steps must be at most {max_steps} with refiner={refiner!r}, got {n_steps}")
+    n_particles = getattr(instance, "default_particles", 1) if n_particles is None else n_particles
+    check_integer("n_particles", n_particles, minimum=1)
+    if isinstance(instance, Identity) and (n_particles > 1 or trust_region is not None):
+        raise ValueError(
+            f"refiner={refiner!r} leaves actions as they are and takes n_particles=1 and trust_region=None, "
+            f"got {n_particles} and {trust_region!r}"
+        )
+    if initial_particles not in INITIAL_PARTICLES:
+        raise ValueError(f"initial_particles must be one of {sorted(INITIAL_PARTICLES)}, got {initial_particles!r}")
+    if not isinstance(precondition, bool):
+        raise TypeError(f"precondition must be True or False, got {precondition!r}")
+    check_positive("trust_region", trust_region)
+    if trust_region is not None and instance.resamples:
+        raise ValueError(f"trust_region needs a refiner that moves each particle alone, such as 'langevin', got {refiner!r}")
+    return Refinement(instance, n_steps, n_particles, initial_particles, precondition, trust_region)

@@ -1,0 +1,19 @@
+"""Energies: low where an action is good. A new one is a file and a line in ``ENERGIES``."""
+
+from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values
+from sb3_energy.energies.transforms import added, near_proposal, on_box, squashed, standardized, tempered
+from sb3_energy.types import Energy
+
+ENERGIES: dict[str, type[Energy]] = {"q": QEnergy}
+
+__all__ = [
+    "ENERGIES",
+    "QEnergy",
+    "added",
+    "aggregate_q_values",
+    "near_proposal",
+    "on_box",
+    "squashed",
+    "standardized",
+    "tempered",
+]

@@ -1,0 +1,129 @@
+"""Energies made of energies, after the observations are bound: composition reads like arithmetic.
+
+Each function returns a ``functools.partial`` of a module-level function, so that what is built can be pickled.
+"""
+
+import math
+from functools import partial
+
+import torch as th
+
+from sb3_energy.types import EnergyFn
+
+
+def tempered(fn: EnergyFn, temperature: float | th.Tensor) -> EnergyFn:
+    """
+    ``E(x) / temperature``: the energy whose ``exp(-energy)`` is the Gibbs distribution at that temperature.
+
+    :param fn: ``(B, N, *E) -> (B, N)``
+    :param temperature: a number, or a tensor that broadcasts to ``(B, N)``, such as ``(B, 1)``
+    :return: ``(B, N, *E) -> (B, N)``
+    :raises ValueError: if the number is not positive
+    """
+    if not isinstance(temperature, th.Tensor) and not temperature > 0.0:
+        raise ValueError(f"temperature must be positive, got {temperature!r}")
+    return partial(_tempered, fn, temperature)
+
+
+def _tempered(fn: EnergyFn, temperature: float | th.Tensor, x: th.Tensor) -> th.Tensor:
+    return fn(x) / temperature
+
+
+def squashed(fn: EnergyFn) -> EnergyFn:
+    """
+    An energy on the box ``[-1, 1]^d`` as one on ``R^d``, by ``a = tanh(u)``.
+
+    Its Jacobian joins the energy, ``E(tanh u) - Σ log(1 - tanh² u)``, so that squashed draws from ``exp(-energy)``
+    follow ``exp(-E)`` on the box (Haarnoja et al. 2018, appendix C; without it a flat energy has no density at all).
+    Temper first and squash then: the Jacobian has no temperature.
+
+    :param fn: ``(B, N, *E) -> (B, N)`` on the box
+    :return: ``(B, N, *E) -> (B, N)`` on ``R^d``
+    """
+    return partial(_squashed, fn)
+
+
+def _squashed(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
+    return fn(th.tanh(x)) - log_tanh_jacobian(x)
+
+
+def on_box(fn: EnergyFn) -> EnergyFn:
+    """
+    An energy on the box as a function on ``R^d``, by ``a = tanh(u)``, without the Jacobian: what a descent
+    follows, as opposed to a sampler.
+
+    :param fn: ``(B, N, *E) -> (B, N)`` on the box
+    :return: ``(B, N, *E) -> (B, N)`` on ``R^d``
+    """
+    return partial(_on_box, fn)
+
+
+def _on_box(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
+    return fn(th.tanh(x))
+
+
+def log_tanh_jacobian(x: th.Tensor) -> th.Tensor:
+    """
+    ``Σ log(1 - tanh² x)`` over the event, without cancellation: ``1 - tanh² x = (2 / (e^x + e^-x))²``.
+
+    :param x: ``(B, N, *E)``
+    :return: ``(B, N)``
+    """
+    return (2.0 * (math.log(2.0) - x - th.nn.functional.softplus(-2.0 * x))).flatten(2).sum(-1)
+
+
+def added(*fns: EnergyFn) -> EnergyFn:
+    """
+    The sum of energies: a product of experts (Hinton 2002).
+
+    :param fns: each ``(B, N, *E) -> (B, N)``
+    :return: ``(B, N, *E) -> (B, N)``
+    :raises ValueError: if there is none
+    """
+    if not fns:
+        raise ValueError("added needs at least one energy, got none")
+    return partial(_added, fns)
+
+
+def _added(fns: tuple[EnergyFn, ...], x: th.Tensor) -> th.Tensor:
+    total = fns[0](x)
+    for fn in fns[1:]:
+        total = total + fn(x)
+    return total
+
+
+def near_proposal(fn: EnergyFn, proposal: th.Tensor, step: float) -> EnergyFn:
+    """
+    ``E(x) + |x - proposal|² / (2 step)``: a trust region around where each particle starts.
+    It is the transport cost of the JKO scheme (Jordan, Kinderlehrer and Otto 1998, equation 3).
+
+    :param fn: ``(B, N, *E) -> (B, N)``
+    :param proposal: ``(B, N, *E)``, or ``(B, 1, *E)`` for one proposal for all particles
+    :param step: the scheme's ``Δt``; small steps stay near
+    :return: ``(B, N, *E) -> (B, N)``
+    :raises ValueError: if the step is not positive
+    """
+    if not step > 0.0:
+        raise ValueError(f"step must be positive, got {step!r}")
+    return partial(_near_proposal, fn, proposal, step)
+
+
+def _near_proposal(fn: EnergyFn, proposal: th.Tensor, step: float, x: th.Tensor) -> th.Tensor:
+    return fn(x) + (x - proposal).square().flatten(2).sum(-1) / (2.0 * step)
+
+
+def standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor) -> EnergyFn:
+    """
+    The energy as a function of ``z = (x - loc) / scale``: steps are then measured in units of ``scale``.
+    A constant preconditioner of the sampler (Roberts and Stramer 2002); the law of ``x`` stays the same.
+
+    :param fn: ``(B, N, *E) -> (B, N)``
+    :param loc: ``(B, 1, *E)``
+    :param scale: ``(B, 1, *E)``, positive
+    :return: ``(B, N, *E) -> (B, N)``
+    """
+    return partial(_standardized, fn, loc, scale)
+
+
+def _standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor, z: th.Tensor) -> th.Tensor:
+    return fn(loc + scale * z)

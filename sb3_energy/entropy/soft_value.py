@@ -1,0 +1,77 @@
+"""The soft value of an energy by importance sampling."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_energy.types import ProposeFn
+
+
+class SoftValue(NamedTuple):
+    """
+    What importance sampling says of ``p(a) ∝ exp(-E(a))``, in nats.
+
+    :param log_normalizer: ``(B,)`` estimate of ``log ∫ exp(-E(a)) da``; times the temperature it is the soft value
+    :param entropy: ``(B,)`` estimate of the entropy of ``p``
+    :param effective_sample_size: ``(B,)`` how many proposals the weights are worth
+    """
+
+    log_normalizer: th.Tensor
+    entropy: th.Tensor
+    effective_sample_size: th.Tensor
+
+
+def soft_value(energies: th.Tensor, proposal_log_prob: th.Tensor) -> SoftValue:
+    """
+    ``log (1/N) Σ exp(-E(a_i)) / q(a_i)``: a lower bound of the log-normaliser in the mean, tighter with ``N``.
+    Importance sampling (Burda et al. 2016, theorem 1, with ``V(s) = α log ∫ exp(Q/α)`` of Haarnoja et al. 2017,
+    equation 10); the entropy is ``log Z + Σ w_i E_i`` with self-normalised ``w_i``.
+
+    :param energies: ``(B, N)``, temperature included, in the space of the densities
+    :param proposal_log_prob: ``(B, N)`` log-densities of the proposals
+    :return: log-normaliser, entropy and effective sample size
+    :raises ValueError: if the shapes differ
+    """
+    if energies.shape != proposal_log_prob.shape or energies.dim() != 2:
+        raise ValueError(
+            f"energies and proposal_log_prob must both be (B, N), got {tuple(energies.shape)} "
+            f"and {tuple(proposal_log_prob.shape)}"
+        )
+    log_weights = -energies - proposal_log_prob
+    weights = log_weights.softmax(dim=1)
+    log_normalizer = log_weights.logsumexp(dim=1) - math.log(energies.shape[1])
+    entropy = log_normalizer + (weights * energies).sum(dim=1)
+    return SoftValue(log_normalizer, entropy, 1.0 / weights.square().sum(dim=1))
+
+
+@dataclass(frozen=True)
+class SoftValueEntropy:
+    """
+    The refined policy's entropy as that of the Gibbs distribution it approximates, from unrefined proposals.
+
+    The proposals are ``(1 - uniform_fraction) π_θ + uniform_fraction Uniform(box)``: the Gaussian alone has weights of
+    infinite variance where the energy allows actions that it does not reach.
+
+    :param n_proposals: proposals for each observation
+    :param uniform_fraction: part of them that is uniform on the box, in [0, 1)
+    :raises ValueError: if a number is out of range
+    """
+
+    n_proposals: int = 16
+    uniform_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n_proposals, bool) or not isinstance(self.n_proposals, int) or self.n_proposals < 1:
+            raise ValueError(f"n_proposals must be an integer of at least 1, got {self.n_proposals!r}")
+        if not 0.0 <= self.uniform_fraction < 1.0:
+            raise ValueError(f"uniform_fraction must lie in [0, 1), got {self.uniform_fraction!r}")
+
+    def log_prob(self, base_log_prob: th.Tensor, propose: ProposeFn) -> th.Tensor:
+        """
+        :param base_log_prob: ``(B, 1)``, not asked
+        :param propose: draws proposals and says their energies and densities
+        :return: ``(B, 1)``, minus the entropy: what SAC's backup calls ``log π(a|s)``, in the mean over actions
+        """
+        return -soft_value(*propose(self.n_proposals, self.uniform_fraction)).entropy.unsqueeze(1)

@@ -1,0 +1,29 @@
+"""Refiners: move particles toward ``exp(-energy)``. A new one is a file and a line in ``REFINERS``."""
+
+from sb3_energy.refiners.identity import Identity
+from sb3_energy.refiners.langevin import Langevin
+from sb3_energy.refiners.loop import effective_sample_size, importance_resample, refine, select
+from sb3_energy.refiners.mppi import MPPI
+from sb3_energy.refiners.quasi import normal_quantiles
+from sb3_energy.refiners.snis import SelfNormalizedImportanceSampling
+from sb3_energy.types import Refiner
+
+REFINERS: dict[str, type[Refiner]] = {
+    "none": Identity,
+    "langevin": Langevin,
+    "mppi": MPPI,
+    "snis": SelfNormalizedImportanceSampling,
+}
+
+__all__ = [
+    "MPPI",
+    "REFINERS",
+    "Identity",
+    "Langevin",
+    "SelfNormalizedImportanceSampling",
+    "effective_sample_size",
+    "importance_resample",
+    "normal_quantiles",
+    "refine",
+    "select",
+]

@@ -1,0 +1,55 @@
+"""Checks of refiners' arguments, one sentence each."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) -> None:
+    """
+    :param name: of the argument
+    :param value: a number, or a schedule (which is asked at the start, the middle and the end of a refinement)
+    :param minimum: smallest number that is allowed
+    :param strict: whether the number must be above the minimum
+    :raises TypeError: if it is neither number nor schedule
+    :raises ValueError: if a number is out of range
+    """
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        for remaining in (1.0, 0.5, 0.0):
+            check_schedule(f"{name}({remaining})", value(remaining), minimum)
+        return
+    _check_number(name, value, "a number or a schedule")
+    if not (value > minimum if strict else value >= minimum):
+        raise ValueError(f"{name} must be {'above' if strict else 'at least'} {minimum:g}, got {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """
+    :param name: of the argument
+    :param value: a number, or ``None`` for no limit
+    :raises TypeError: if it is neither
+    :raises ValueError: if it is not positive
+    """
+    if value is None:
+        return
+    _check_number(name, value, "a number or None")
+    if not value > 0.0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+
+
+def check_integer(name: str, value: Any, minimum: int) -> None:
+    """
+    :param name: of the argument
+    :param value: an integer
+    :param minimum: smallest one that is allowed
+    :raises TypeError: if it is no integer
+    :raises ValueError: if it is below the minimum
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+
+
+def _check_number(name: str, value: Any, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {what}, got {value!r}")

@@ -1,0 +1,45 @@
+"""The refiner that does nothing."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch as th
+
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Leaves the particles where they are: the base alone. With EnergySAC this is SB3's SAC."""
+
+    exact: ClassVar[bool] = False
+    resamples: ClassVar[bool] = False
+    default_steps: ClassVar[int] = 0
+    default_particles: ClassVar[int] = 1
+    max_steps: ClassVar[int | None] = 0
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``
+        :param target: whose energy the particles get
+        :return: the particles and their energies
+        """
+        return RefinerState(particles, target.energy(particles))
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: comes back as it is
+        :param target: not asked
+        :param tick: not asked
+        :param generator: not asked
+        :return: the state, and a displacement of 0
+        """
+        return state, RefinerInfo(th.ones_like(state.energies), th.zeros_like(state.energies))
+
+    def deterministic(self) -> "Identity":
+        """
+        :return: itself
+        """
+        return self

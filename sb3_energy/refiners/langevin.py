@@ -1,0 +1,94 @@
+"""The unadjusted Langevin algorithm."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch as th
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.refiners.checks import check_positive, check_schedule
+from sb3_energy.schedules import value_at
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """
+    ``x ← x - (ε/2) ∇E(x) + noise_scale √ε ξ``, whose stationary law is ``exp(-E)`` as ``ε → 0``.
+    The unadjusted Langevin algorithm (Roberts and Tweedie 1996, section 1.4); on a Gaussian of variance ``σ²`` its
+    stationary variance is ``σ² / (1 - ε / (4 σ²))``.
+
+    :param step_size: ``ε``, a number or a schedule
+    :param noise_scale: 1 samples, 0 descends, a schedule from 0 to 1 transports first and samples then
+    :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
+    :param max_displacement: largest move of a coordinate in one step (``None``: any)
+    :raises ValueError: if a number is out of range
+    """
+
+    step_size: float | Schedule = 0.1
+    noise_scale: float | Schedule = 1.0
+    max_grad_norm: float | None = None
+    max_displacement: float | None = 1.0
+
+    exact: ClassVar[bool] = True
+    resamples: ClassVar[bool] = False
+    default_steps: ClassVar[int] = 3
+    default_particles: ClassVar[int] = 16
+    max_steps: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        check_schedule("step_size", self.step_size, minimum=0.0, strict=True)
+        check_schedule("noise_scale", self.noise_scale, minimum=0.0)
+        check_positive("max_grad_norm", self.max_grad_norm)
+        check_positive("max_displacement", self.max_displacement)
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``
+        :param target: what to draw from
+        :return: particles, energies, and the gradients in ``extra``
+        """
+        energies, gradients = energy_and_grad(target.energy, particles)
+        return RefinerState(particles, energies, gradients)
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: with the gradients at its particles in ``extra``, or ``None`` there
+        :param target: what to draw from
+        :param tick: which step of how many
+        :param generator: source of the noise
+        :return: the next state, and how far the particles went
+        """
+        gradients = energy_and_grad(target.energy, state.particles)[1] if state.extra is None else state.extra
+        displacement = self._displacement(gradients, tick.remaining, generator)
+        particles = state.particles + displacement
+        if tick.is_last:  # nobody will ask for the gradients
+            energies, next_gradients = target.energy(particles), None
+        else:
+            energies, next_gradients = energy_and_grad(target.energy, particles)
+        length = displacement.flatten(2).norm(dim=-1)
+        return RefinerState(particles, energies, next_gradients), RefinerInfo(th.ones_like(length), length)
+
+    def deterministic(self) -> "Langevin":
+        """
+        :return: gradient descent with the same steps
+        """
+        return replace(self, noise_scale=0.0)
+
+    def _displacement(self, gradients: th.Tensor, remaining: float, generator: th.Generator | None) -> th.Tensor:
+        step_size = value_at(self.step_size, remaining)
+        noise_scale = value_at(self.noise_scale, remaining)
+        if self.max_grad_norm is not None:
+            norm = gradients.flatten(2).norm(dim=-1).clamp(min=self.max_grad_norm)
+            gradients = gradients * (self.max_grad_norm / norm).reshape(norm.shape + (1,) * (gradients.dim() - 2))
+        displacement = -0.5 * step_size * gradients
+        if noise_scale > 0.0:
+            noise = th.randn(gradients.shape, generator=generator, device=gradients.device, dtype=gradients.dtype)
+            displacement = displacement + noise_scale * math.sqrt(step_size) * noise
+        if self.max_displacement is not None:
+            displacement = displacement.clamp(-self.max_displacement, self.max_displacement)
+        return displacement

@@ -1,0 +1,94 @@
+"""The loop around a refiner, and what is done with its particles."""
+
+import torch as th
+
+from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
+
+
+def refine(
+    refiner: Refiner,
+    particles: th.Tensor,
+    target: Target,
+    n_steps: int,
+    generator: th.Generator | None = None,
+    infos: list[RefinerInfo] | None = None,
+) -> RefinerState:
+    """
+    Move particles toward ``exp(-energy)``, in ``R^d``.
+
+    :param refiner: how to move
+    :param particles: ``(B, N, *E)`` where to start
+    :param target: what to draw from
+    :param n_steps: how many steps; with 0 the particles stay where they are
+    :param generator: source of the noise (``None``: torch's global one)
+    :param infos: a list to which one ``RefinerInfo`` a step is appended
+    :return: particles and their energies, without a graph
+    :raises ValueError: if the shapes or the number of steps are wrong
+    :raises FloatingPointError: if an energy is not finite
+    """
+    if particles.dim() < 3:
+        raise ValueError(f"particles must have shape (B, N, *event), got {tuple(particles.shape)}")
+    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 0:
+        raise ValueError(f"n_steps must be an integer of at least 0, got {n_steps!r}")
+    with th.no_grad():
+        if n_steps == 0:
+            return _checked(refiner, RefinerState(particles.detach(), target.energy(particles.detach())))
+        state = refiner.init(particles.detach(), target)
+        for k in range(n_steps):
+            state, info = refiner.step(state, target, Tick(k, n_steps), generator)
+            if infos is not None:
+                infos.append(info)
+    return _checked(refiner, state)
+
+
+def _checked(refiner: Refiner, state: RefinerState) -> RefinerState:
+    if state.energies.shape != state.particles.shape[:2]:
+        raise ValueError(f"an energy of {tuple(state.particles.shape)} must be (B, N), got {tuple(state.energies.shape)}")
+    if not th.isfinite(state.energies).all():
+        raise FloatingPointError(
+            f"a non-finite energy appeared while {type(refiner).__name__} refined the actions; "
+            "try a lower learning_rate, a smaller step_size, or backbone='layer_norm'"
+        )
+    return state
+
+
+def select(state: RefinerState, deterministic: bool) -> th.Tensor:
+    """
+    One particle for each observation: the lowest energy (inference with verification, Gladstone et al. 2025,
+    section 3.2), or a draw. Particles are exchangeable after the last step, so the first one is a draw.
+
+    :param state: ``N`` particles for each observation
+    :param deterministic: whether to take the lowest energy
+    :return: ``(B, *E)``
+    """
+    if not deterministic:
+        return state.particles[:, 0]
+    best = state.energies.argmin(dim=1)
+    return state.particles[th.arange(len(best), device=best.device), best]
+
+
+def importance_resample(
+    particles: th.Tensor, log_weights: th.Tensor, n_particles: int, generator: th.Generator | None = None
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Draw particles, with replacement, in proportion to their weights: sampling importance resampling (Rubin 1987).
+
+    :param particles: ``(B, N, *E)``
+    :param log_weights: ``(B, N)``, up to a constant for each observation
+    :param n_particles: how many to draw for each observation
+    :param generator: source of the noise (``None``: torch's global one)
+    :return: ``(B, n_particles, *E)`` and the indices ``(B, n_particles)``
+    """
+    index = th.multinomial(log_weights.softmax(dim=1), n_particles, replacement=True, generator=generator)
+    rows = th.arange(len(index), device=index.device).unsqueeze(1)
+    return particles[rows, index], index
+
+
+def effective_sample_size(log_weights: th.Tensor) -> th.Tensor:
+    """
+    ``(Σ w)² / Σ w²``: how many equally weighted particles the weights are worth (Kong 1992).
+
+    :param log_weights: ``(B, N)``
+    :return: ``(B,)``, between 1 and ``N``
+    """
+    return th.exp(2.0 * log_weights.logsumexp(dim=1) - (2.0 * log_weights).logsumexp(dim=1))
