@@ -5,6 +5,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.common.utils import quantile_huber_loss
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_energy.common.features import NormalizedFeatures
+from sb3_energy.losses import critic_loss
 from sb3_energy.networks import make_backbone, make_normalizer
 
 
@@ -132,6 +134,37 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
             return th.stack([q_net(inputs) for q_net in self.q_networks]).unsqueeze(2)
         return th.stack([_evaluate_particles(q_net, features, actions) for q_net in self.q_networks])
 
+    def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        What a target critic says of next actions: the lowest Q-value (clipped double Q, Fujimoto et al. 2018).
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``
+        """
+        return th.cat(self(obs, actions), dim=1).min(dim=1, keepdim=True).values
+
+    def policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        What the actor climbs: the lowest Q-value, as in SAC.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``
+        """
+        return self.target_values(obs, actions)
+
+    def td_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """
+        Distance of the critics from their target.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :param targets: ``(B, 1)``, held fixed
+        :return: scalar
+        """
+        return critic_loss(self(obs, actions), targets)
+
     def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
         Q-value of the first critic, without gradients for the features extractor.
@@ -158,11 +191,13 @@ class QuantileCritic(EnsembleCritic):
     :param normalize_images: Whether to normalize images or not,
          dividing by 255.0 (True by default)
     :param n_quantiles: Number of quantiles of each critic.
+    :param top_quantiles_to_drop_per_net: Largest quantiles of each critic which a target leaves out
+        against overestimation.
     :param n_critics: Number of critic networks to create.
     :param share_features_extractor: Whether the features extractor is shared or not
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
-    :raises ValueError: if there is no critic or no quantile, or the backbone is unknown or cannot have these widths
+    :raises ValueError: if there is no critic or no quantile, all of them are dropped, or the backbone is unknown or cannot have these widths
     """
 
     def __init__(
@@ -175,13 +210,19 @@ class QuantileCritic(EnsembleCritic):
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
         n_quantiles: int = 25,
+        top_quantiles_to_drop_per_net: int = 2,
         n_critics: int = 2,
         share_features_extractor: bool = False,
         backbone: str = "plain",
     ):
         if n_quantiles < 1:
             raise ValueError(f"n_quantiles must be at least 1, got {n_quantiles!r}")
-        self.n_outputs = n_quantiles  # the next line builds networks of that size
+        if not 0 <= top_quantiles_to_drop_per_net < n_quantiles:
+            raise ValueError(
+                f"top_quantiles_to_drop_per_net must lie in [0, n_quantiles={n_quantiles}), "
+                f"got {top_quantiles_to_drop_per_net!r}"
+            )
+        self.n_outputs = n_quantiles  # the parent's constructor builds networks of that size
         super().__init__(
             observation_space,
             action_space,
@@ -196,9 +237,12 @@ class QuantileCritic(EnsembleCritic):
         )
         self.n_quantiles = n_quantiles
         self.quantiles_total = n_quantiles * n_critics
+        self.top_quantiles_to_drop_per_net = top_quantiles_to_drop_per_net
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | dict(n_quantiles=self.n_quantiles)
+        return super()._get_constructor_parameters() | dict(
+            n_quantiles=self.n_quantiles, top_quantiles_to_drop_per_net=self.top_quantiles_to_drop_per_net
+        )
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
         """
@@ -219,6 +263,38 @@ class QuantileCritic(EnsembleCritic):
         :return: ``(C, B, N)``, one Q-value for each critic
         """
         return self.outputs(features, actions).mean(dim=-1)
+
+    def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        The quantiles of all critics together, without the largest ones (Kuznetsov et al. 2020, equation 12).
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, n)``, in ascending order
+        """
+        n_kept = self.quantiles_total - self.top_quantiles_to_drop_per_net * self.n_critics
+        return self(obs, actions).flatten(1).sort(dim=1).values[:, :n_kept]
+
+    def policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        What the actor climbs: the mean of all quantiles, as in TQC.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``
+        """
+        return self(obs, actions).mean(dim=2).mean(dim=1, keepdim=True)
+
+    def td_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """
+        The quantile Huber loss, summed over nothing as in TQC.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :param targets: ``(B, n)``, held fixed
+        :return: scalar
+        """
+        return quantile_huber_loss(self(obs, actions), targets.unsqueeze(1), sum_over_quantiles=False)
 
 
 def _evaluate_particles(q_net: nn.Module, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
