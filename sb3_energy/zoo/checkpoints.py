@@ -1,0 +1,190 @@
+"""
+Checkpoints that survive a kill. The zoo's own write in place, leave the replay buffer out, and are continued with a
+fresh count of steps: what a training learned may be lost with the process.
+
+The functions here wrap the methods of the zoo's ``ExperimentManager`` that have their names; ``original`` is the bound
+method.
+"""
+
+import os
+import pickle
+from collections.abc import Callable
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+BUFFER, STATISTICS = "replay_buffer", "vecnormalize"
+
+
+class AtomicCheckpointCallback(CheckpointCallback):
+    """
+    SB3's checkpoints, each written to another name first, and the model last: wherever the process is killed, each
+    ``rl_model_<steps>_steps.zip`` is whole, and the newest one has the replay buffer and the normalisation statistics
+    of the same step beside it. Older replay buffers are removed.
+
+    SB3 calls ``_on_step`` before a transition is stored and learned from, so that the checkpoint waits for the next
+    rollout to start: model and buffer then agree.
+    """
+
+    _is_due = False
+
+    def _on_step(self) -> bool:
+        self._is_due |= self.n_calls % self.save_freq == 0
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self._is_due:
+            self._save(Path(self._checkpoint_path(extension="zip")))
+            self._is_due = False
+
+    def _on_training_end(self) -> None:
+        self._on_rollout_start()
+
+    def _save(self, model_path: Path) -> None:
+        buffer = getattr(self.model, "replay_buffer", None)
+        if self.save_replay_buffer and buffer is not None:
+            _write(companion(model_path, BUFFER), self.model.save_replay_buffer)  # type: ignore[attr-defined]
+        statistics = self.model.get_vec_normalize_env()
+        if self.save_vecnormalize and statistics is not None:
+            _write(companion(model_path, STATISTICS), lambda file: pickle.dump(statistics, file))
+        _write(model_path, self.model.save)
+        for path in model_path.parent.glob(f"{BUFFER}_*_steps.pkl"):
+            if path != companion(model_path, BUFFER):
+                path.unlink()
+
+
+def companion(model_path: Path, kind: str) -> Path:
+    """
+    :param model_path: ``.../rl_model_<steps>_steps.zip``
+    :param kind: ``"replay_buffer"`` or ``"vecnormalize"``
+    :return: where what belongs to that checkpoint is; the zoo's scripts take every ``rl_model_*`` for a model
+    """
+    return model_path.with_name(f"{kind}_{model_path.stem.removeprefix('rl_model_')}.pkl")
+
+
+def _write(path: Path, save: Callable[[BufferedWriter], Any]) -> None:
+    temporary = path.with_name(".unfinished")
+    with temporary.open("wb") as file:
+        save(file)
+    os.replace(temporary, path)
+
+
+def create_callbacks(original: Callable[[], None], manager: Any) -> None:
+    """
+    Make the zoo's checkpoints atomic; ``--save-replay-buffer`` then holds for them too.
+
+    :param original: the method that is wrapped
+    :param manager: the experiment
+    """
+    n_specified = len(manager.callbacks)  # those of the YAML stay as they are
+    original()
+    manager.callbacks[n_specified:] = [
+        _atomic(callback, manager.save_replay_buffer) if type(callback) is CheckpointCallback else callback
+        for callback in manager.callbacks[n_specified:]
+    ]
+
+
+def _atomic(callback: CheckpointCallback, save_replay_buffer: bool) -> AtomicCheckpointCallback:
+    return AtomicCheckpointCallback(
+        callback.save_freq,
+        callback.save_path,
+        callback.name_prefix,
+        save_replay_buffer=save_replay_buffer,
+        save_vecnormalize=True,
+        verbose=callback.verbose,
+    )
+
+
+def maybe_normalize(original: Callable[..., VecEnv], manager: Any, env: VecEnv, eval_env: bool) -> VecEnv:
+    """
+    Continue with the statistics of the checkpoint, where the zoo takes those of the best model so far.
+
+    :param original: the method that is wrapped
+    :param manager: the experiment
+    :param env: the environment
+    :param eval_env: whether it is for evaluation only
+    :return: the environment, normalised where the experiment is
+    """
+    env = original(env, eval_env)
+    path = companion(Path(manager.trained_agent), STATISTICS)
+    if not manager.continue_training or not path.is_file():
+        return env
+    normalized = VecNormalize.load(str(path), env.venv if isinstance(env, VecNormalize) else env)
+    if eval_env:
+        normalized.training = normalized.norm_reward = False
+    return normalized
+
+
+def load_pretrained_agent(original: Callable[..., Any], manager: Any, hyperparams: dict[str, Any], env: VecEnv) -> Any:
+    """
+    Load the replay buffer of the checkpoint that is continued, where the zoo knows only that of a finished run.
+
+    :param original: the method that is wrapped
+    :param manager: the experiment
+    :param hyperparams: arguments of the algorithm
+    :param env: the environment
+    :return: the model
+    """
+    model = original(hyperparams, env)
+    path = companion(Path(manager.trained_agent), BUFFER)
+    if path.is_file():
+        print(f"Loading replay buffer {path}")
+        model.load_replay_buffer(path, truncate_last_traj=manager.truncate_last_trajectory)
+    if _has_experience(model):
+        _end_last_trajectory(model.replay_buffer)
+    else:
+        print(f"No replay buffer beside {manager.trained_agent}: collecting experience anew, counting steps from 0")
+    return model
+
+
+def _has_experience(model: Any) -> bool:
+    return model.replay_buffer is not None and model.replay_buffer.size() > 0
+
+
+def _end_last_trajectory(buffer: ReplayBuffer) -> None:
+    """The episode in which the process ended is not gone on with: returns over n steps must not run into the next one."""
+    if isinstance(buffer, HerReplayBuffer):  # load_replay_buffer has seen to it
+        return
+    last = (buffer.pos - 1) % buffer.buffer_size
+    if buffer.optimize_memory_usage:  # the observation after it will be overwritten, as in OffPolicyAlgorithm._setup_learn
+        buffer.dones[last] = True
+    else:
+        buffer.timeouts[last] = np.maximum(buffer.timeouts[last], buffer.dones[last] == 0)
+
+
+def learn(original: Callable[[Any], None], manager: Any, model: Any) -> None:
+    """
+    Go on counting steps when an agent is continued with its experience: no second random warm-up, schedules and
+    checkpoint names go on where they were.
+
+    :param original: the method that is wrapped
+    :param manager: the experiment
+    :param model: the model
+    """
+    if manager.continue_training and _has_experience(model):
+        print(f"Continuing at step {model.num_timesteps} with {model.replay_buffer.size()} rows of experience")
+        model = _Continued(model)
+    original(model)
+
+
+class _Continued:
+    """
+    A model whose ``learn`` does not start counting anew.
+
+    :param model: the model
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        return self._model.learn(*args, reset_num_timesteps=False, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)

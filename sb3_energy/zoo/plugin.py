@@ -1,0 +1,171 @@
+"""
+What is put where in the RL Zoo. The start-up hook hands over each module of ``rl_zoo3`` when its body has run;
+nothing here imports the zoo or Optuna by itself.
+"""
+
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from functools import partial, wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import _sb3_energy_autoload
+from sb3_energy.zoo import checkpoints
+from sb3_energy.zoo.paths import hyperparams_dir
+
+
+class Algorithm(NamedTuple):
+    """
+    Where the parts of one algorithm are; imported only when the zoo is.
+
+    :param algorithm: the class
+    :param sampler: the Optuna sampler ``(trial, n_actions, n_envs, additional_args) -> hyperparameters``
+    :param converter: ``parameters of a trial -> hyperparameters``, for ``--trial-id``
+    """
+
+    algorithm: str
+    sampler: str
+    converter: str
+
+
+ALGORITHMS = {
+    "energy_sac": Algorithm(
+        "sb3_energy:EnergySAC",
+        "sb3_energy.zoo.samplers:sample_energy_sac_params",
+        "sb3_energy.zoo.samplers:convert_energy_sac_params",
+    ),
+}
+"""Every algorithm of the package, by its name on the zoo's command line; adding one is one entry here and one YAML."""
+
+PREDICTION_SCRIPTS = ("rl_zoo3.enjoy", "rl_zoo3.record_video", "rl_zoo3.push_to_hub")
+
+
+def register() -> None:
+    """
+    Register in the zoo whatever ``SB3_ENERGY_AUTOLOAD`` says: in the modules that are imported, and in the others
+    as soon as they are.
+    """
+    _sb3_energy_autoload.install(force=True)
+
+
+def patch(module: ModuleType) -> None:
+    """
+    Register in one module of the zoo. Doing so again changes nothing.
+
+    :param module: a module of ``rl_zoo3`` whose body has run
+    """
+    _PATCHES[module.__name__](module)
+
+
+def _patch_utils(module: ModuleType) -> None:
+    import sb3_energy
+
+    # StoreDict evaluates `-params key:value` with the names of this module
+    module.__dict__.setdefault("sb3_energy", sb3_energy)
+    wrap = _for_prediction if _main_module() in PREDICTION_SCRIPTS else _unchanged
+    for name, parts in ALGORITHMS.items():
+        module.ALGOS.setdefault(name, wrap(pkgutil.resolve_name(parts.algorithm)))
+
+
+def _main_module() -> str | None:
+    """The name behind ``python -m``: such a script is called ``__main__`` otherwise."""
+    return getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None)
+
+
+def _unchanged(cls: type) -> type:
+    return cls
+
+
+def _for_prediction(cls: Any) -> type:
+    """
+    The class as scripts that only predict should see it. They keep lists of the off-policy algorithms of the zoo that
+    are loaded with a replay buffer of one row; others get one of full size (26 GiB for a million images).
+    """
+
+    class Loader(cls):
+        @classmethod
+        def load(_, *args: Any, **kwargs: Any) -> Any:
+            return cls.load(*args, **{"buffer_size": 1, **kwargs})
+
+    Loader.__name__ = cls.__name__
+    Loader.__qualname__ = cls.__qualname__
+    return Loader
+
+
+def _patch_hyperparams_opt(module: ModuleType) -> None:
+    for name, parts in ALGORITHMS.items():
+        module.HYPERPARAMS_SAMPLER.setdefault(name, pkgutil.resolve_name(parts.sampler))
+        module.HYPERPARAMS_CONVERTER.setdefault(name, pkgutil.resolve_name(parts.converter))
+
+
+def _patch_callbacks(module: ModuleType) -> None:
+    _replace(module.ParallelTrainCallback, "_init_callback", _refuse_parallel_training)
+
+
+def _refuse_parallel_training(original: Callable[[], None], callback: Any) -> None:
+    """It accepts every subclass of SAC, and trains and saves a plain SAC in its place."""
+    ours = tuple(pkgutil.resolve_name(parts.algorithm) for parts in ALGORITHMS.values())
+    if isinstance(callback.model, ours):
+        # no ValueError: a hyperparameter search would take it for a trial that diverged
+        raise TypeError(
+            f"ParallelTrainCallback would train a plain SAC instead of {type(callback.model).__name__}: "
+            "remove it from the callbacks, or use --algo sac"
+        )
+    original()
+
+
+def _patch_exp_manager(module: ModuleType) -> None:
+    import sb3_energy
+
+    # YAML strings such as policy_kwargs are evaluated with the names of this module
+    module.__dict__.setdefault("sb3_energy", sb3_energy)
+    manager = module.ExperimentManager
+    _replace(manager, "__init__", _use_shipped_hyperparameters)
+    _replace(manager, "create_callbacks", _for_ours(checkpoints.create_callbacks))
+    _replace(manager, "_maybe_normalize", _for_ours(checkpoints.maybe_normalize))
+    _replace(manager, "_load_pretrained_agent", _for_ours(checkpoints.load_pretrained_agent))
+    _replace(manager, "learn", _for_ours(checkpoints.learn))
+
+
+def _use_shipped_hyperparameters(original: Callable[..., None], manager: Any, *args: Any, **kwargs: Any) -> None:
+    """The user's ``--conf-file``, else a file that comes with the zoo, else the file that comes with this package."""
+    original(*args, **kwargs)
+    given = inspect.signature(original).bind(*args, **kwargs).arguments.get("config")
+    if manager.algo in ALGORITHMS and not given and not Path(manager.config).is_file():
+        manager.config = str(hyperparams_dir() / f"{manager.algo}.yml")
+
+
+def _for_ours(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave experiments with other algorithms alone."""
+
+    def choose(original: Callable[..., Any], manager: Any, *args: Any, **kwargs: Any) -> Any:
+        if manager.algo in ALGORITHMS:
+            return handler(original, manager, *args, **kwargs)
+        return original(*args, **kwargs)
+
+    return choose
+
+
+def _replace(owner: type, name: str, handler: Callable[..., Any]) -> None:
+    """Make ``owner.name(self, ...)`` call ``handler(bound original, self, ...)``, once."""
+    original = getattr(owner, name)
+    if hasattr(original, "__sb3_energy__"):
+        return
+
+    @wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return handler(partial(original, self), self, *args, **kwargs)
+
+    method.__sb3_energy__ = True  # type: ignore[attr-defined]
+    setattr(owner, name, method)
+
+
+_PATCHES: dict[str, Callable[[ModuleType], None]] = {
+    "rl_zoo3.utils": _patch_utils,
+    "rl_zoo3.hyperparams_opt": _patch_hyperparams_opt,
+    "rl_zoo3.callbacks": _patch_callbacks,
+    "rl_zoo3.exp_manager": _patch_exp_manager,
+}

@@ -1,0 +1,96 @@
+"""
+Optuna search spaces for the RL Zoo. They hold valid combinations only: the zoo prunes a trial whose arguments are refused.
+
+rl_zoo3 is imported inside the functions: the module may be asked for while the zoo is half imported.
+"""
+
+from typing import Any
+
+import optuna
+
+from sb3_energy.networks import BACKBONES
+
+# A name has one distribution in all trials of a study, so that ranges that depend on the refiner carry its name.
+REFINERS = ("none", "langevin", "mppi", "snis")
+STEPS = {"langevin": (1, 10), "mppi": (1, 6)}
+PARTICLES_POW = {"langevin": (0, 5), "mppi": (4, 7), "snis": (3, 6)}
+AGGREGATES = ("mean", "min", "lcb")
+INITIAL_PARTICLES = ("base", "uniform", "mixture")
+ENTROPY_ESTIMATORS = ("base", "soft_value")
+
+_POLICY = ("refiner", "backbone", "initial_particles")
+_ALGORITHM = ("refine_exploration", "refine_target", "entropy_estimator")
+_HER = ("n_sampled_goal", "goal_selection_strategy")
+
+
+def sample_energy_sac_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    SAC's search space of the zoo, and the refinement's.
+
+    :param trial: the trial
+    :param n_actions: size of the action space
+    :param n_envs: number of environments
+    :param additional_args: whether hindsight replay is used, and with which arguments
+    :return: arguments of EnergySAC
+    """
+    from rl_zoo3.hyperparams_opt import sample_sac_params
+
+    hyperparams = sample_sac_params(trial, n_actions, n_envs, additional_args)
+    return _add_refinement(hyperparams, _sample_refinement(trial))
+
+
+def convert_energy_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Arguments from the parameters of a finished trial, for ``--trial-id``.
+
+    :param sampled_params: what Optuna has stored
+    :return: arguments of EnergySAC
+    """
+    from rl_zoo3.hyperparams_opt import convert_offpolicy_params
+
+    refinement = {key: value for key, value in sampled_params.items() if _is_refinement(key)}
+    rest = {key: value for key, value in sampled_params.items() if not _is_refinement(key)}
+    her_kwargs = {key: rest.pop(key) for key in _HER if key in rest}
+    if her_kwargs:
+        rest["replay_buffer_kwargs"] = her_kwargs
+    return _add_refinement(convert_offpolicy_params(rest), refinement)
+
+
+def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
+    refiner = trial.suggest_categorical("refiner", REFINERS)
+    params: dict[str, Any] = {"refiner": refiner, "backbone": trial.suggest_categorical("backbone", sorted(BACKBONES))}
+    if refiner == "none":
+        return params
+    for name, ranges in (("steps", STEPS), ("particles_pow", PARTICLES_POW)):
+        if refiner in ranges:  # snis has one step
+            params[f"{refiner}_{name}"] = trial.suggest_int(f"{refiner}_{name}", *ranges[refiner])
+    if refiner == "langevin":
+        params["langevin_step_size"] = trial.suggest_float("langevin_step_size", 1e-3, 0.5, log=True)
+    params["initial_particles"] = trial.suggest_categorical("initial_particles", INITIAL_PARTICLES)
+    params["aggregate"] = trial.suggest_categorical("aggregate", AGGREGATES)
+    params["refine_exploration"] = trial.suggest_categorical("refine_exploration", [True, False])
+    params["refine_target"] = trial.suggest_categorical("refine_target", [True, False])
+    if params["refine_target"]:  # the soft value of a target that is not refined is refused with a fixed ent_coef
+        params["entropy_estimator"] = trial.suggest_categorical("entropy_estimator", ENTROPY_ESTIMATORS)
+    return params
+
+
+def _is_refinement(key: str) -> bool:
+    return key in (*_POLICY, *_ALGORITHM, "aggregate") or key.startswith(tuple(f"{refiner}_" for refiner in REFINERS))
+
+
+def _add_refinement(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    refiner = params["refiner"]
+    policy_kwargs = {**hyperparams["policy_kwargs"], **{key: params[key] for key in _POLICY if key in params}}
+    if f"{refiner}_steps" in params:
+        policy_kwargs["refiner_steps"] = params[f"{refiner}_steps"]
+    if f"{refiner}_particles_pow" in params:
+        policy_kwargs["n_particles"] = 2 ** params[f"{refiner}_particles_pow"]
+    if "langevin_step_size" in params:
+        policy_kwargs["refiner_kwargs"] = {"step_size": params["langevin_step_size"]}
+    if "aggregate" in params:
+        policy_kwargs["energy_kwargs"] = {"aggregate": params["aggregate"]}
+    algorithm = {key: params[key] for key in _ALGORITHM if key in params}
+    return {**hyperparams, **algorithm, "policy_kwargs": policy_kwargs}
