@@ -1,7 +1,10 @@
-"""Energy-based reinforcement learning for Stable-Baselines3."""
+"""Energy-guided policies for Stable-Baselines3."""
 
 from importlib.resources import files
 
+import sb3_energy.envs  # noqa: F401  (registers the environments with gymnasium)
+from sb3_energy.energy_sac import EnergySAC
+
 __version__ = files(__name__).joinpath("version.txt").read_text().strip()
 
-__all__ = ["__version__"]
+__all__ = ["EnergySAC", "__version__"]

@@ -1,0 +1,327 @@
+"""SAC whose actions are refined by its critic."""
+
+from collections import defaultdict
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update
+
+from sb3_energy.common.persistence import PersistentAlgorithm
+from sb3_energy.common.policies import RefinedPolicy
+from sb3_energy.common.proposals import Gaussian, draw_proposals
+from sb3_energy.common.return_tracker import ReturnTracker
+from sb3_energy.energies import squashed, tempered
+from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_energy.entropy import ENTROPY_ESTIMATORS, BaseEntropy
+from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
+from sb3_energy.registry import resolve
+from sb3_energy.types import EntropyEstimator, RefinerInfo
+
+SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
+
+
+class EnergySAC(PersistentAlgorithm, SAC):
+    """
+    Soft Actor-Critic with actions refined toward the Gibbs distribution ``exp(Q / α)`` of its own critic.
+
+    The Gaussian actor, trained as in SAC (Haarnoja et al. 2018b), gives the first guess; the policy's refiner samples
+    from there. With ``policy_kwargs=dict(refiner="none", backbone="plain")`` every update is SB3's SAC's, bit by bit.
+
+    How actions are refined is a matter of the policy (``policy_kwargs``, see
+    :class:`sb3_energy.common.policies.RefinedPolicy`), because ``predict`` needs it; what follows matters in training.
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
+    :param env: The environment to learn from (if registered in Gym, can be str)
+    :param args: SAC's other arguments in SAC's order
+    :param refine_exploration: whether the actions that collect experience are refined
+    :param refine_target: whether the next actions in the critic's target are refined
+    :param entropy_estimator: what stands for ``log π(a|s)`` of refined actions, in the temperature's update and, with
+        ``refine_target``, in the critic's target: ``"base"``, ``"soft_value"``, or a class
+    :param entropy_estimator_kwargs: Keyword arguments of the estimator
+    :param distillation_coef: weight of the loss that pulls the Gaussian toward its own refined actions, in units of
+        the entropy coefficient; 0 switches it off
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :param kwargs: all of SAC's keyword arguments
+    :raises ValueError: if a name or a number is not one of those that are accepted
+    :raises TypeError: if something has the wrong type
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: RefinedPolicy  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[RefinedPolicy],
+        env: GymEnv | str,
+        *args: Any,
+        refine_exploration: bool = True,
+        refine_target: bool = False,
+        entropy_estimator: str | type[EntropyEstimator] = "base",
+        entropy_estimator_kwargs: dict[str, Any] | None = None,
+        distillation_coef: float = 0.0,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ):
+        self.refine_exploration = refine_exploration
+        self.refine_target = refine_target
+        self.entropy_estimator = entropy_estimator
+        self.entropy_estimator_kwargs = entropy_estimator_kwargs
+        self.distillation_coef = distillation_coef
+        if isinstance(policy, type) and not issubclass(policy, RefinedPolicy):
+            raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
+        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._estimator = resolve(
+            ENTROPY_ESTIMATORS, self.entropy_estimator, self.entropy_estimator_kwargs, "entropy_estimator"
+        )
+        super()._setup_model()
+        self._check_settings()
+        self._return_tracker = ReturnTracker(self.n_envs, self.gamma)
+        self._comparisons: list[tuple[float, float]] = []
+        self._entropy = 0.0  # of the policy in the last update, in nats
+        self._sync_temperature()
+
+    def _check_settings(self) -> None:
+        for name in ("refine_exploration", "refine_target"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        coef = self.distillation_coef
+        if isinstance(coef, bool) or not isinstance(coef, (int, float)):
+            raise TypeError(f"distillation_coef must be a number, got {coef!r}")
+        if not coef >= 0.0:
+            raise ValueError(f"distillation_coef must be at least 0, got {coef!r}")
+        refines = not self.policy.refinement.is_identity
+        if coef > 0.0 and not refines:
+            raise ValueError(f"distillation_coef={coef!r} needs refined actions to learn from, and refiner='none' makes none")
+        if self.ent_coef_optimizer is None and refines and not self.ent_coef_tensor.item() > 0.0:
+            raise ValueError(f"ent_coef is the temperature of the energy and must be above 0, got {self.ent_coef!r}")
+        uses_estimate = self.ent_coef_optimizer is not None or (self.refine_target and refines)
+        if not isinstance(self._estimator, BaseEntropy) and not uses_estimate:
+            raise ValueError(
+                f"entropy_estimator={self.entropy_estimator!r} would not be asked: with a fixed ent_coef it needs "
+                "refine_target=True and a refiner"
+            )
+
+    # ------------------------------------------------------------------ collecting experience
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.refine_exploration:
+            action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        else:
+            with self.policy.unrefined():
+                action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        if self._n_updates > 0 and self._last_obs is not None:
+            self._return_tracker.predict(self._q_values(self._last_obs, buffer_action), self._temperature() * self._entropy)
+        return action, buffer_action
+
+    def _q_values(self, observation: np.ndarray | dict[str, np.ndarray], scaled_action: np.ndarray) -> np.ndarray:
+        obs, _ = self.policy.obs_to_tensor(observation)
+        actions = th.as_tensor(scaled_action, dtype=th.float32, device=self.device)
+        with th.no_grad():
+            return self.critic.policy_values(obs, actions).squeeze(1).cpu().numpy()
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        _check_finite("reward", reward)
+        for part in new_obs.values() if isinstance(new_obs, dict) else (new_obs,):
+            _check_finite("observation", part)
+        truncated = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
+        self._comparisons += self._return_tracker.observe(reward, dones, truncated)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    # ------------------------------------------------------------------ learning
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Sample the replay buffer and do the updates: temperature, critic, actor, target networks.
+
+        :param gradient_steps: how many updates
+        :param batch_size: transitions in each of them
+        :raises FloatingPointError: if a loss or an energy is not finite
+        """
+        self.policy.set_training_mode(True)
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers += [self.ent_coef_optimizer]
+        self._update_learning_rate(optimizers)
+        records: dict[str, list[float]] = defaultdict(list)
+        for gradient_step in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+            self.policy.update_normalization(batch.observations)
+            if self.use_sde:
+                self.actor.reset_noise()
+            actions, log_prob = self.actor.action_log_prob(batch.observations)
+            log_prob = log_prob.reshape(-1, 1)
+            self._sync_temperature()
+            ent_coef = self._update_temperature(batch.observations, log_prob, records)
+            self._update_critic(batch, ent_coef, records)
+            self._update_actor(batch.observations, actions, log_prob, ent_coef, records)
+            if gradient_step % self.target_update_interval == 0:
+                self._update_target()
+        self._n_updates += gradient_steps
+        self._sync_temperature()
+        self._record(records)
+
+    def _update_temperature(
+        self, obs: PyTorchObs, log_prob: th.Tensor, records: dict[str, list[float]]
+    ) -> th.Tensor:
+        if self.ent_coef_optimizer is None or self.log_ent_coef is None:
+            self._entropy = -log_prob.mean().item()
+            records["ent_coef"].append(self.ent_coef_tensor.item())
+            return self.ent_coef_tensor
+        # Detached, so that no other loss changes it, see https://github.com/rail-berkeley/softlearning/issues/60
+        ent_coef = th.exp(self.log_ent_coef.detach())
+        with th.no_grad():
+            estimate = self._estimator.log_prob(log_prob.detach(), partial(self._propose, obs))
+        self._entropy = -estimate.mean().item()
+        assert isinstance(self.target_entropy, float)
+        loss = temperature_loss(self.log_ent_coef, estimate, self.target_entropy)
+        _step(self.ent_coef_optimizer, loss, "ent_coef_loss", records)
+        records["ent_coef"].append(ent_coef.item())
+        return ent_coef
+
+    def _update_critic(self, batch: ReplayBufferSamples, ent_coef: th.Tensor, records: dict[str, list[float]]) -> None:
+        # For n-step replay, discount factor is gamma**n_steps (when no early termination)
+        discounts = batch.discounts if batch.discounts is not None else self.gamma
+        with th.no_grad():
+            next_actions, next_log_prob = self._next_actions(batch.next_observations, records)
+            next_values = self.critic_target.target_values(batch.next_observations, next_actions)
+            targets = soft_td_target(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
+        loss = self.critic.td_loss(batch.observations, batch.actions, targets)
+        _step(self.critic.optimizer, loss, "critic_loss", records)
+
+    def _next_actions(self, next_obs: PyTorchObs, records: dict[str, list[float]]) -> tuple[th.Tensor, th.Tensor]:
+        next_actions, next_log_prob = self.actor.action_log_prob(next_obs)
+        next_log_prob = next_log_prob.reshape(-1, 1)
+        if not self.refine_target or self.policy.refinement.is_identity:
+            return next_actions, next_log_prob
+        infos: list[RefinerInfo] = []
+        base = self._last_base()
+        next_actions = th.tanh(self.policy.refine(next_obs, base=base, infos=infos))
+        next_log_prob = self._estimator.log_prob(next_log_prob, partial(self._propose, next_obs, base=base))
+        if infos:
+            records["refiner_displacement"].append(sum(info.displacement.mean().item() for info in infos))
+        return next_actions, next_log_prob
+
+    def _update_actor(
+        self,
+        obs: PyTorchObs,
+        actions: th.Tensor,
+        log_prob: th.Tensor,
+        ent_coef: th.Tensor,
+        records: dict[str, list[float]],
+    ) -> None:
+        loss = actor_loss(log_prob, self.critic.policy_values(obs, actions), ent_coef)
+        if self.distillation_coef > 0.0:
+            distillation = self._distillation_loss(obs, ent_coef)
+            records["distillation_loss"].append(distillation.item())
+            loss = loss + self.distillation_coef * distillation
+        _step(self.actor.optimizer, loss, "actor_loss", records)
+
+    def _distillation_loss(self, obs: PyTorchObs, ent_coef: th.Tensor) -> th.Tensor:
+        base = self.policy.base(obs)
+        latent = self.policy.refine(obs, base=Gaussian(base.mean.detach(), base.std.detach()))
+        log_prob = self.actor.action_dist.proba_distribution(base.mean, base.std.log()).log_prob(th.tanh(latent), latent)
+        return distillation_loss(log_prob, ent_coef)
+
+    def _update_target(self) -> None:
+        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+        # Copy running stats, see GH issue #996
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def _propose(
+        self, obs: PyTorchObs, n: int, uniform_fraction: float, base: Gaussian | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        base = self.policy.base(obs) if base is None else base
+        proposals = draw_proposals(base, n, uniform_fraction)
+        energy = squashed(tempered(self.policy.energy_fn(obs), self.policy.temperature))
+        return energy(proposals.particles), proposals.log_prob
+
+    def _last_base(self) -> Gaussian:
+        distribution = self.actor.action_dist.distribution  # of the last action_log_prob()
+        return Gaussian(distribution.mean, distribution.stddev)
+
+    def _temperature(self) -> float:
+        return float(self.policy.temperature)
+
+    def _sync_temperature(self) -> None:
+        ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+        self.policy.temperature.copy_(ent_coef.reshape(()))
+
+    def _record(self, records: dict[str, list[float]]) -> None:
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, values in records.items():
+            self.logger.record(f"train/{name}", np.mean(values))
+        if self._comparisons:
+            q_value, discounted_return = np.mean(self._comparisons, axis=0)
+            self.logger.record("train/q_value", q_value)
+            self.logger.record("train/discounted_return", discounted_return)
+            self.logger.record("train/overestimation", q_value - discounted_return)
+            self._comparisons = []
+
+    def learn(
+        self: SelfEnergySAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "EnergySAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfEnergySAC:
+        """
+        Train, as SB3's SAC does.
+
+        :param total_timesteps: The total number of samples (env steps) to train on
+        :param callback: callback(s) called at every step with state of the algorithm.
+        :param log_interval: for on-policy algos (e.g., PPO, A2C, ...) this is the number of
+            training iterations before logging; for off-policy ones the number of episodes.
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :param progress_bar: Display a progress bar using tqdm and rich.
+        :return: the trained model
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_estimator", "_return_tracker", "_comparisons"]
+
+
+def _check_finite(what: str, values: np.ndarray) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"the {what} must be finite, got NaN or infinity from the environment; nothing was stored")
+
+
+def _step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: dict[str, list[float]]) -> None:
+    value = loss.item()
+    if not np.isfinite(value):
+        raise FloatingPointError(
+            f"{name} is {value}: training stops before it changes the networks; "
+            "try a lower learning_rate, a smaller reward scale, or backbone='layer_norm'"
+        )
+    records[name].append(value)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
