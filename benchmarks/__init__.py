@@ -1,0 +1,1 @@
+"""Measurements that stand behind the documentation's figures; not part of the installed package."""

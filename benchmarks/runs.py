@@ -1,0 +1,186 @@
+"""One training run in a process of its own, which ``benchmarks.returns`` starts. Killed at any time, it goes on next time."""
+
+import fcntl
+import os
+import pickle
+import random
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+
+from benchmarks.envs import make_env
+from benchmarks.evaluation import evaluate
+from benchmarks.files import Row, RunFiles
+from benchmarks.variants import ENERGY_SAC, algorithm_class, constructor_arguments
+
+NAN = float("nan")
+
+
+class LastValues(KVWriter):
+    """Remembers the last value of every logger key, because SB3's logger forgets them at each dump."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.values.update(key_values)
+
+    def close(self) -> None:
+        pass
+
+
+class EvaluateAndCheckpoint(BaseCallback):
+    """
+    Every ``eval_freq`` steps, between an update and the next rollout: one row of the CSV, then a checkpoint.
+
+    :param config: the run's configuration
+    :param files: the run's files
+    :param rows: the rows of the run so far
+    """
+
+    model: SAC
+
+    def __init__(self, config: Mapping[str, Any], files: RunFiles, rows: list[Row]) -> None:
+        super().__init__()
+        self.config, self.files, self.rows = config, files, rows
+        self.envs = [make_env(config["env"], config["action_repeat"]) for _ in range(config["eval_episodes"])]
+        self.last_values = LastValues()
+        self.cpu_before = rows[-1]["cpu_seconds"] if rows else 0.0
+        self.cpu_start = 0.0
+
+    def _on_training_start(self) -> None:
+        self.cpu_start = time.process_time()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        seen = int(self.rows[-1]["timesteps"]) if self.rows else 0
+        if self.num_timesteps // self.config["eval_freq"] > seen // self.config["eval_freq"]:
+            self._add_row()
+            save_checkpoint(self.model, self.files)
+            self.cpu_start = time.process_time()
+
+    def _on_training_end(self) -> None:
+        self._add_row()
+
+    def _add_row(self) -> None:
+        cpu_seconds = self.cpu_before + time.process_time() - self.cpu_start
+        logged = {**self.last_values.values, **self.logger.name_to_value}
+        self.rows.append(
+            {
+                "timesteps": self.num_timesteps,
+                **evaluate(self.model, self.envs, with_base=self.config["algorithm"] == ENERGY_SAC),
+                "train_overestimation": float(logged.get("train/overestimation", NAN)),
+                "ent_coef": float(logged.get("train/ent_coef", NAN)),
+                "cpu_seconds": cpu_seconds,
+            }
+        )
+        self.files.write_rows(self.rows)
+        self.cpu_before = cpu_seconds
+
+
+def save_checkpoint(model: SAC, files: RunFiles) -> None:
+    """
+    Model, replay buffer and random numbers, in a folder that gets its name when complete; older folders are then removed.
+
+    :param model: the model
+    :param files: the run's files
+    """
+    final = files.checkpoints / str(model.num_timesteps)
+    temporary = final.with_suffix(".tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    model.save(temporary / "model.zip")
+    model.save_replay_buffer(temporary / "replay_buffer.pkl")
+    states = random.getstate(), np.random.get_state(), th.get_rng_state()
+    (temporary / "randomness.pkl").write_bytes(pickle.dumps(states))
+    os.rename(temporary, final)
+    files.drop_checkpoints(keep=final)
+
+
+def load_checkpoint(folder: Path, algorithm: type[SAC], env: Monitor[Any, Any], seed: int) -> SAC:
+    """
+    The environment starts a new episode, seeded by how far the training is; everything else goes on where it was.
+
+    :param folder: a complete checkpoint
+    :param algorithm: the class that wrote it
+    :param env: the training environment
+    :param seed: the run's seed
+    :return: the model
+    """
+    model = algorithm.load(folder / "model.zip", env=env, device="cpu")
+    model.load_replay_buffer(folder / "replay_buffer.pkl")
+    vec_env = model.get_env()
+    assert vec_env is not None
+    vec_env.seed(seed + 1_000_003 * model.num_timesteps % 2**31)
+    python_state, numpy_state, torch_state = pickle.loads((folder / "randomness.pkl").read_bytes())
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
+    th.set_rng_state(torch_state)
+    return model
+
+
+def train(config: Mapping[str, Any], files: RunFiles) -> None:
+    """
+    Start a run, or go on from its last checkpoint, until its last row is written.
+
+    :param config: the run's configuration
+    :param files: the run's files
+    """
+    algorithm = algorithm_class(config["algorithm"])
+    env = Monitor(make_env(config["env"], config["action_repeat"]))
+    folder, rows = files.latest_checkpoint(), []
+    if folder is None:
+        kwargs = constructor_arguments(config["kwargs"])
+        model = algorithm("MlpPolicy", env, seed=config["seed"], device="cpu", **kwargs)
+    else:
+        model = load_checkpoint(folder, algorithm, env, config["seed"])
+        rows = [row for row in files.read_rows() if row["timesteps"] <= model.num_timesteps]
+        print(f"goes on at {model.num_timesteps} of {config['steps']} steps")
+    callback = EvaluateAndCheckpoint(config, files, rows)
+    model.set_logger(Logger(folder=None, output_formats=[callback.last_values]))
+    model.learn(config["steps"] - model.num_timesteps, callback=callback, reset_num_timesteps=False)
+    files.drop_checkpoints()
+
+
+def end_with_parent() -> None:
+    """Ends this process once the pipe on its standard input closes, which is when its parent is gone for whatever reason."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main(config_file: str) -> int:
+    """
+    :param config_file: the run's configuration, written by ``benchmarks.returns``
+    :return: the exit status
+    """
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    th.set_num_threads(1)
+    files = RunFiles(Path(config_file).with_suffix(""))
+    config = files.read_config()
+    if config is None:
+        print(f"{config_file} must be a run's configuration written by benchmarks.returns, found no such file")
+        return 2
+    with open(files.lock, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{files.stem} is being trained by another process")
+            return 3
+        if not files.is_finished(config["steps"]):
+            train(config, files)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

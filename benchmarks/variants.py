@@ -1,0 +1,145 @@
+"""The algorithms that the returns benchmark compares: names of (class, keyword arguments)."""
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch as th
+from stable_baselines3 import SAC
+
+ENERGY_SAC = "sb3_energy:EnergySAC"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    One line of the comparison.
+
+    :param name: what it is called in tables, plots and file names
+    :param algorithm: ``"module:Class"``, imported only in the process that trains
+    :param kwargs: keyword arguments of the class, JSON types only (``activation_fn`` as the name of a ``torch.nn`` class)
+    """
+
+    name: str
+    algorithm: str = ENERGY_SAC
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _unrefined(name: str, backbone: str) -> Variant:
+    """SAC's own update and a single unverified action, on another network body."""
+    return Variant(name, ENERGY_SAC, {"policy_kwargs": {"refiner": "none", "n_particles": 1, "backbone": backbone}})
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("sac", "stable_baselines3:SAC"),
+        _unrefined("sac_layer_norm", "layer_norm"),
+        _unrefined("sac_simba", "simba"),
+        _unrefined("sac_bro", "bro"),
+        Variant("energy_sac"),
+    )
+}
+
+
+def parse_json_object(text: str, what: str) -> dict[str, Any]:
+    """
+    Read keyword arguments from the command line.
+
+    :param text: a JSON object
+    :param what: the option's name, for the error message
+    :return: the keyword arguments
+    :raises ValueError: if the text is anything else
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what} must be a JSON object of keyword arguments, got {text!r} ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a JSON object of keyword arguments, got {text!r}")
+    return value
+
+
+def parse_variant(text: str) -> Variant:
+    """
+    Read ``NAME=JSON`` (or ``NAME:ALGORITHM=JSON``, with the name of a known variant whose class and arguments are the start).
+
+    :param text: the option's value
+    :return: EnergySAC with these keyword arguments (or the named variant with these changes)
+    :raises ValueError: if the form is another, or the name is taken
+    """
+    head, equals, kwargs = text.partition("=")
+    name, _, base = head.partition(":")
+    if not equals or not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        raise ValueError(f"--variant must be NAME=JSON with a NAME of letters, digits, '_', '-' and '.', got {text!r}")
+    if name in VARIANTS:
+        raise ValueError(f"--variant must have a name of its own, got {name!r}, which is one of {sorted(VARIANTS)}")
+    start = find_variant(base or "energy_sac", VARIANTS)
+    return Variant(name, start.algorithm, merge(start.kwargs, parse_json_object(kwargs, f"--variant {name}")))
+
+
+def find_variant(name: str, variants: Mapping[str, Variant]) -> Variant:
+    """
+    :param name: the variant's name
+    :param variants: the table to look in
+    :return: the variant
+    :raises ValueError: if there is none
+    """
+    if name not in variants:
+        raise ValueError(f"--algos must be among {sorted(variants)} or defined with --variant, got {name!r}")
+    return variants[name]
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param below: keyword arguments
+    :param above: keyword arguments that win over them; dictionaries are merged key by key
+    :return: both
+    """
+    merged = dict(below)
+    for key, value in above.items():
+        both_dicts = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both_dicts else value
+    return merged
+
+
+def algorithm_class(path: str) -> type[SAC]:
+    """
+    :param path: ``"module:Class"``
+    :return: the class
+    """
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def constructor_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param kwargs: keyword arguments in JSON types
+    :return: the same with the activation function's name replaced by the class
+    """
+    arguments = merge({}, kwargs)
+    policy_kwargs = arguments.get("policy_kwargs")
+    if policy_kwargs and isinstance(policy_kwargs.get("activation_fn"), str):
+        policy_kwargs["activation_fn"] = getattr(th.nn, policy_kwargs["activation_fn"])
+    return arguments
+
+
+def defaults_of(algorithm: type[SAC]) -> dict[str, str]:
+    """
+    The default of every argument of an algorithm and of its ``MlpPolicy``, base classes included.
+    Stored with a run, so that a result trained with yesterday's defaults is never shown as today's.
+
+    :param algorithm: the class
+    :return: ``"Class.argument" -> repr(default)``
+    """
+    found: dict[str, str] = {}
+    for owner in (algorithm, algorithm.policy_aliases["MlpPolicy"]):
+        for cls in reversed(owner.__mro__):
+            if "__init__" in vars(cls) and cls.__module__.partition(".")[0] not in ("torch", "abc", "builtins"):
+                for parameter in inspect.signature(vars(cls)["__init__"]).parameters.values():
+                    if parameter.default is not inspect.Parameter.empty:
+                        found[f"{owner.__name__}.{parameter.name}"] = repr(parameter.default)
+    return found
