@@ -197,7 +197,8 @@ class QuantileCritic(EnsembleCritic):
     :param share_features_extractor: Whether the features extractor is shared or not
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
-    :raises ValueError: if there is no critic or no quantile, all of them are dropped, or the backbone is unknown or cannot have these widths
+    :raises ValueError: if there is no critic or no quantile, all of them are dropped,
+        or the backbone is unknown or cannot have these widths
     """
 
     def __init__(

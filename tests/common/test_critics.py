@@ -132,7 +132,7 @@ def test_backbone_of_the_users_own(monkeypatch):
 @pytest.mark.parametrize("n_quantiles", [1, 25])
 def test_quantile_critic_is_that_of_sb3_contrib(n_quantiles):
     expected = make(TQCCritic, n_quantiles=n_quantiles, n_critics=3)
-    critic = make(QuantileCritic, n_quantiles=n_quantiles, n_critics=3)
+    critic = make(QuantileCritic, n_quantiles=n_quantiles, n_critics=3, top_quantiles_to_drop_per_net=0)
     assert list(critic.state_dict()) == list(expected.state_dict())
     assert sum(p.numel() for p in critic.parameters()) == sum(p.numel() for p in expected.parameters())
     obs, actions = batch()
@@ -143,6 +143,35 @@ def test_quantile_critic_is_that_of_sb3_contrib(n_quantiles):
     assert outputs.shape == (3, B, N, n_quantiles)
     assert th.allclose(outputs[:, :, 0].transpose(0, 1), quantiles, atol=1e-6)
     assert th.equal(critic.evaluate(critic.encode(obs), actions), outputs.mean(-1))
+
+
+def test_values_and_loss_of_scalar_critics():
+    critic = make(EnsembleCritic, n_critics=3)
+    obs, actions = batch()
+    q_values = th.cat(critic(obs, actions[:, 0]), dim=1)
+    lowest = q_values.min(dim=1, keepdim=True).values
+    assert th.equal(critic.target_values(obs, actions[:, 0]), lowest) and lowest.shape == (B, 1)
+    assert th.equal(critic.policy_values(obs, actions[:, 0]), lowest)
+    targets = th.randn(B, 1)
+    expected = 0.5 * (q_values - targets).square().mean(dim=0).sum()
+    assert th.allclose(critic.td_loss(obs, actions[:, 0], targets), expected)
+
+
+@pytest.mark.parametrize("n_dropped", [0, 2])
+def test_values_and_loss_of_quantile_critics(n_dropped):
+    critic = make(QuantileCritic, n_quantiles=5, top_quantiles_to_drop_per_net=n_dropped)
+    obs, actions = batch()
+    quantiles = critic(obs, actions[:, 0]).detach().numpy()
+    expected = np.sort(quantiles.reshape(B, -1), axis=1)[:, : 10 - 2 * n_dropped]
+    np.testing.assert_array_equal(critic.target_values(obs, actions[:, 0]).detach(), expected)
+    values = critic.policy_values(obs, actions[:, 0]).detach()
+    np.testing.assert_allclose(values[:, 0], quantiles.mean(axis=(1, 2)), atol=1e-6)
+    targets = 3 * np.random.default_rng(0).standard_normal((B, 7)).astype(np.float32)
+    delta = targets[:, None, None, :] - quantiles[:, :, :, None]
+    huber = np.where(np.abs(delta) <= 1, 0.5 * delta**2, np.abs(delta) - 0.5)
+    levels = (np.arange(5) + 0.5)[:, None] / 5
+    loss = critic.td_loss(obs, actions[:, 0], th.as_tensor(targets)).item()
+    assert loss == pytest.approx((np.abs(levels - (delta < 0)) * huber).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -251,6 +280,10 @@ def test_bad_arguments(cls):
         make(cls, net_arch=(64, 32), backbone="bro")
     with pytest.raises(ValueError, match="n_quantiles must be at least 1, got 0"):
         make(QuantileCritic, n_quantiles=0)
+    for dropped in (-1, 5):
+        message = rf"top_quantiles_to_drop_per_net must lie in \[0, n_quantiles=5\), got {dropped}"
+        with pytest.raises(ValueError, match=message):
+            make(QuantileCritic, n_quantiles=5, top_quantiles_to_drop_per_net=dropped)
 
 
 @pytest.mark.parametrize("features_shape, actions_shape", [((B, 5), (B, 3)), ((B, 1, 5), (B, 2, 3)), ((1, 5), (B, 2, 3))])
