@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from benchmarks.report import markdown, read_runs
 from benchmarks.variants import (
     VARIANTS,
     Variant,
-    algorithm_class,
     defaults_of,
     find_variant,
     merge,
@@ -87,11 +86,12 @@ def configuration(args: argparse.Namespace, variant: Variant, env_id: str, seed:
     """
     # A replay buffer longer than the run holds the same transitions; at SB3's million the checkpoints would be large.
     buffer = {"buffer_size": min(1_000_000, args.steps)}
+    kwargs = merge(merge(buffer, parse_json_object(args.common, "--common")), variant.kwargs)
     return {
         "variant": variant.name,
         "algorithm": variant.algorithm,
-        "kwargs": merge(merge(buffer, parse_json_object(args.common, "--common")), variant.kwargs),
-        "defaults": defaults_of(algorithm_class(variant.algorithm)),
+        "kwargs": kwargs,
+        "defaults": defaults_of(replace(variant, kwargs=kwargs)),
         "env": env_id,
         "seed": seed,
         "steps": args.steps,
@@ -103,7 +103,9 @@ def configuration(args: argparse.Namespace, variant: Variant, env_id: str, seed:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     found = []
-    for key in sorted({*old, *new}):
+    # A default that was not there then, or is not there any more, is an argument that came or went: it says nothing.
+    keys = old.keys() & new.keys() if prefix == "defaults." else old.keys() | new.keys()
+    for key in sorted(keys):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             found += _differences(before, after, f"{prefix}{key}.")
@@ -140,8 +142,8 @@ def plan(args: argparse.Namespace) -> list[Job]:
 
 def _refuse_changed(job: Job) -> None:
     existing = job.files.read_config()
-    if existing is not None and existing != job.config:
-        changes = "; ".join(_differences(existing, job.config))
+    changes = "; ".join(_differences(existing or job.config, job.config))
+    if changes:
         raise ValueError(
             f"{job.files.csv} was begun with another configuration ({changes}): remove it and its siblings, "
             "choose another --output, or give the variant another name"

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,19 +128,50 @@ def constructor_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def defaults_of(algorithm: type[SAC]) -> dict[str, str]:
+def defaults_of(variant: Variant) -> dict[str, str]:
     """
-    The default of every argument of an algorithm and of its ``MlpPolicy``, base classes included.
+    The default of every argument of a variant's algorithm, ``MlpPolicy``, refiner and energy, base classes included.
     Stored with a run, so that a result trained with yesterday's defaults is never shown as today's.
 
-    :param algorithm: the class
+    :param variant: the algorithm and its keyword arguments
     :return: ``"Class.argument" -> repr(default)``
     """
+    algorithm = algorithm_class(variant.algorithm)
+    owners: list[type] = [algorithm, algorithm.policy_aliases["MlpPolicy"]]
+    if variant.algorithm == ENERGY_SAC:
+        owners += _parts(variant.kwargs.get("policy_kwargs", {}))
     found: dict[str, str] = {}
-    for owner in (algorithm, algorithm.policy_aliases["MlpPolicy"]):
+    for owner in owners:
         for cls in reversed(owner.__mro__):
-            if "__init__" in vars(cls) and cls.__module__.partition(".")[0] not in ("torch", "abc", "builtins"):
-                for parameter in inspect.signature(vars(cls)["__init__"]).parameters.values():
-                    if parameter.default is not inspect.Parameter.empty:
-                        found[f"{owner.__name__}.{parameter.name}"] = repr(parameter.default)
+            if cls.__module__.partition(".")[0] in ("sb3_energy", "stable_baselines3"):
+                found |= {f"{owner.__name__}.{name}": _stable_repr(default) for name, default in _own_defaults(cls)}
     return found
+
+
+def _parts(policy_kwargs: Mapping[str, Any]) -> list[type]:
+    """The refiner's and the energy's class, named in ``policy_kwargs`` or by default."""
+    from sb3_energy.energies import ENERGIES
+    from sb3_energy.energy_sac.policies import MlpPolicy
+    from sb3_energy.refiners import REFINERS
+
+    defaults = {name: parameter.default for name, parameter in inspect.signature(MlpPolicy).parameters.items()}
+    parts: list[type] = []
+    for registry, key in ((REFINERS, "refiner"), (ENERGIES, "energy")):
+        name = policy_kwargs.get(key, defaults[key])
+        if name not in registry:
+            raise ValueError(f"{key} must be one of {sorted(registry)}, got {name!r}")
+        parts.append(registry[name])
+    return parts
+
+
+def _own_defaults(cls: type) -> list[tuple[str, Any]]:
+    constructor = vars(cls).get("__init__")
+    parameters = inspect.signature(constructor).parameters.values() if constructor is not None else ()
+    found = [(parameter.name, parameter.default) for parameter in parameters]
+    class_wide = [(name, value) for name, value in vars(cls).items() if name.startswith("default_")]
+    return [(name, value) for name, value in found + class_wide if value is not inspect.Parameter.empty]
+
+
+def _stable_repr(value: Any) -> str:
+    """``repr`` without memory addresses, which differ between processes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

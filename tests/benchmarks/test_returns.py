@@ -169,10 +169,19 @@ def test_bad_variants_are_refused(text, message):
 
 
 def test_stored_defaults_cover_algorithm_and_policy():
-    from stable_baselines3 import SAC
-
-    defaults = defaults_of(SAC)
+    defaults = defaults_of(VARIANTS["sac"])
     assert defaults["SAC.learning_starts"] == "100" and defaults["SACPolicy.n_critics"] == "2"
+
+
+def test_stored_defaults_cover_the_refiner_in_use():
+    mppi = parse_variant('mine={"policy_kwargs": {"refiner": "mppi"}}')
+    assert "Langevin.step_size" in defaults_of(VARIANTS["energy_sac"])
+    assert {"MPPI.default_steps", "EnergySAC.refine_target", "EnergySAC.gamma", "RefinedPolicy.n_particles"} <= set(
+        defaults_of(mppi)
+    )
+    assert not any(" at 0x" in value for value in defaults_of(mppi).values())
+    with pytest.raises(ValueError, match=r"refiner must be one of .*, got 'nothing'"):
+        defaults_of(parse_variant('mine={"policy_kwargs": {"refiner": "nothing"}}'))
 
 
 @pytest.mark.parametrize(
@@ -232,6 +241,18 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "was begun with another configuration" in error and "steps was 300, is 400" in error
     assert files.csv.stat().st_mtime_ns == written
+
+
+def test_changed_defaults_are_refused_and_new_ones_are_not(tmp_path):
+    args = returns.parser().parse_args(arguments(tmp_path))
+    job = returns.plan(args)[0]
+    defaults = dict(job.config["defaults"])
+    del defaults["SAC.gamma"]
+    job.files.write_config({**job.config, "defaults": defaults})
+    assert returns.plan(args) == [job]
+    job.files.write_config({**job.config, "defaults": {**defaults, "SAC.tau": "0.1"}})
+    with pytest.raises(ValueError, match=r"\(defaults.SAC.tau was '0.1', is '0.005'\)"):
+        returns.plan(args)
 
 
 def test_an_incomplete_checkpoint_is_not_read(tmp_path):
