@@ -1,15 +1,14 @@
 """
-Checkpoints that survive a kill. The zoo's own write in place, leave the replay buffer out, and are continued with a
-fresh count of steps: what a training learned may be lost with the process.
+Checkpoints from which a killed training goes on. The zoo's own leave the replay buffer out, and are continued with a
+fresh count of steps and a second random warm-up.
 
 The functions here wrap the methods of the zoo's ``ExperimentManager`` that have their names; ``original`` is the bound
 method.
 """
 
-import os
 import pickle
 from collections.abc import Callable
-from io import BufferedWriter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,17 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_energy.common.persistence import write_whole
+
 BUFFER, STATISTICS = "replay_buffer", "vecnormalize"
 
 
-class AtomicCheckpointCallback(CheckpointCallback):
+class MatchingCheckpointCallback(CheckpointCallback):
     """
-    SB3's checkpoints, each written to another name first, and the model last: wherever the process is killed, each
-    ``rl_model_<steps>_steps.zip`` is whole, and the newest one has the replay buffer and the normalisation statistics
-    of the same step beside it. Older replay buffers are removed.
+    SB3's checkpoints in an order that survives a kill: each file is written whole (see
+    :class:`sb3_energy.common.persistence.PersistentAlgorithm`), the model last. Wherever the process ends, the newest
+    ``rl_model_<steps>_steps.zip`` has the replay buffer and the normalisation statistics of the same step beside it.
+    Older replay buffers are removed.
 
     SB3 calls ``_on_step`` before a transition is stored and learned from, so that the checkpoint waits for the next
     rollout to start: model and buffer then agree.
@@ -47,15 +49,14 @@ class AtomicCheckpointCallback(CheckpointCallback):
         self._on_rollout_start()
 
     def _save(self, model_path: Path) -> None:
-        buffer = getattr(self.model, "replay_buffer", None)
-        if self.save_replay_buffer and buffer is not None:
-            _write(companion(model_path, BUFFER), self.model.save_replay_buffer)  # type: ignore[attr-defined]
-        statistics = self.model.get_vec_normalize_env()
+        buffer_path, statistics = companion(model_path, BUFFER), self.model.get_vec_normalize_env()
+        if self.save_replay_buffer and getattr(self.model, "replay_buffer", None) is not None:
+            self.model.save_replay_buffer(buffer_path)  # type: ignore[attr-defined]
         if self.save_vecnormalize and statistics is not None:
-            _write(companion(model_path, STATISTICS), lambda file: pickle.dump(statistics, file))
-        _write(model_path, self.model.save)
+            write_whole(companion(model_path, STATISTICS), "pkl", partial(pickle.dump, statistics))
+        self.model.save(model_path)
         for path in model_path.parent.glob(f"{BUFFER}_*_steps.pkl"):
-            if path != companion(model_path, BUFFER):
+            if path != buffer_path:
                 path.unlink()
 
 
@@ -68,16 +69,9 @@ def companion(model_path: Path, kind: str) -> Path:
     return model_path.with_name(f"{kind}_{model_path.stem.removeprefix('rl_model_')}.pkl")
 
 
-def _write(path: Path, save: Callable[[BufferedWriter], Any]) -> None:
-    temporary = path.with_name(".unfinished")
-    with temporary.open("wb") as file:
-        save(file)
-    os.replace(temporary, path)
-
-
 def create_callbacks(original: Callable[[], None], manager: Any) -> None:
     """
-    Make the zoo's checkpoints atomic; ``--save-replay-buffer`` then holds for them too.
+    Make the zoo's checkpoints complete; ``--save-replay-buffer`` then holds for them too.
 
     :param original: the method that is wrapped
     :param manager: the experiment
@@ -85,13 +79,13 @@ def create_callbacks(original: Callable[[], None], manager: Any) -> None:
     n_specified = len(manager.callbacks)  # those of the YAML stay as they are
     original()
     manager.callbacks[n_specified:] = [
-        _atomic(callback, manager.save_replay_buffer) if type(callback) is CheckpointCallback else callback
+        _matching(callback, manager.save_replay_buffer) if type(callback) is CheckpointCallback else callback
         for callback in manager.callbacks[n_specified:]
     ]
 
 
-def _atomic(callback: CheckpointCallback, save_replay_buffer: bool) -> AtomicCheckpointCallback:
-    return AtomicCheckpointCallback(
+def _matching(callback: CheckpointCallback, save_replay_buffer: bool) -> MatchingCheckpointCallback:
+    return MatchingCheckpointCallback(
         callback.save_freq,
         callback.save_path,
         callback.name_prefix,
@@ -112,8 +106,10 @@ def maybe_normalize(original: Callable[..., VecEnv], manager: Any, env: VecEnv, 
     :return: the environment, normalised where the experiment is
     """
     env = original(env, eval_env)
+    if not manager.continue_training:
+        return env
     path = companion(Path(manager.trained_agent), STATISTICS)
-    if not manager.continue_training or not path.is_file():
+    if not path.is_file():
         return env
     normalized = VecNormalize.load(str(path), env.venv if isinstance(env, VecNormalize) else env)
     if eval_env:

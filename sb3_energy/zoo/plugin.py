@@ -128,6 +128,7 @@ def _patch_exp_manager(module: ModuleType) -> None:
     _replace(manager, "_maybe_normalize", _for_ours(checkpoints.maybe_normalize))
     _replace(manager, "_load_pretrained_agent", _for_ours(checkpoints.load_pretrained_agent))
     _replace(manager, "learn", _for_ours(checkpoints.learn))
+    _replace(manager, "objective", _for_ours(_prune_diverged))
 
 
 def _use_shipped_hyperparameters(original: Callable[..., None], manager: Any, *args: Any, **kwargs: Any) -> None:
@@ -136,6 +137,17 @@ def _use_shipped_hyperparameters(original: Callable[..., None], manager: Any, *a
     given = inspect.signature(original).bind(*args, **kwargs).arguments.get("config")
     if manager.algo in ALGORITHMS and not given and not Path(manager.config).is_file():
         manager.config = str(hyperparams_dir() / f"{manager.algo}.yml")
+
+
+def _prune_diverged(original: Callable[[Any], float], manager: Any, trial: Any) -> float:
+    """A loss that is not finite ends the trial, as the errors do that the zoo expects, and not the whole search."""
+    from optuna.exceptions import TrialPruned
+
+    try:
+        return original(trial)
+    except FloatingPointError as error:
+        print(f"Trial {trial.number} diverged: {error}")
+        raise TrialPruned(str(error)) from error
 
 
 def _for_ours(handler: Callable[..., Any]) -> Callable[..., Any]:

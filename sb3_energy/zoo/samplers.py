@@ -15,6 +15,7 @@ REFINERS = ("none", "langevin", "mppi", "snis")
 STEPS = {"langevin": (1, 10), "mppi": (1, 6)}
 PARTICLES_POW = {"langevin": (0, 5), "mppi": (4, 7), "snis": (3, 6)}
 AGGREGATES = ("mean", "min", "lcb")
+RESIDUAL_BACKBONES = ("simba", "bro")  # of one width, which the zoo's "big" is not
 INITIAL_PARTICLES = ("base", "uniform", "mixture")
 ENTROPY_ESTIMATORS = ("base", "soft_value")
 
@@ -84,6 +85,9 @@ def _is_refinement(key: str) -> bool:
 def _add_refinement(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     refiner = params["refiner"]
     policy_kwargs = {**hyperparams["policy_kwargs"], **{key: params[key] for key in _POLICY if key in params}}
+    if params["backbone"] in RESIDUAL_BACKBONES:
+        net_arch = policy_kwargs["net_arch"]
+        policy_kwargs["net_arch"] = [max(net_arch)] * len(net_arch)
     if f"{refiner}_steps" in params:
         policy_kwargs["refiner_steps"] = params[f"{refiner}_steps"]
     if f"{refiner}_particles_pow" in params:

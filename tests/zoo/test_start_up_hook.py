@@ -1,0 +1,138 @@
+"""The hook that torch calls: import orders, absence of the zoo, the switch, the literal command."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("rl_zoo3")
+
+ORDERS = [
+    "rl_zoo3,torch,sb3_energy",
+    "torch,rl_zoo3,sb3_energy",
+    "sb3_energy,rl_zoo3",
+    "rl_zoo3.hyperparams_opt",
+    "rl_zoo3.exp_manager",
+    "rl_zoo3.callbacks,sb3_energy",
+    "sb3_energy.zoo.samplers,rl_zoo3.load_from_hub",
+]
+
+CHILD = """
+import importlib, json, sys
+for name in {order!r}.split(","):
+    importlib.import_module(name)
+import sb3_energy, rl_zoo3, rl_zoo3.callbacks, rl_zoo3.exp_manager as em, rl_zoo3.hyperparams_opt as ho
+print(json.dumps(dict(
+    order={order!r},
+    algorithm=rl_zoo3.ALGOS.get("energy_sac") is sb3_energy.EnergySAC and em.ALGOS is rl_zoo3.ALGOS,
+    sampler="energy_sac" in ho.HYPERPARAMS_SAMPLER and "energy_sac" in em.HYPERPARAMS_CONVERTER,
+    manager=hasattr(em.ExperimentManager.__init__, "__sb3_energy__"),
+    callback=hasattr(rl_zoo3.callbacks.ParallelTrainCallback._init_callback, "__sb3_energy__"),
+    no_trace=type(rl_zoo3) is type(json) and "PatchingLoader" not in repr(em.__spec__.loader),
+)))
+"""
+
+# Forking a process that has the zoo's other dependencies saves half of the time; torch is imported after the fork.
+FORKS = """
+import os, sys, numpy, gymnasium, optuna, pandas
+assert "torch" not in sys.modules and "rl_zoo3" not in sys.modules
+for source in {sources!r}:
+    pid = os.fork()
+    if pid == 0:
+        exec(source, {{"__name__": "__main__"}})
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+def run(*args: str, **environment: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "SB3_ENERGY_AUTOLOAD": "1", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env)
+
+
+@pytest.fixture(scope="module")
+def registered() -> dict[str, dict]:
+    if hasattr(os, "fork"):
+        runs = [run("-c", FORKS.format(sources=[CHILD.format(order=order) for order in ORDERS]))]
+    else:
+        runs = [run("-c", CHILD.format(order=order)) for order in ORDERS]
+    for result in runs:
+        assert "Error" not in result.stderr and "could not register" not in result.stderr, result.stderr
+    results = [json.loads(line) for result in runs for line in result.stdout.splitlines() if line.startswith("{")]
+    return {result.pop("order"): result for result in results}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_import_order_registers(registered, order):
+    assert registered[order] == dict.fromkeys(("algorithm", "sampler", "manager", "callback", "no_trace"), True)
+
+
+def test_the_switch_turns_it_off_and_register_on_again():
+    source = """
+import sys, rl_zoo3, torch, _sb3_energy_autoload
+assert "energy_sac" not in rl_zoo3.ALGOS and _sb3_energy_autoload._Finder not in sys.meta_path
+import sb3_energy.zoo
+sb3_energy.zoo.register()
+assert rl_zoo3.ALGOS["energy_sac"] is sb3_energy.EnergySAC
+import rl_zoo3.exp_manager
+assert "energy_sac" in rl_zoo3.exp_manager.HYPERPARAMS_CONVERTER
+"""
+    result = run("-c", source, SB3_ENERGY_AUTOLOAD="0")
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_hook_alone_imports_nothing_but_the_standard_library():
+    source = """
+import sys, _sb3_energy_autoload as hook
+hook.install(); hook.install()
+assert sys.meta_path.count(hook._Finder) == 1
+assert not {"torch", "sb3_energy", "rl_zoo3", "numpy"} & set(sys.modules)
+"""
+    result = run("-c", source)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+
+
+def test_torch_and_the_package_work_without_the_zoo():
+    source = """
+import sys
+sys.modules["rl_zoo3"] = None  # what the import system sees where it is not installed
+import torch, sb3_energy, sb3_energy.zoo
+sb3_energy.zoo.register()
+assert callable(sb3_energy.EnergySAC)
+sys.argv = ["zoo", "train"]
+import sb3_energy.zoo.__main__ as route
+route.main()
+"""
+    result = run("-c", source)
+    assert result.returncode == 1
+    assert result.stderr.strip() == "python -m sb3_energy.zoo needs the RL Zoo: pip install 'sb3-energy[zoo]'"
+
+
+def test_a_broken_package_breaks_neither_torch_nor_the_zoo():
+    source = """
+import sys
+sys.modules["sb3_energy"] = None
+import torch, rl_zoo3.exp_manager
+assert "energy_sac" not in rl_zoo3.ALGOS and "sac" in rl_zoo3.ALGOS
+"""
+    result = run("-c", source)
+    assert result.returncode == 0, result.stderr
+    assert "sb3-energy could not register itself in rl_zoo3.utils" in result.stderr
+
+
+def test_the_literal_command(tmp_path):
+    arguments = "-m rl_zoo3.train --algo energy_sac --env Pendulum-v1 -n 300 --eval-freq -1 --num-threads 1 -f".split()
+    result = run(*arguments, str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "energy_sac" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+    assert "energy_sac.yml" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"]])
+def test_an_unknown_script_is_one_sentence(arguments):
+    result = run("-m", "sb3_energy.zoo", *arguments)
+    assert result.returncode == 1 and "SCRIPT one of train, enjoy, record_video" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

@@ -1,0 +1,78 @@
+"""What is patched into the zoo, in this process."""
+
+import argparse
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("rl_zoo3")
+
+import rl_zoo3.callbacks
+import rl_zoo3.exp_manager
+import rl_zoo3.utils
+from stable_baselines3 import SAC
+from stable_baselines3.common.logger import configure
+
+from sb3_energy import EnergySAC
+from sb3_energy.zoo import ALGORITHMS, hyperparams_dir, plugin
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    plugin.register()
+
+
+def manager(tmp_path, algo="energy_sac", **kwargs):
+    return rl_zoo3.exp_manager.ExperimentManager(argparse.Namespace(), algo, "Pendulum-v1", str(tmp_path), **kwargs)
+
+
+def test_the_shipped_file_is_used_unless_the_user_gives_one(tmp_path):
+    assert manager(tmp_path).config == str(hyperparams_dir() / "energy_sac.yml")
+    assert manager(tmp_path, config="mine.yml").config == "mine.yml"
+    assert manager(tmp_path, algo="sac").config.endswith("rl_zoo3/hyperparams/sac.yml")
+
+
+def test_every_algorithm_of_the_table_is_complete():
+    for name in ALGORITHMS:
+        assert (hyperparams_dir() / f"{name}.yml").is_file()
+        assert name in rl_zoo3.utils.ALGOS
+        assert name in rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER and name in rl_zoo3.exp_manager.HYPERPARAMS_CONVERTER
+
+
+def test_patching_twice_changes_nothing():
+    before = rl_zoo3.exp_manager.ExperimentManager.learn, dict(rl_zoo3.utils.ALGOS)
+    for module in (rl_zoo3.utils, rl_zoo3.exp_manager, rl_zoo3.callbacks, rl_zoo3.hyperparams_opt):
+        plugin.patch(module)
+    assert before == (rl_zoo3.exp_manager.ExperimentManager.learn, dict(rl_zoo3.utils.ALGOS))
+
+
+def test_strings_of_the_yaml_and_the_command_line_know_the_package(tmp_path):
+    namespace = argparse.Namespace()
+    rl_zoo3.utils.StoreDict([], "hyperparams")(None, namespace, ["policy_kwargs:dict(refiner=sb3_energy.EnergySAC)"])
+    assert namespace.hyperparams == {"policy_kwargs": {"refiner": EnergySAC}}
+    text = {"policy_kwargs": "dict(refiner=sb3_energy.EnergySAC)", "n_timesteps": 1}
+    assert manager(tmp_path)._preprocess_hyperparams(text)[0]["policy_kwargs"] == {"refiner": EnergySAC}
+
+
+def test_parallel_training_is_refused_and_sac_is_not():
+    callback = rl_zoo3.callbacks.ParallelTrainCallback()
+    with pytest.raises(TypeError, match="would train a plain SAC instead of EnergySAC"):
+        EnergySAC("MlpPolicy", "Pendulum-v1").learn(1, callback=callback)
+    callback = rl_zoo3.callbacks.ParallelTrainCallback()
+    model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, train_freq=(1, "episode"))
+    model.set_logger(configure(None, []))
+    callback.init_callback(model)
+    assert isinstance(callback._model, SAC)
+
+
+def test_scripts_that_predict_load_a_buffer_of_one_row(tmp_path, monkeypatch):
+    EnergySAC("MlpPolicy", "Pendulum-v1", buffer_size=1000).save(tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=SimpleNamespace(name="rl_zoo3.record_video")))
+    monkeypatch.setattr(rl_zoo3.utils, "ALGOS", {})
+    plugin.patch(rl_zoo3.utils)
+    cls = rl_zoo3.utils.ALGOS["energy_sac"]
+    env = EnergySAC("MlpPolicy", "Pendulum-v1", buffer_size=1).env
+    model = cls.load(tmp_path / "model", env=env)
+    assert type(model) is EnergySAC and cls.__name__ == "EnergySAC"
+    assert model.replay_buffer.buffer_size == 1
