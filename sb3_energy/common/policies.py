@@ -13,8 +13,9 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_energy.common.actors import BackboneActor
-from sb3_energy.common.critics import EnsembleCritic, QuantileCritic
+from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.proposals import Gaussian
+from sb3_energy.common.quantile_critic import QuantileCritic
 from sb3_energy.common.refinement import make_refinement
 from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import default_activation
@@ -238,7 +239,9 @@ class RefinedPolicy(SACPolicy):
         :return: ``(B, A)``; ``tanh`` of it are the actions scaled to [-1, 1]
         """
         if th.jit.is_tracing() or th.compiler.is_exporting():
-            raise RuntimeError("a refined policy needs gradients and cannot be exported; export policy.actor or use refiner='none'")
+            raise RuntimeError(
+                "a refined policy needs gradients and cannot be exported; export policy.actor or use refiner='none'"
+            )
         with th.no_grad():
             base = self.base(obs) if base is None else base
             energy = self.energy_fn(obs)

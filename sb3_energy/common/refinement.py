@@ -144,7 +144,9 @@ def make_refinement(
     instance = resolve(REFINERS, refiner, refiner_kwargs, "refiner")
     missing = [name for name in ("init", "step", "deterministic", "resamples") if not hasattr(instance, name)]
     if missing:
-        raise TypeError(f"refiner must have init, step, deterministic and resamples, {type(instance).__name__} lacks {missing}")
+        raise TypeError(
+            f"refiner must have init, step, deterministic, resamples, and {type(instance).__name__} lacks {missing}"
+        )
     n_steps = getattr(instance, "default_steps", 1) if refiner_steps is None else refiner_steps
     check_integer("refiner_steps", n_steps, minimum=0)
     max_steps = getattr(instance, "max_steps", None)

@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
+from sb3_energy.common.guards import check_finite, guarded_step
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals
@@ -116,8 +117,6 @@ class EnergySAC(PersistentAlgorithm, SAC):
                 "refine_target=True and a refiner"
             )
 
-    # ------------------------------------------------------------------ collecting experience
-
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -145,14 +144,12 @@ class EnergySAC(PersistentAlgorithm, SAC):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        _check_finite("reward", reward)
+        check_finite("reward", reward)
         for part in new_obs.values() if isinstance(new_obs, dict) else (new_obs,):
-            _check_finite("observation", part)
+            check_finite("observation", part)
         truncated = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
         self._comparisons += self._return_tracker.observe(reward, dones, truncated)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-
-    # ------------------------------------------------------------------ learning
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -185,9 +182,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self._sync_temperature()
         self._record(records)
 
-    def _update_temperature(
-        self, obs: PyTorchObs, log_prob: th.Tensor, records: dict[str, list[float]]
-    ) -> th.Tensor:
+    def _update_temperature(self, obs: PyTorchObs, log_prob: th.Tensor, records: dict[str, list[float]]) -> th.Tensor:
         if self.ent_coef_optimizer is None or self.log_ent_coef is None:
             self._entropy = -log_prob.mean().item()
             records["ent_coef"].append(self.ent_coef_tensor.item())
@@ -199,7 +194,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self._entropy = -estimate.mean().item()
         assert isinstance(self.target_entropy, float)
         loss = temperature_loss(self.log_ent_coef, estimate, self.target_entropy)
-        _step(self.ent_coef_optimizer, loss, "ent_coef_loss", records)
+        guarded_step(self.ent_coef_optimizer, loss, "ent_coef_loss", records)
         records["ent_coef"].append(ent_coef.item())
         return ent_coef
 
@@ -211,7 +206,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
             next_values = self.critic_target.target_values(batch.next_observations, next_actions)
             targets = soft_td_target(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
         loss = self.critic.td_loss(batch.observations, batch.actions, targets)
-        _step(self.critic.optimizer, loss, "critic_loss", records)
+        guarded_step(self.critic.optimizer, loss, "critic_loss", records)
 
     def _next_actions(self, next_obs: PyTorchObs, records: dict[str, list[float]]) -> tuple[th.Tensor, th.Tensor]:
         next_actions, next_log_prob = self.actor.action_log_prob(next_obs)
@@ -239,7 +234,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
             distillation = self._distillation_loss(obs, ent_coef)
             records["distillation_loss"].append(distillation.item())
             loss = loss + self.distillation_coef * distillation
-        _step(self.actor.optimizer, loss, "actor_loss", records)
+        guarded_step(self.actor.optimizer, loss, "actor_loss", records)
 
     def _distillation_loss(self, obs: PyTorchObs, ent_coef: th.Tensor) -> th.Tensor:
         base = self.policy.base(obs)
@@ -307,21 +302,3 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_estimator", "_return_tracker", "_comparisons"]
-
-
-def _check_finite(what: str, values: np.ndarray) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError(f"the {what} must be finite, got NaN or infinity from the environment; nothing was stored")
-
-
-def _step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: dict[str, list[float]]) -> None:
-    value = loss.item()
-    if not np.isfinite(value):
-        raise FloatingPointError(
-            f"{name} is {value}: training stops before it changes the networks; "
-            "try a lower learning_rate, a smaller reward scale, or backbone='layer_norm'"
-        )
-    records[name].append(value)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()

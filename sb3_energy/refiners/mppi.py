@@ -78,9 +78,7 @@ class MPPI:
         particles = self._draw(plan, state.particles, generator)
         energies = target.energy(particles)
         if tick.is_last and not self.quasi_random:
-            particles, index = importance_resample(
-                particles, self._log_weights(energies), energies.shape[1], generator
-            )
+            particles, index = importance_resample(particles, self._log_weights(energies), energies.shape[1], generator)
             energies = energies.gather(1, index)
         displacement = (particles - state.particles).flatten(2).norm(dim=-1)
         return RefinerState(particles, energies, plan), RefinerInfo(th.ones_like(energies), displacement)

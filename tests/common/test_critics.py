@@ -11,7 +11,8 @@ from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_energy.common.critics import EnsembleCritic, QuantileCritic
+from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.quantile_critic import QuantileCritic
 from sb3_energy.networks import BACKBONES, Backbone, RunningNorm
 
 OBS_DIM, ACTION_DIM, B, N = 5, 3, 6, 4
