@@ -121,7 +121,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :raises ValueError: if the file is no model of this package's or SB3's, or needs a class that cannot be imported
         """
         _check_model_file(cls, path, custom_objects)
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)  # type: ignore[misc]
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
 
 def write_whole(path: PathOrFile, suffix: str, write: Callable[[Any], None], verbose: int = 0) -> None:

@@ -178,8 +178,8 @@ class RefinedPolicy(SACPolicy):
         """
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         critic_class = EnsembleCritic if self._quantile_kwargs is None else QuantileCritic
-        quantile_kwargs = self._quantile_kwargs or {}
-        return critic_class(**critic_kwargs, **quantile_kwargs, backbone=self.backbone).to(self.device)
+        critic_kwargs |= self._quantile_kwargs or {}
+        return critic_class(**critic_kwargs, backbone=self.backbone).to(self.device)
 
     def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """

@@ -77,3 +77,15 @@ def mixture_log_prob(base: Gaussian, particles: th.Tensor, uniform_fraction: flo
     if uniform_fraction == 1.0:
         return log_uniform
     return th.logaddexp(math.log1p(-uniform_fraction) + log_base, math.log(uniform_fraction) + log_uniform)
+
+
+def squashed_log_prob(base: Gaussian, latent: th.Tensor) -> th.Tensor:
+    """
+    Log-density of actions under the squashed base (Haarnoja et al. 2018, equation 21).
+
+    :param base: the Gaussian
+    :param latent: ``(B, A)``, the actions before the squash
+    :return: ``(B,)`` log-density of ``tanh(latent)`` on the box
+    """
+    particle = latent.unsqueeze(1)
+    return (mixture_log_prob(base, particle, 0.0) - log_tanh_jacobian(particle)).squeeze(1)

@@ -55,7 +55,7 @@ class ReturnTracker:
                 episode.append((float(q_value), float(reward), bonus))
             self._pending = None
         finished = []
-        for index in np.flatnonzero(dones):
+        for index in np.flatnonzero(dones).tolist():
             if self._episodes[index]:
                 finished.append(compare(self._episodes[index], self.gamma, truncated[index]))
             self._episodes[index] = []

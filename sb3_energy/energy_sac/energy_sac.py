@@ -13,10 +13,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
+from sb3_energy.common.actors import BackboneActor
+from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import check_finite, guarded_step
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.proposals import Gaussian, draw_proposals
+from sb3_energy.common.proposals import Gaussian, draw_proposals, squashed_log_prob
 from sb3_energy.common.return_tracker import ReturnTracker
 from sb3_energy.energies import squashed, tempered
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -59,7 +61,10 @@ class EnergySAC(PersistentAlgorithm, SAC):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
-    policy: RefinedPolicy  # type: ignore[assignment]
+    policy: RefinedPolicy
+    actor: BackboneActor
+    critic: EnsembleCritic
+    critic_target: EnsembleCritic
 
     def __init__(
         self,
@@ -81,7 +86,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self.distillation_coef = distillation_coef
         if isinstance(policy, type) and not issubclass(policy, RefinedPolicy):
             raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
-        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
+        super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[misc]
         if _init_setup_model:
             self._setup_model()
 
@@ -239,7 +244,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
     def _distillation_loss(self, obs: PyTorchObs, ent_coef: th.Tensor) -> th.Tensor:
         base = self.policy.base(obs)
         latent = self.policy.refine(obs, base=Gaussian(base.mean.detach(), base.std.detach()))
-        log_prob = self.actor.action_dist.proba_distribution(base.mean, base.std.log()).log_prob(th.tanh(latent), latent)
+        log_prob = squashed_log_prob(base, latent)
         return distillation_loss(log_prob, ent_coef)
 
     def _update_target(self) -> None:
