@@ -53,21 +53,16 @@ def run(*args: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env)
 
 
-@pytest.fixture(scope="module")
-def registered() -> dict[str, dict]:
+def test_every_import_order_registers():
     if hasattr(os, "fork"):
         runs = [run("-c", FORKS.format(sources=[CHILD.format(order=order) for order in ORDERS]))]
     else:
         runs = [run("-c", CHILD.format(order=order)) for order in ORDERS]
     for result in runs:
         assert "Error" not in result.stderr and "could not register" not in result.stderr, result.stderr
-    results = [json.loads(line) for result in runs for line in result.stdout.splitlines() if line.startswith("{")]
-    return {result.pop("order"): result for result in results}
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_every_import_order_registers(registered, order):
-    assert registered[order] == dict.fromkeys(("algorithm", "sampler", "manager", "callback", "no_trace"), True)
+    lines = [json.loads(line) for result in runs for line in result.stdout.splitlines() if line.startswith("{")]
+    everything = dict.fromkeys(("algorithm", "sampler", "manager", "callback", "no_trace"), True)
+    assert lines == [{"order": order, **everything} for order in ORDERS]
 
 
 def test_the_switch_turns_it_off_and_register_on_again():

@@ -123,7 +123,7 @@ def test_the_zoos_callbacks_are_replaced_and_the_users_are_not(tmp_path):
 
 def zoo(folder: Path, *arguments: str) -> list[str]:
     fixed = "--algo energy_sac --env Pendulum-v1 --num-threads 1 --eval-freq -1 --save-freq 100 --save-replay-buffer"
-    small = ["-params", "policy_kwargs:dict(net_arch=[16], n_particles=2, refiner_steps=1)", "batch_size:32"]
+    small = ["-params", "policy_kwargs:dict(net_arch=[16], n_particles=2, refiner_steps=1)", "batch_size:32", "normalize:True"]
     return [sys.executable, "-m", "rl_zoo3.train", *fixed.split(), "-f", str(folder), *arguments, *small]
 
 
@@ -154,10 +154,16 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path):
     adam_steps = {int(state["step"]) for state in model.critic.optimizer.state.values()}
     assert adam_steps == {model._n_updates} and model.log_ent_coef.item() != 0.0
 
+    statistics = pickle.loads((folder / f"vecnormalize_{n_steps}_steps.pkl").read_bytes())
+    assert round(statistics.obs_rms.count) == n_steps + 1  # and that of the first reset
+
     result = subprocess.run(zoo(tmp_path, "-n", "150", "-i", str(checkpoint)), env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert f"Continuing at step {n_steps} with {n_steps} rows of experience" in result.stdout
-    continued = EnergySAC.load(tmp_path / "energy_sac" / "Pendulum-v1_2" / "Pendulum-v1.zip")
+    second = tmp_path / "energy_sac" / "Pendulum-v1_2"
+    continued = EnergySAC.load(second / "Pendulum-v1.zip")
     assert continued.num_timesteps == n_steps + 150
     assert continued._n_updates == model._n_updates + 150  # no second warm-up
-    assert (tmp_path / "energy_sac" / "Pendulum-v1_2" / f"rl_model_{n_steps + 100}_steps.zip").is_file()
+    assert (second / f"rl_model_{n_steps + 100}_steps.zip").is_file()
+    statistics = pickle.loads((second / "Pendulum-v1" / "vecnormalize.pkl").read_bytes())
+    assert round(statistics.obs_rms.count) == n_steps + 1 + 150 + 1
