@@ -33,11 +33,16 @@ class Polynomial:
     :param initial: value at the first step
     :param final: value at the last step
     :param power: 1 is a straight line
+    :raises ValueError: if the power is not positive
     """
 
     initial: float
     final: float
     power: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.power > 0.0:
+            raise ValueError(f"power must be above 0, got {self.power!r}")
 
     def __call__(self, remaining: float) -> float:
         return self.final + (self.initial - self.final) * remaining**self.power
@@ -69,6 +74,7 @@ class LinearRamp:
     :param initial: value until the ramp starts
     :param final: value at the last step
     :param start: part of the refinement, in [0, 1), after which the ramp starts
+    :raises ValueError: if the start lies outside
     """
 
     initial: float = 0.0

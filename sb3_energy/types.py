@@ -101,7 +101,8 @@ EnergyLoss = Callable[[EnergyFn, EnergyBatch], th.Tensor]
 """``-> (B,)``; the caller weights and averages."""
 
 ProposeFn = Callable[[int, float], tuple[th.Tensor, th.Tensor]]
-"""``(n, uniform_fraction) -> energies (B, n), log-densities (B, n)`` of proposals drawn from the base and the box."""
+"""``(n, uniform_fraction) -> energies (B, n), log-densities (B, n)`` of proposals drawn from the base and the box.
+Temperature included, and both in the space of the actions, as SB3's ``log π(a|s)``: an entropy depends on the space."""
 
 
 class EntropyEstimator(Protocol):

@@ -29,7 +29,7 @@ class Refinement:
     :param n_steps: how many steps
     :param n_particles: how many particles for each observation
     :param initial_particles: ``"base"``, ``"uniform"`` or ``"mixture"``: what the proposals are drawn from
-    :param precondition: whether steps are measured in units of the base's standard deviation
+    :param precondition: whether steps are measured in units of the base's standard deviation (of 1, where it is wider)
     :param trust_region: step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)``, in actions scaled to
         [-1, 1] and units of the energy (``None``: no cost)
     """
@@ -101,7 +101,9 @@ class Refinement:
     ) -> RefinerState:
         if not self.precondition:
             return refine(refiner, start.particles, Target(energy_fn, None, start.log_prob), self.n_steps, generator, infos)
-        loc, scale = base.mean.unsqueeze(1), base.std.unsqueeze(1)
+        # The uniform distribution on the box has a standard deviation of .91 before the squash: longer steps than that
+        # scale's would jump from wall to wall, however wide the base is.
+        loc, scale = base.mean.unsqueeze(1), base.std.unsqueeze(1).clamp(max=1.0)
         target = Target(standardized(energy_fn, loc, scale), None, start.log_prob)
         state = refine(refiner, (start.particles - loc) / scale, target, self.n_steps, generator, infos)
         return state._replace(particles=loc + scale * state.particles)
@@ -110,10 +112,6 @@ class Refinement:
 def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generator | None) -> Proposals:
     with th.no_grad():
         log_weights = -energy_fn(proposals.particles) - proposals.log_prob
-    if th.isnan(log_weights).any():
-        raise FloatingPointError(
-            "a non-finite energy appeared at the initial particles; try a lower learning_rate or backbone='layer_norm'"
-        )
     particles, index = importance_resample(proposals.particles, log_weights, 1, generator)
     return Proposals(particles, proposals.log_prob.gather(1, index))
 

@@ -42,7 +42,8 @@ def soft_value(energies: th.Tensor, proposal_log_prob: th.Tensor) -> SoftValue:
     log_weights = -energies - proposal_log_prob
     weights = log_weights.softmax(dim=1)
     log_normalizer = log_weights.logsumexp(dim=1) - math.log(energies.shape[1])
-    entropy = log_normalizer + (weights * energies).sum(dim=1)
+    # a proposal which the energy forbids has no weight, and 0 · ∞ is no number
+    entropy = log_normalizer + th.where(weights > 0.0, weights * energies, 0.0).sum(dim=1)
     return SoftValue(log_normalizer, entropy, 1.0 / weights.square().sum(dim=1))
 
 

@@ -1,5 +1,6 @@
 """Checks of refiners' arguments, one sentence each."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,3 +54,5 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
 def _check_number(name: str, value: Any, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be {what}, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")

@@ -24,7 +24,8 @@ def refine(
     :param infos: a list to which one ``RefinerInfo`` a step is appended
     :return: particles and their energies, without a graph
     :raises ValueError: if the shapes or the number of steps are wrong
-    :raises FloatingPointError: if an energy is not finite
+    :raises FloatingPointError: if an energy is not a number or minus infinity, or plus infinity (which forbids
+        a particle) for all particles of an observation
     """
     if particles.dim() < 3:
         raise ValueError(f"particles must have shape (B, N, *event), got {tuple(particles.shape)}")
@@ -44,7 +45,7 @@ def refine(
 def _checked(refiner: Refiner, state: RefinerState) -> RefinerState:
     if state.energies.shape != state.particles.shape[:2]:
         raise ValueError(f"an energy of {tuple(state.particles.shape)} must be (B, N), got {tuple(state.energies.shape)}")
-    if not th.isfinite(state.energies).all():
+    if not th.isfinite(state.energies.amin(dim=1)).all():  # the minimum of anything and NaN is NaN
         raise FloatingPointError(
             f"a non-finite energy appeared while {type(refiner).__name__} refined the actions; "
             "try a lower learning_rate, a smaller step_size, or backbone='layer_norm'"
@@ -78,7 +79,13 @@ def importance_resample(
     :param n_particles: how many to draw for each observation
     :param generator: source of the noise (``None``: torch's global one)
     :return: ``(B, n_particles, *E)`` and the indices ``(B, n_particles)``
+    :raises FloatingPointError: if a weight is not a number or infinite, or all of an observation are zero
     """
+    if not th.isfinite(log_weights.amax(dim=1)).all():  # the maximum of anything and NaN is NaN
+        raise FloatingPointError(
+            "a non-finite energy appeared at the particles to be resampled; "
+            "try a lower learning_rate or backbone='layer_norm'"
+        )
     index = th.multinomial(log_weights.softmax(dim=1), n_particles, replacement=True, generator=generator)
     rows = th.arange(len(index), device=index.device).unsqueeze(1)
     return particles[rows, index], index
