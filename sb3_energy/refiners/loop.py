@@ -83,8 +83,7 @@ def importance_resample(
     """
     if not th.isfinite(log_weights.amax(dim=1)).all():  # the maximum of anything and NaN is NaN
         raise FloatingPointError(
-            "a non-finite energy appeared at the particles to be resampled; "
-            "try a lower learning_rate or backbone='layer_norm'"
+            "a non-finite energy appeared at the particles to be resampled; try a lower learning_rate or backbone='layer_norm'"
         )
     index = th.multinomial(log_weights.softmax(dim=1), n_particles, replacement=True, generator=generator)
     rows = th.arange(len(index), device=index.device).unsqueeze(1)
