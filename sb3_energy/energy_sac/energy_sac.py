@@ -136,7 +136,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def _q_values(self, observation: np.ndarray | dict[str, np.ndarray], scaled_action: np.ndarray) -> np.ndarray:
         obs, _ = self.policy.obs_to_tensor(observation)
-        actions = th.as_tensor(scaled_action, dtype=th.float32, device=self.device)
+        actions = th.as_tensor(scaled_action, dtype=th.float32, device=self.device).flatten(1)  # as the replay buffer does
         with th.no_grad():
             return self.critic.policy_values(obs, actions).squeeze(1).cpu().numpy()
 
