@@ -35,7 +35,7 @@ COMMANDS = [
         "Mean reward",
     ),
     ("optimize", f"{TRAIN} -n 300 -optimize --n-trials 2 --n-jobs 2 --no-optim-plots {STUDY}", "Best trial"),
-    ("trial", f"{TRAIN} -n 150 --trial-id 1 {STUDY}", "Loading from Optuna study"),
+    ("trial", f"{TRAIN} -n 150 --trial-id 1 {STUDY} -params batch_size:32", "Loading from Optuna study"),
     ("subproc", f"{TRAIN} -n 300 --vec-env subproc -params n_envs:2", "Using 2 environments"),
     ("parallel", f"{TRAIN} -n 300 -params callback:\\'{PARALLEL}\\'", "instead of EnergySAC"),
     (
