@@ -4,13 +4,16 @@ import numpy as np
 import torch as th
 
 
-def check_finite(what: str, values: np.ndarray) -> None:
+def check_finite(what: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
     """
     :param what: the name of the values, for the message
     :param values: what the environment returned
     :raises ValueError: if one of them is NaN or infinite
     """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if isinstance(values, dict):
+        for key, part in values.items():
+            check_finite(f"{what} {key!r}", part)
+    elif np.asarray(values).dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError(f"the {what} must be finite, got NaN or infinity from the environment; nothing was stored")
 
 

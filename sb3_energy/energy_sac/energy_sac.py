@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
@@ -122,6 +123,21 @@ class EnergySAC(PersistentAlgorithm, SAC):
                 "refine_target=True and a refiner"
             )
 
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:  # the environment will be reset: no episode goes on
+            self._return_tracker = ReturnTracker(self.n_envs, self.gamma)
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self._last_obs is not None
+        check_finite("observation", self._last_obs)
+        return result
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -150,8 +166,10 @@ class EnergySAC(PersistentAlgorithm, SAC):
         infos: list[dict[str, Any]],
     ) -> None:
         check_finite("reward", reward)
-        for part in new_obs.values() if isinstance(new_obs, dict) else (new_obs,):
-            check_finite("observation", part)
+        check_finite("observation", new_obs)
+        for info in infos:  # where an episode ended, new_obs is already the next one's
+            if info.get("terminal_observation") is not None:
+                check_finite("observation", info["terminal_observation"])
         truncated = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
         self._comparisons += self._return_tracker.observe(reward, dones, truncated)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
