@@ -1,24 +1,19 @@
 """Saving and loading that leaves no half-written file and says in one sentence what is wrong with one."""
 
-import base64
 import io
-import json
 import os
 import pathlib
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import cloudpickle
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_energy.common.model_files import PathOrFile, check_model_file
+
 SelfPersistent = TypeVar("SelfPersistent", bound="PersistentAlgorithm")
-PathOrFile = str | pathlib.Path | io.BufferedIOBase
 
 _BUFFER_SIZE_WITHOUT_ENV = 1
 
@@ -120,7 +115,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :return: new model instance with loaded parameters
         :raises ValueError: if the file is no model of this package's or SB3's, or needs a class that cannot be imported
         """
-        _check_model_file(cls, path, custom_objects)
+        check_model_file(cls, path, custom_objects)
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
 
@@ -157,38 +152,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _check_model_file(cls: type, path: PathOrFile, custom_objects: dict[str, Any] | None) -> None:
-    with _opened(path) as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path} is no saved {cls.__name__}: it is not a zip file as model.save() writes it")
-        with zipfile.ZipFile(file) as archive:
-            missing = {"data", "policy.pth"} - set(archive.namelist())
-            if missing:
-                raise ValueError(f"{path} is no saved {cls.__name__}: the zip file lacks {sorted(missing)}")
-            data = json.loads(archive.read("data"))
-        file.seek(0)
-    for name in ("policy_class", "policy_kwargs", "entropy_estimator"):
-        serialized = data.get(name)
-        if isinstance(serialized, dict) and ":serialized:" in serialized and name not in (custom_objects or {}):
-            _check_importable(path, name, serialized[":serialized:"])
-
-
-def _check_importable(path: PathOrFile, name: str, serialized: str) -> None:
-    try:
-        cloudpickle.loads(base64.b64decode(serialized.encode()))
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{path} needs a class that cannot be imported here ({error}); make it importable, "
-            f"or pass custom_objects={{{name!r}: ...}}"
-        ) from error
-
-
-@contextmanager
-def _opened(path: PathOrFile) -> Iterator[Any]:
-    if isinstance(path, io.IOBase):
-        yield path
-        return
-    with open_path(path, "r", verbose=0, suffix="zip") as file:
-        yield file

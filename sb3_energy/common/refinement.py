@@ -157,7 +157,7 @@ def make_refinement(
             f"refiner={refiner!r} leaves actions as they are and takes n_particles=1 and trust_region=None, "
             f"got {n_particles} and {trust_region!r}"
         )
-    if initial_particles not in INITIAL_PARTICLES:
+    if not isinstance(initial_particles, str) or initial_particles not in INITIAL_PARTICLES:
         raise ValueError(f"initial_particles must be one of {sorted(INITIAL_PARTICLES)}, got {initial_particles!r}")
     if not isinstance(precondition, bool):
         raise TypeError(f"precondition must be True or False, got {precondition!r}")

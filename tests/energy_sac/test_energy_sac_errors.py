@@ -1,0 +1,392 @@
+"""Bad input: one sentence says what and what instead, and nothing on disk is lost."""
+
+import importlib
+import json
+import pickle
+import sys
+import zipfile
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.envs import IdentityEnv, IdentityEnvMultiBinary, IdentityEnvMultiDiscrete
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.sac.policies import SACPolicy
+
+from sb3_energy import EnergySAC
+
+
+def refuses(error, match):
+    return pytest.raises(error, match=match)
+
+
+def one_sentence(error):
+    message = str(error.value)
+    assert message and "\n" not in message and len(message) < 400, message
+    return message
+
+
+POLICY_ERRORS = [
+    (dict(refiner="lagevin"), ValueError, "refiner must be one of .*'langevin'.*'mppi'.* or a class, got 'lagevin'"),
+    (dict(refiner=3), TypeError, "refiner must be one of .*, got 3"),
+    (dict(refiner=dict), TypeError, "refiner must have init, step"),
+    (dict(refiner_kwargs=dict(stepsize=1)), TypeError, r"refiner_kwargs of \w+ must be among \[.*\], got \['stepsize'\]"),
+    (dict(refiner_kwargs=0.1), TypeError, "refiner_kwargs must be a dict"),
+    (dict(refiner_steps=-1), ValueError, "refiner_steps must be at least 0, got -1"),
+    (dict(refiner_steps=2.0), TypeError, "refiner_steps must be an integer, got 2.0"),
+    (dict(refiner_steps=True), TypeError, "refiner_steps must be an integer, got True"),
+    (dict(n_particles=0), ValueError, "n_particles must be at least 1, got 0"),
+    (dict(n_particles="many"), TypeError, "n_particles must be an integer, got 'many'"),
+    (dict(initial_particles="box"), ValueError, "initial_particles must be one of .*'mixture'.*, got 'box'"),
+    (dict(initial_particles=["base"]), (TypeError, ValueError), "initial_particles must be one of"),
+    (dict(precondition=1), TypeError, "precondition must be True or False, got 1"),
+    (dict(energy="Q"), ValueError, r"energy must be one of \['q'\] or a class, got 'Q'"),
+    (dict(energy=dict), TypeError, "energy must have a method bind"),
+    (dict(energy_kwargs=dict(aggregate="max")), ValueError, "aggregate must be one of .*, got 'max'"),
+    (dict(energy_kwargs=dict(agregate="min")), TypeError, "energy_kwargs of QEnergy must be among"),
+    (dict(backbone="resnet"), ValueError, "backbone must be one of .*'layer_norm'.*, got 'resnet'"),
+    (dict(critic="distributional"), ValueError, "critic must be one of .*'quantile'.*, got 'distributional'"),
+    (dict(critic="quantile", n_quantiles=0), ValueError, "n_quantiles must be at least 1, got 0"),
+    (dict(critic="quantile", n_quantiles=2), ValueError, "top_quantiles_to_drop_per_net must lie in .*, got 2"),
+    (dict(n_quantiles=5), ValueError, "n_quantiles .* need critic='quantile'"),
+    (dict(n_critics=0), ValueError, "n_critics must be at least 1, got 0"),
+    (dict(no_such_argument=1), TypeError, "no_such_argument"),
+]
+
+
+@pytest.mark.parametrize("policy_kwargs, error, match", POLICY_ERRORS, ids=lambda value: str(value)[:40])
+def test_policy_kwargs(make_model, policy_kwargs, error, match):
+    with refuses(error, match) as caught:
+        make_model(policy_kwargs=policy_kwargs)
+    one_sentence(caught)
+
+
+LANGEVIN_ERRORS = [
+    (dict(step_size=0.0), ValueError, "step_size must be above 0, got 0.0"),
+    (dict(step_size=-1.0), ValueError, "step_size must be above 0, got -1.0"),
+    (dict(step_size="big"), TypeError, "step_size must be a number or a schedule, got 'big'"),
+    (dict(step_size=float("nan")), ValueError, "step_size must be finite, got nan"),
+    (dict(step_size=float("inf")), ValueError, "step_size must be finite, got inf"),
+    (dict(noise_scale=-0.1), ValueError, "noise_scale must be at least 0, got -0.1"),
+    (dict(noise_scale=None), TypeError, "noise_scale must be a number or a schedule, got None"),
+    (dict(max_grad_norm=0.0), ValueError, "max_grad_norm must be above 0, got 0.0"),
+    (dict(max_displacement="far"), TypeError, "max_displacement must be a number or None, got 'far'"),
+]
+
+
+@pytest.mark.parametrize("refiner_kwargs, error, match", LANGEVIN_ERRORS, ids=str)
+def test_langevin_kwargs(refiner_kwargs, error, match):
+    with refuses(error, match) as caught:
+        EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(refiner="langevin", refiner_kwargs=refiner_kwargs))
+    one_sentence(caught)
+
+
+OTHER_ERRORS = [
+    (dict(policy_kwargs=dict(refiner="none", n_particles=2)), ValueError, "refiner='none' .* takes n_particles=1"),
+    (dict(policy_kwargs=dict(refiner="none", refiner_steps=2)), ValueError, "refiner_steps must be at most 0"),
+    (dict(policy_kwargs=dict(refiner="mppi", trust_region=1.0)), ValueError, "trust_region needs a refiner that moves"),
+    (dict(policy_kwargs=dict(trust_region=0.0)), ValueError, "trust_region must be above 0, got 0.0"),
+    (dict(policy_kwargs=dict(refiner="none"), distillation_coef=0.1), ValueError, "distillation_coef=0.1 needs refined"),
+]
+
+
+@pytest.mark.parametrize("kwargs, error, match", OTHER_ERRORS, ids=lambda value: str(value)[:40])
+def test_combinations(kwargs, error, match):
+    with refuses(error, match) as caught:
+        EnergySAC("MlpPolicy", "Pendulum-v1", buffer_size=10, **kwargs)
+    one_sentence(caught)
+
+
+ALGORITHM_ERRORS = [
+    (dict(entropy_estimator="soft"), ValueError, "entropy_estimator must be one of .*'soft_value'.*, got 'soft'"),
+    (dict(entropy_estimator=None), TypeError, "entropy_estimator must be one of .*, got None"),
+    (dict(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n=3)), TypeError, "entropy_estimator_kwargs of"),
+    (dict(entropy_estimator="soft_value", ent_coef=0.1), ValueError, "would not be asked: .* refine_target=True"),
+    (dict(refine_exploration="yes"), TypeError, "refine_exploration must be True or False, got 'yes'"),
+    (dict(refine_target=1), TypeError, "refine_target must be True or False, got 1"),
+    (dict(distillation_coef=-0.5), ValueError, "distillation_coef must be at least 0, got -0.5"),
+    (dict(distillation_coef=float("nan")), ValueError, "distillation_coef must be at least 0, got nan"),
+    (dict(distillation_coef="high"), TypeError, "distillation_coef must be a number, got 'high'"),
+    (dict(ent_coef=0.0), ValueError, "ent_coef is the temperature of the energy and must be above 0, got 0.0"),
+    (dict(ent_coef=-1.0), ValueError, "ent_coef is the temperature of the energy and must be above 0, got -1.0"),
+    (dict(policy=SACPolicy), TypeError, "policy must be one of .*'MlpPolicy'.* or a RefinedPolicy, got SACPolicy"),
+    (dict(policy="MlpPolicyy"), ValueError, "MlpPolicyy"),
+]
+
+
+@pytest.mark.parametrize("kwargs, error, match", ALGORITHM_ERRORS, ids=lambda value: str(value)[:40])
+def test_algorithm_arguments(make_model, kwargs, error, match):
+    with refuses(error, match) as caught:
+        make_model(**kwargs)
+    one_sentence(caught)
+
+
+@pytest.mark.parametrize("env", [IdentityEnv(2), IdentityEnvMultiDiscrete(2), IdentityEnvMultiBinary(2)], ids=str)
+def test_discrete_actions(make_model, env):
+    with refuses(AssertionError, "only supports .*Box.* as action spaces but .* was provided") as caught:
+        make_model(env=env)
+    one_sentence(caught)
+
+
+class Broken(gym.Env):
+    """Returns a number that is none at one place."""
+
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, where="nothing", at=0, value=np.nan, observations="vector"):
+        self.where, self.at, self.value, self.observations = where, at, value, observations
+        box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.observation_space = box if observations == "vector" else spaces.Dict(first=box, second=box)
+        self.steps = 0
+
+    def _observation(self, broken):
+        obs = np.array([0.1, self.value if broken else 0.2], np.float32)
+        return obs if self.observations == "vector" else dict(first=np.zeros(2, np.float32), second=obs)
+
+    def reset(self, *, seed=None, options=None):
+        return self._observation(self.where == "reset" and self.steps >= self.at), {}
+
+    def step(self, action):
+        self.steps += 1
+        now = self.steps == self.at
+        reward = self.value if now and self.where == "reward" else 1.0
+        terminated = self.steps % 10 == 0
+        broken = now and self.where == ("terminal observation" if terminated else "observation")
+        return self._observation(broken), reward, terminated, False, {}
+
+
+PLACES = [
+    ("observation", 13, "before"),
+    ("observation", 35, "after"),
+    ("terminal observation", 10, "before"),
+    ("terminal observation", 40, "after"),
+    ("reset", 0, "at the start"),
+    ("reset", 15, "before"),
+    ("reward", 13, "before"),
+    ("reward", 35, "after"),
+]
+
+
+@pytest.mark.parametrize("observations", ["vector", "dict"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where, at, when", PLACES)
+def test_what_is_no_number_is_not_stored(observations, value, where, at, when):
+    """Before and after learning starts; the networks and the buffer stay finite."""
+    env = Broken(where, at, value, observations)
+    model = EnergySAC(
+        "MlpPolicy" if observations == "vector" else "MultiInputPolicy",
+        env,
+        learning_starts=25,
+        batch_size=8,
+        buffer_size=100,
+        policy_kwargs=dict(net_arch=[8], n_particles=2, refiner_steps=1),
+    )
+    what = "reward" if where == "reward" else "observation"
+    with refuses(ValueError, f"the {what}.* must be finite, got .*NaN or infinity") as caught:
+        model.learn(60)
+    one_sentence(caught)
+    assert model.num_timesteps == {"reset": -(-at // 10) * 10}.get(where, at)
+    assert all(th.isfinite(value).all() for value in model.policy.state_dict().values())
+    buffer = model.replay_buffer
+    parts = [buffer.rewards]
+    for stored in (buffer.observations, buffer.next_observations):
+        parts += stored.values() if isinstance(stored, dict) else [stored]
+    assert all(np.isfinite(part).all() for part in parts)
+
+
+def test_what_is_no_number_under_vec_normalize():
+    env = VecNormalize(DummyVecEnv([lambda: Broken("reward", 13)]))
+    model = EnergySAC("MlpPolicy", env, buffer_size=50, policy_kwargs=dict(net_arch=[8]))
+    with refuses(ValueError, "the reward must be finite"):
+        model.learn(60)
+    assert np.isfinite(model.replay_buffer.rewards).all()
+
+
+def test_predict_refuses_what_is_no_number(make_model):
+    with refuses(ValueError, "the observation must be finite, got one with NaN or infinity") as caught:
+        make_model().predict(np.array([0.0, np.nan, 0.0], np.float32))
+    one_sentence(caught)
+
+
+@pytest.mark.parametrize("loss", ["critic_loss", "actor_loss", "ent_coef_loss"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_stops_before_the_step(make_model, monkeypatch, loss, value):
+    model = make_model().learn(25)
+    module = sys.modules["sb3_energy.energy_sac.energy_sac"]
+    function = {"actor_loss": "actor_loss", "ent_coef_loss": "temperature_loss"}.get(loss)
+    if function is None:
+        monkeypatch.setattr(model.critic, "td_loss", lambda *args: value * next(model.critic.parameters()).sum())
+    else:
+        original = getattr(module, function)
+        monkeypatch.setattr(module, function, lambda *args: value * original(*args).abs())
+    changing = {"critic_loss": model.critic, "actor_loss": model.actor}.get(loss)
+    tensors = dict(changing.state_dict()) if changing is not None else dict(log_ent_coef=model.log_ent_coef.detach())
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    with refuses(FloatingPointError, f"^{loss} is (nan|-?inf): training stops before it changes the networks; try") as caught:
+        model.train(1, 16)
+    one_sentence(caught)
+    assert all(th.equal(before[name], tensor) for name, tensor in tensors.items())
+    assert all(th.isfinite(tensor).all() for tensor in model.policy.state_dict().values())
+
+
+def test_a_critic_that_diverged_stops_the_refinement(make_model):
+    model = make_model().learn(25)
+    with th.no_grad():
+        for parameter in model.critic.parameters():
+            parameter.fill_(float("nan"))
+    for deterministic in (True, False):
+        with refuses(FloatingPointError, "a non-finite energy appeared .*; try a lower learning_rate") as caught:
+            model.predict(np.zeros(3, np.float32), deterministic=deterministic)
+        one_sentence(caught)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def refuses_to_load(folder, name, match, **kwargs):
+    before = contents(folder)
+    with refuses(ValueError, match) as caught:
+        EnergySAC.load(folder / name, **kwargs)
+    message = one_sentence(caught)
+    assert str(folder / name) in message or str(folder / name).removesuffix(".zip") in message, "it says which file"
+    assert contents(folder) == before
+    return message
+
+
+def test_a_file_that_is_no_model(tmp_path):
+    (tmp_path / "text.zip").write_text("hello")
+    refuses_to_load(tmp_path, "text.zip", "is no saved EnergySAC: it is not a zip file as model.save.. writes it")
+    (tmp_path / "empty.zip").write_bytes(b"")
+    refuses_to_load(tmp_path, "empty.zip", "is no saved EnergySAC")
+    with open(tmp_path / "buffer.pkl", "wb") as file:
+        pickle.dump([1, 2, 3], file)
+    refuses_to_load(tmp_path, "buffer.pkl", "is no saved EnergySAC")
+    with refuses(FileNotFoundError, "nowhere"):
+        EnergySAC.load(tmp_path / "nowhere")
+
+
+def test_a_zip_file_that_is_no_model(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refuses_to_load(tmp_path, "other.zip", r"is no saved EnergySAC: the zip file lacks \['data', 'policy.pth'\]")
+    with zipfile.ZipFile(tmp_path / "broken.zip", "w") as archive:
+        archive.writestr("data", "not json")
+        archive.writestr("policy.pth", "")
+    refuses_to_load(tmp_path, "broken.zip", "is no saved EnergySAC: it is damaged")
+
+
+def test_a_model_cut_off_in_the_middle(make_model, tmp_path):
+    make_model().save(tmp_path / "model")
+    whole = (tmp_path / "model.zip").read_bytes()
+    (tmp_path / "model.zip").write_bytes(whole[: len(whole) // 2])
+    refuses_to_load(tmp_path, "model.zip", "is no saved EnergySAC")
+    (tmp_path / "model.zip").write_bytes(whole[:200] + b"\0" * 200 + whole[400:])
+    refuses_to_load(tmp_path, "model.zip", "is no saved EnergySAC: .*damaged")
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_a_model_of_another_algorithm(tmp_path, algorithm):
+    algorithm("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8])).save(tmp_path / "other")
+    message = refuses_to_load(tmp_path, "other.zip", "is no saved EnergySAC: its policy is .*Policy of stable_baselines3")
+    assert "load it with" in message
+
+
+def test_a_model_whose_settings_lack_something(make_model, tmp_path):
+    make_model().save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    data = json.loads(files["data"])
+    del data["policy_class"]
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, json.dumps(data) if name == "data" else content)
+    refuses_to_load(tmp_path, "model.zip", "is no saved EnergySAC: .*policy_class")
+
+
+MODULE = """
+from sb3_energy.refiners import Langevin
+
+class Mine(Langevin):
+    pass
+"""
+
+
+@pytest.fixture
+def foreign_model(tmp_path, monkeypatch):
+    """A saved model whose refiner comes from a module that is gone."""
+    (tmp_path / "module").mkdir()
+    (tmp_path / "module" / "my_refiners_of_last_year.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path / "module")
+    module = importlib.import_module("my_refiners_of_last_year")
+    policy_kwargs = dict(refiner=module.Mine, net_arch=[8])
+    model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, buffer_size=10)
+    model.save(tmp_path / "model")
+    model.policy.save(tmp_path / "policy.pth")
+    monkeypatch.undo()
+    del sys.modules["my_refiners_of_last_year"]
+    importlib.invalidate_caches()
+    return tmp_path
+
+
+def test_a_refiner_that_cannot_be_imported(foreign_model, monkeypatch):
+    message = refuses_to_load(foreign_model, "model.zip", "needs a class that cannot be imported here")
+    assert "my_refiners_of_last_year" in message and "custom_objects={'policy_kwargs': ...}" in message
+    # and what it says instead works
+    policy_kwargs = dict(refiner="langevin", net_arch=[8])
+    loaded = EnergySAC.load(foreign_model / "model", custom_objects=dict(policy_kwargs=policy_kwargs))
+    assert loaded.policy_kwargs == policy_kwargs
+    monkeypatch.syspath_prepend(foreign_model / "module")
+    assert type(EnergySAC.load(foreign_model / "model").policy.refinement.refiner).__name__ == "Mine"
+    sys.modules.pop("my_refiners_of_last_year")
+
+
+def test_a_class_that_its_module_lost(foreign_model, monkeypatch):
+    (foreign_model / "module" / "my_refiners_of_last_year.py").write_text("# nothing left")
+    monkeypatch.syspath_prepend(foreign_model / "module")
+    refuses_to_load(foreign_model, "model.zip", "needs a class that cannot be imported here .*Mine")
+    sys.modules.pop("my_refiners_of_last_year")
+
+
+def test_a_wrong_environment_at_load(make_model, tmp_path):
+    make_model().save(tmp_path / "model")
+    before = contents(tmp_path)
+    with refuses(ValueError, "Observation spaces do not match") as caught:
+        EnergySAC.load(tmp_path / "model", env=TimeLimit(Broken(), 10))
+    one_sentence(caught)
+    assert contents(tmp_path) == before
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize("method", ["save", "save_replay_buffer"])
+def test_saving_that_fails_keeps_the_old_file(make_model, tmp_path, monkeypatch, method):
+    model = make_model().learn(25)
+    path = tmp_path / ("model.zip" if method == "save" else "buffer.pkl")
+    getattr(model, method)(path)
+    before = contents(tmp_path)
+    if method == "save":
+        monkeypatch.setattr(th, "save", lambda obj, file: file.write(b"half") and Unpicklable().__reduce__())
+    else:
+        model.replay_buffer.extra = Unpicklable()
+    with refuses(OSError, "the disk is full"):
+        getattr(model, method)(path)
+    assert contents(tmp_path) == before, "the old file is whole and no temporary one is left"
+
+
+def test_saving_over_an_old_file_replaces_it(make_model, tmp_path):
+    model = make_model()
+    model.save(tmp_path / "model")
+    model.learn(25).save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+    assert EnergySAC.load(tmp_path / "model").num_timesteps == 25
