@@ -134,6 +134,7 @@ def write_whole(path: PathOrFile, suffix: str, write: Callable[[Any], None], ver
     final = pathlib.Path(path)
     if final.suffix == "":
         final = final.with_name(f"{final.name}.{suffix}")
+    final = final.resolve()  # a link stays, and what it points to is replaced
     final.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
     try:
