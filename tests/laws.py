@@ -1,0 +1,79 @@
+"""Known answers for the laws: energies on the box, their Gibbs densities by quadrature, distances between densities."""
+
+import math
+
+import torch as th
+
+
+def modes_energy(means, std, weights=None):
+    """
+    A mixture of Gaussians as an energy, ``-log Σ_k w_k exp(-|x - m_k|² / (2 std²))``.
+
+    :param means: ``(K, A)``
+    :param std: of every mode
+    :param weights: ``K`` weights, equal ones by default
+    :return: ``(B, N, A) -> (B, N)``
+    """
+    means = th.as_tensor(means, dtype=th.float32)
+    log_weights = th.as_tensor(weights or [1.0] * len(means)).log()
+
+    def energy(x):
+        squares = (x.unsqueeze(-2) - means.to(x.dtype)).square().sum(-1)
+        return -(log_weights.to(x.dtype) - 0.5 * squares / std**2).logsumexp(-1)
+
+    return energy
+
+
+def grid(n, dimension, low=-1.0, high=1.0):
+    """
+    :return: centres of ``n`` cells a dimension, ``(1, n^d, d)`` in float64, and the volume of a cell
+    """
+    edges = th.linspace(low, high, n + 1, dtype=th.float64)
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    points = th.cartesian_prod(*[centres] * dimension).reshape(-1, dimension)
+    return points.unsqueeze(0), ((high - low) / n) ** dimension
+
+
+def log_normalizer(energy, dimension, n=400):
+    """
+    :return: ``log ∫ exp(-E(a)) da`` on the box, by the midpoint rule
+    """
+    points, volume = grid(n, dimension)
+    return float((-energy(points)).logsumexp(1) + math.log(volume))
+
+
+def entropy(energy, dimension, n=400):
+    """
+    :return: the entropy of ``exp(-E)`` on the box in nats, by the midpoint rule
+    """
+    points, _ = grid(n, dimension)
+    energies = energy(points)
+    return log_normalizer(energy, dimension, n) + float(((-energies).softmax(1) * energies).sum())
+
+
+def bin_probabilities(energy, dimension, bins, per_bin=10):
+    """
+    :return: ``(bins^d,)``, the mass of ``exp(-E)`` on the box in each bin, by the midpoint rule inside of it
+    """
+    points, _ = grid(bins * per_bin, dimension)
+    mass = (-energy(points)).softmax(1).reshape([bins, per_bin] * dimension)
+    return mass.sum(dim=list(range(1, 2 * dimension, 2))).flatten()
+
+
+def frequencies(actions, bins):
+    """
+    :return: ``(bins^d,)``, the share of the draws ``(n, d)`` on the box that fall into each bin
+    """
+    index = ((actions.double() + 1.0) / 2.0 * bins).long().clamp(0, bins - 1)
+    flat = sum(index[:, j] * bins ** (index.shape[1] - 1 - j) for j in range(index.shape[1]))
+    return th.bincount(flat, minlength=bins ** index.shape[1]).double() / len(actions)
+
+
+def total_variation(actions, energy, bins):
+    """
+    :param actions: ``(n, d)`` draws on the box
+    :param energy: whose Gibbs density they should follow
+    :param bins: for each dimension
+    :return: ``½ Σ |p - q|`` over the bins
+    """
+    return 0.5 * float((frequencies(actions, bins) - bin_probabilities(energy, actions.shape[1], bins)).abs().sum())
