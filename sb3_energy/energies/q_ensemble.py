@@ -1,7 +1,9 @@
 """The energy of a critic: low where the value is high."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -22,7 +24,8 @@ class QEnergy:
 
     :param aggregate: ``"mean"``, ``"min"`` or ``"lcb"``
     :param coefficient: of the standard deviation in ``lcb`` (``None``: 1), which alone takes it
-    :raises ValueError: for another aggregate, or a coefficient where none is used
+    :raises ValueError: for another aggregate, or a coefficient out of range or where none is used
+    :raises TypeError: for a coefficient that is no number
     """
 
     aggregate: str = "mean"
@@ -33,8 +36,8 @@ class QEnergy:
             raise ValueError(f"aggregate must be one of {list(AGGREGATES)}, got {self.aggregate!r}")
         if self.coefficient is not None and self.aggregate != "lcb":
             raise ValueError(f"coefficient is used by aggregate='lcb' only, got {self.coefficient!r} with {self.aggregate!r}")
-        if self.coefficient is not None and not self.coefficient >= 0.0:
-            raise ValueError(f"coefficient must be at least 0, got {self.coefficient!r}")
+        if self.coefficient is not None:
+            _check_coefficient(self.coefficient)
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
         """
@@ -48,6 +51,14 @@ class QEnergy:
             features = networks.critic.encode(obs)
         coefficient = 1.0 if self.coefficient is None else self.coefficient
         return partial(_q_energy, networks.critic, features, self.aggregate, coefficient)
+
+
+def _check_coefficient(coefficient: Any) -> None:
+    message = f"coefficient must be a finite number of at least 0, got {coefficient!r}"
+    if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)):
+        raise TypeError(message)
+    if not 0.0 <= coefficient < math.inf:
+        raise ValueError(message)
 
 
 def _q_energy(critic: CriticNetwork, features: th.Tensor, aggregate: str, coefficient: float, actions: th.Tensor) -> th.Tensor:
