@@ -1,0 +1,131 @@
+"""EnergySAC's own switches do what they say, whatever they are combined with."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.envs import IdentityEnvBox
+from stable_baselines3.common.monitor import Monitor
+
+from sb3_energy import EnergySAC
+from sb3_energy.networks import BACKBONES
+from sb3_energy.refiners import REFINERS
+
+OBS = np.random.default_rng(0).uniform(-1, 1, size=(6, 3)).astype(np.float32)
+
+
+def small(policy_kwargs, **kwargs):
+    settings = dict(learning_starts=20, batch_size=16, buffer_size=500, seed=0) | kwargs
+    return EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[16]) | policy_kwargs, **settings)
+
+
+@pytest.mark.parametrize("critic", ["scalar", "quantile"])
+@pytest.mark.parametrize("refine_target", [False, True])
+@pytest.mark.parametrize("refiner", sorted(REFINERS))
+def test_refiners_with_critics(tmp_path, refiner, critic, refine_target):
+    model = small(dict(refiner=refiner, critic=critic), refine_target=refine_target).learn(24)
+    assert all(th.isfinite(value).all() for value in model.policy.state_dict().values())
+    model.save(tmp_path / "model")
+    loaded = EnergySAC.load(tmp_path / "model")
+    expected, _ = model.predict(OBS, deterministic=True)
+    assert np.array_equal(loaded.predict(OBS, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("aggregate", ["mean", "min", "lcb"])
+def test_backbones_with_aggregates(backbone, aggregate):
+    model = small(dict(backbone=backbone, energy_kwargs=dict(aggregate=aggregate), n_critics=3)).learn(23)
+    assert model._n_updates == 3
+    assert np.isfinite(model.predict(OBS)[0]).all()
+
+
+def test_running_normalisation_is_saved(tmp_path):
+    model = small(dict(backbone="simba")).learn(40)
+    model.save(tmp_path / "model")
+    statistics = {name: value for name, value in model.policy.state_dict().items() if "normalizer" in name}
+    loaded = EnergySAC.load(tmp_path / "model").policy.state_dict()
+    assert statistics and all(th.equal(loaded[name], value) for name, value in statistics.items())
+
+
+def refinements(model):
+    """How many batches of which size are refined during one collected step and during one update."""
+    sizes = []
+    refine = type(model.policy).refine
+
+    def counted(obs, *args, **kwargs):
+        sizes.append(len(obs))
+        return refine(model.policy, obs, *args, **kwargs)
+
+    model.policy.refine = counted
+    return sizes
+
+
+@pytest.mark.parametrize("refine_exploration", [True, False])
+@pytest.mark.parametrize("refine_target", [True, False])
+@pytest.mark.parametrize("distillation_coef", [0.0, 0.3])
+def test_what_is_refined(make_model, refine_exploration, refine_target, distillation_coef):
+    switches = dict(refine_exploration=refine_exploration, refine_target=refine_target, distillation_coef=distillation_coef)
+    model = make_model(**switches).learn(25)
+    sizes = refinements(model)
+    model.learn(1, reset_num_timesteps=False)
+    expected = [1] * refine_exploration + [16] * refine_target + [16] * (distillation_coef > 0)
+    assert sizes == expected
+    sizes.clear()
+    model.predict(OBS)
+    assert sizes == [6], "predicting refines, however it was trained"
+
+
+def test_unrefined_is_the_actor(make_model):
+    model = make_model(learning_rate=1e-2).learn(40)
+    with model.policy.unrefined():
+        unrefined, _ = model.predict(OBS, deterministic=True)
+    with th.no_grad():
+        actor = model.actor(th.as_tensor(OBS), deterministic=True).numpy()
+    assert np.allclose(unrefined, model.policy.unscale_action(actor))
+    assert not np.array_equal(unrefined, model.predict(OBS, deterministic=True)[0])
+
+
+def test_the_estimate_of_the_entropy_drives_the_temperature(make_model):
+    """With the same parameters and numbers, "soft_value" sees another entropy than the Gaussian's own."""
+
+    def gradient(**kwargs):
+        model = make_model(**kwargs).learn(30)
+        return model._entropy, model.log_ent_coef.item()
+
+    base, soft = gradient(), gradient(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n_proposals=32))
+    assert base != soft and all(np.isfinite(base + soft))
+
+
+def test_distillation_pulls_the_gaussian_toward_refined_actions(make_model):
+    """Its loss alone, many times on one batch: the refined actions become more probable."""
+    model = make_model(distillation_coef=1.0, ent_coef=0.1).learn(40)
+    obs = th.as_tensor(OBS).repeat(20, 1)
+    losses = []
+    for _ in range(150):
+        loss = model._distillation_loss(obs, model.ent_coef_tensor)
+        model.actor.optimizer.param_groups[0]["lr"] = 1e-2
+        model.actor.optimizer.zero_grad()
+        loss.backward()
+        model.actor.optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-20:]) < np.mean(losses[:20])
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.critic_target.parameters())
+
+
+def test_the_overestimation_is_what_the_critic_said(make_model):
+    """A critic that says 7 of everything, against the rewards in the replay buffer."""
+    model = make_model(env=Monitor(IdentityEnvBox(ep_length=10)), ent_coef=0.1).learn(30)
+    with th.no_grad():
+        for q_net in model.critic.q_networks:
+            q_net[-1].weight.zero_()
+            q_net[-1].bias.fill_(7.0)
+    model.gradient_steps = 0
+    model._comparisons = []
+    model.learn(20, reset_num_timesteps=False)
+    assert [comparison.q_value for comparison in model._comparisons] == [7.0, 7.0]
+    bonus = 0.1 * model._entropy
+    for comparison, start in zip(model._comparisons, (30, 40), strict=True):
+        value, values = 7.0, [7.0]  # the time limit: the critic's own word for the last step
+        for reward in model.replay_buffer.rewards[start : start + 9, 0][::-1]:
+            value = reward + model.gamma * (bonus + value)
+            values.append(value)
+        assert comparison.discounted_return == pytest.approx(np.mean(values), abs=1e-5)
