@@ -103,6 +103,8 @@ def test_stop_after_episodes(make_model):
 
 
 def test_progress_bar(make_model):
+    for package in ("tqdm", "rich"):
+        pytest.importorskip(package)
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()):
         model = make_model().learn(30, progress_bar=True)
     assert model.num_timesteps == 30
