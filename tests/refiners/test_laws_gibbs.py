@@ -161,7 +161,7 @@ def test_mppi_says_that_it_is_biased_and_is(record_property):
 
 
 def test_snis_asks_for_the_density_of_its_particles():
-    with pytest.raises(ValueError, match="snis needs Target.proposal_log_prob"):
+    with pytest.raises(ValueError, match=r"snis needs Target\.proposal_log_prob"):
         refine(SelfNormalizedImportanceSampling(), uniform((2, 3, 1)), Target(flat), 1)
 
 

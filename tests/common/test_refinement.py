@@ -1,0 +1,194 @@
+import math
+import pickle
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch as th
+
+from sb3_energy.common.proposals import Gaussian
+from sb3_energy.common.refinement import make_refinement
+from sb3_energy.refiners import Langevin, normal_quantiles
+from tests.laws import frequencies, modes_energy, total_variation
+
+FOUR_MODES = modes_energy([[0.6, 0.6], [-0.6, 0.6], [0.6, -0.6], [-0.6, -0.6]], 0.25)
+ONE = th.tensor(1.0)
+
+
+def refinement(refiner="langevin", **kwargs):
+    defaults = dict(refiner_kwargs=None, refiner_steps=None, n_particles=None, initial_particles="mixture")
+    return make_refinement(refiner, **(defaults | dict(precondition=True, trust_region=None) | kwargs))
+
+
+def narrow(n=1, dimension=2, mean=0.7, std=0.3):
+    return Gaussian(th.full((n, dimension), mean), th.full((n, dimension), std))
+
+
+def rough(a):
+    """Many local minima, to be beaten by none of the shortcuts."""
+    return (3.0 * (a - 0.2).square() + th.sin(25.0 * a)).sum(-1)
+
+
+def flat(a):
+    return 0.0 * a.sum(-1)
+
+
+def test_the_default_reaches_all_modes_from_a_base_that_covers_one():
+    base = narrow(100_000)
+    draws = th.tanh(refinement().sample(base, FOUR_MODES, ONE, th.Generator().manual_seed(0)))
+    assert total_variation(draws, FOUR_MODES, 20) < 0.05
+    assert (frequencies(draws, 2) - 0.25).abs().max() < 0.03  # sixteen candidates favour the base's own mode a little
+    assert frequencies(th.tanh(base.mean + base.std * th.randn(100_000, 2)), 2)[3] > 0.95
+
+
+@pytest.mark.parametrize("std", [0.05, 1.0, math.e**2])
+def test_a_flat_energy_gives_the_uniform_distribution_from_any_base(std):
+    base = narrow(60_000, mean=0.0, std=std)
+    draws = th.tanh(refinement().sample(base, flat, ONE, th.Generator().manual_seed(0)))
+    for share in (draws.abs() > 0.99).double().mean(0):
+        assert 0.008 < share < 0.012
+    assert total_variation(draws, flat, 10) < 0.05
+
+
+def test_preconditioning_changes_the_path_and_not_the_law():
+    shares = []
+    for precondition in (True, False):
+        way = refinement(precondition=precondition, refiner_steps=60, refiner_kwargs=dict(step_size=0.04))
+        draws = way.sample(narrow(20_000, 1, 0.0, 0.8), modes_energy([[0.3]], 0.5), ONE, th.Generator().manual_seed(0))
+        shares.append(th.tanh(draws))
+        assert total_variation(shares[-1], modes_energy([[0.3]], 0.5), 20) < 0.05
+    assert not th.equal(*shares)
+
+
+@pytest.mark.parametrize("refiner", ["langevin", "mppi", "snis"])
+@pytest.mark.parametrize("n_particles", [1, 16])
+def test_best_is_never_worse_than_the_base_s_mean(refiner, n_particles):
+    generator = th.Generator().manual_seed(0)
+    base = Gaussian(th.randn(200, 2, generator=generator), th.rand(200, 2, generator=generator) + 0.01)
+    best = refinement(refiner, n_particles=n_particles).best(base, rough)
+    at_best, at_mean = (rough(th.tanh(u).unsqueeze(1)) for u in (best, base.mean))
+    assert (at_best <= at_mean).all()
+    if n_particles > 1 or refiner == "langevin":
+        assert (at_best < at_mean).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("refiner", ["langevin", "mppi", "snis"])
+def test_best_is_repeatable_and_asks_no_random_numbers(refiner):
+    before = th.random.get_rng_state()
+    first = refinement(refiner).best(narrow(5), rough)
+    assert th.equal(first, refinement(refiner).best(narrow(5), rough))
+    assert th.equal(before, th.random.get_rng_state())
+    assert all(th.equal(first[0], row) for row in first)
+
+
+def test_best_follows_the_raw_energy():
+    # Where the energy is flat nothing pulls: neither the Jacobian (to the middle) nor the temperature
+    base = narrow(3, mean=1.5)
+    assert th.equal(refinement().best(base, flat), base.mean)
+
+
+def test_the_first_start_is_the_mean_and_others_are_spread_like_the_base():
+    assert th.equal(normal_quantiles(1, th.zeros(1, 3)), th.zeros(1, 1, 3))
+    points = normal_quantiles(255, th.zeros(1, 3, dtype=th.float64))[0]
+    assert th.equal(points[0], th.zeros(3, dtype=th.float64))
+    th.testing.assert_close(points.mean(0), th.zeros(3).double(), rtol=0, atol=0.01)
+    th.testing.assert_close(points.T @ points / 255, th.eye(3).double(), rtol=0, atol=0.05)
+
+
+def test_what_is_forbidden_is_never_chosen():
+    def energy(a):
+        return th.where(a[..., 0] > 0.5, math.inf, (a - 1.0).square().sum(-1))
+
+    base = narrow(4, mean=0.3, std=0.5)
+    assert (th.tanh(refinement("snis").best(base, energy))[:, 0] <= 0.5).all()
+    assert (th.tanh(refinement().best(base, energy))[:, 0] <= 0.5).all()
+    draws = refinement("snis").sample(narrow(100, mean=0.3, std=0.5), energy, ONE, th.Generator().manual_seed(0))
+    assert (th.tanh(draws)[:, 0] <= 0.5).all()
+
+
+def test_a_trust_region_pulls_toward_the_start():
+    distances = []
+    for trust_region in (None, 1.0, 0.01):
+        way = refinement(n_particles=1, refiner_steps=20, trust_region=trust_region)
+        base = narrow(2000, mean=0.0, std=0.5)
+        seeds = [th.Generator().manual_seed(0) for _ in range(2)]
+        draws = way.sample(base, lambda a: -5.0 * a.sum(-1), ONE, seeds[0])
+        start = base.mean + base.std * th.randn(2000, 1, 2, generator=seeds[1])[:, 0]
+        distances.append((th.tanh(draws) - th.tanh(start)).norm(dim=-1).mean().item())
+    assert distances[0] > distances[1] > 2.0 * distances[2]
+    base = narrow(3, mean=0.0)
+    free, held = (refinement(n_particles=1, trust_region=t).best(base, lambda a: -a.sum(-1)) for t in (None, 0.05))
+    assert (free > held).all() and (held > base.mean).all()
+
+
+@pytest.mark.parametrize("refiner", ["langevin", "mppi", "snis"])
+@pytest.mark.parametrize("log_std", [-20.0, 2.0])
+@pytest.mark.parametrize("mean", [0.0, 12.0, -50.0])
+def test_32_bits_hold_the_actor_s_extremes(refiner, log_std, mean):
+    base = narrow(20, 3, mean, math.exp(log_std))
+    for way in (refinement(refiner), refinement(refiner, n_particles=1)):
+        assert th.isfinite(way.sample(base, rough, th.tensor(0.01))).all()
+        assert th.isfinite(way.best(base, rough)).all()
+
+
+@pytest.mark.parametrize("refiner", ["langevin", "mppi", "snis"])
+def test_energies_that_are_no_numbers_fail(refiner):
+    for use in ("sample", "best"):
+        arguments = (ONE,) if use == "sample" else ()
+        with pytest.raises(FloatingPointError, match="non-finite energy"):
+            getattr(refinement(refiner), use)(narrow(2), lambda a: a.sum(-1) * math.nan, *arguments)
+
+
+def test_a_refinement_is_a_value():
+    way = refinement("mppi", n_particles=8)
+    assert pickle.loads(pickle.dumps(way)) == way
+    assert refinement("none").is_identity and not way.is_identity
+    assert (refinement().n_steps, refinement().n_particles) == (Langevin.default_steps, Langevin.default_particles)
+
+
+class NoRefiner:
+    pass
+
+
+@dataclass(frozen=True)
+class Own(Langevin):
+    default_particles: ClassVar[int] = 3
+
+
+def test_a_class_of_one_s_own():
+    assert refinement(Own).n_particles == 3
+    assert th.isfinite(refinement(Own, refiner_kwargs=dict(step_size=0.2)).sample(narrow(2), rough, ONE)).all()
+
+
+BAD = [
+    (dict(refiner="langevni"), ValueError, r"refiner must be one of \[.*'langevin'.*\] or a class, got 'langevni'"),
+    (dict(refiner=Langevin()), TypeError, r"refiner must be one of .* or a class, got Langevin"),
+    (dict(refiner=NoRefiner), TypeError, "refiner must have init, step, deterministic.* NoRefiner lacks"),
+    (dict(refiner_kwargs=dict(speed=1)), TypeError, r"refiner_kwargs of Langevin must be among .*got \['speed'\]"),
+    (dict(refiner_kwargs=dict(step_size=-1.0)), ValueError, "step_size must be above 0"),
+    (dict(refiner_steps=-1), ValueError, "refiner_steps must be at least 0, got -1"),
+    (dict(refiner_steps=1.5), TypeError, r"refiner_steps must be an integer, got 1\.5"),
+    (dict(refiner="snis", refiner_steps=2), ValueError, "refiner_steps must be at most 1 with refiner='snis', got 2"),
+    (dict(refiner="none", refiner_steps=1), ValueError, "refiner_steps must be at most 0 with refiner='none', got 1"),
+    (dict(n_particles=0), ValueError, "n_particles must be at least 1, got 0"),
+    (dict(n_particles="many"), TypeError, "n_particles must be an integer, got 'many'"),
+    (dict(refiner="none", n_particles=2), ValueError, "refiner='none' leaves actions as they are"),
+    (dict(refiner="none", trust_region=1.0), ValueError, "refiner='none' leaves actions as they are"),
+    (
+        dict(initial_particles="box"),
+        ValueError,
+        r"initial_particles must be one of \['base', 'mixture', 'uniform'\], got 'box'",
+    ),
+    (dict(precondition=1), TypeError, "precondition must be True or False, got 1"),
+    (dict(trust_region=0.0), ValueError, "trust_region must be above 0, got 0"),
+    (dict(trust_region="near"), TypeError, "trust_region must be a number or None, got 'near'"),
+    (dict(refiner="mppi", trust_region=1.0), ValueError, "trust_region needs a refiner that moves each particle alone"),
+    (dict(refiner="snis", trust_region=1.0), ValueError, "trust_region needs a refiner that moves each particle alone"),
+]
+
+
+@pytest.mark.parametrize("kwargs, error, message", BAD)
+def test_bad_arguments_are_answered_in_one_sentence(kwargs, error, message):
+    with pytest.raises(error, match=message) as raised:
+        refinement(**kwargs)
+    assert "\n" not in str(raised.value)

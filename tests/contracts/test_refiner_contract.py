@@ -1,0 +1,197 @@
+"""One test over the whole registry: a new refiner is tested by its line in ``REFINERS``."""
+
+import dataclasses
+import math
+import pickle
+
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_energy.energies import squashed
+from sb3_energy.energies.transforms import log_tanh_jacobian
+from sb3_energy.refiners import REFINERS, refine
+from sb3_energy.types import Refiner, Target, Tick
+from tests.laws import modes_energy, total_variation
+
+NAMES = sorted(REFINERS)
+SHAPES = [(3, 1, 2), (3, 6, 2), (1, 5, 1), (2, 6, 4, 2), (2, 1, 4, 2)]
+each_refiner = pytest.mark.parametrize("name", NAMES)
+
+
+def start(shape, dtype=th.float64):
+    return th.randn(shape, dtype=dtype, generator=th.Generator().manual_seed(0))
+
+
+def quadratic(x):
+    return 0.5 * (x - 0.3).square().flatten(2).sum(-1)
+
+
+def target(particles, energy=quadratic):
+    return Target(energy, proposal_log_prob=-0.5 * particles.square().flatten(2).sum(-1))
+
+
+def steps(refiner):
+    return 3 if refiner.max_steps is None else refiner.max_steps
+
+
+def run(refiner, particles, seed=1, energy=quadratic):
+    generator = None if seed is None else th.Generator().manual_seed(seed)
+    return refine(refiner, particles, target(particles, energy), steps(refiner), generator)
+
+
+@each_refiner
+def test_it_says_what_it_is(name):
+    refiner = REFINERS[name]()
+    assert isinstance(refiner, Refiner)
+    cls = type(refiner)
+    assert isinstance(cls.exact, bool) and isinstance(cls.resamples, bool)
+    assert isinstance(cls.default_steps, int) and cls.default_steps >= 0
+    assert isinstance(cls.default_particles, int) and cls.default_particles >= 1
+    assert cls.max_steps is None or cls.max_steps >= cls.default_steps
+
+
+@each_refiner
+def test_it_is_a_frozen_value(name):
+    refiner = REFINERS[name]()
+    assert dataclasses.is_dataclass(refiner)
+    assert pickle.loads(pickle.dumps(refiner)) == refiner and hash(refiner) == hash(REFINERS[name]())
+    assert pickle.loads(pickle.dumps(refiner.deterministic())) == refiner.deterministic()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        refiner.anything = 1
+
+
+@each_refiner
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_shapes_hold_and_energies_belong_to_the_particles_after_every_step(name, shape, deterministic):
+    refiner, particles = REFINERS[name](), start(shape)
+    refiner = refiner.deterministic() if deterministic else refiner
+    goal, n_steps = target(particles), max(steps(refiner), 1)
+    state = refiner.init(particles, goal)
+    assert th.equal(state.particles, particles)
+    for k in range(n_steps):
+        th.testing.assert_close(state.energies, quadratic(state.particles))
+        state, info = refiner.step(state, goal, Tick(k, n_steps), th.Generator().manual_seed(k))
+        assert state.particles.shape == shape and state.energies.shape == shape[:2]
+        assert info.acceptance.shape == info.displacement.shape == shape[:2]
+        assert (info.displacement >= 0.0).all() and ((info.acceptance >= 0.0) & (info.acceptance <= 1.0)).all()
+    th.testing.assert_close(state.energies, quadratic(state.particles))
+    assert state.particles.dtype == state.energies.dtype == th.float64
+
+
+@each_refiner
+def test_the_generator_decides(name):
+    refiner, particles = REFINERS[name](), start((3, 6, 2))
+    global_state = th.random.get_rng_state()
+    first, again, other = (run(refiner, particles, seed).particles for seed in (1, 1, 2))
+    assert th.equal(first, again)
+    assert th.equal(global_state, th.random.get_rng_state())
+    assert th.equal(first, other) == (name == "none")
+    th.manual_seed(5)
+    first = run(refiner, particles, None).particles
+    th.manual_seed(5)
+    assert th.equal(first, run(refiner, particles, None).particles)
+
+
+@each_refiner
+@pytest.mark.parametrize("shape", SHAPES)
+def test_deterministic_asks_no_random_numbers(name, shape):
+    refiner, particles = REFINERS[name]().deterministic(), start(shape)
+    generator = th.Generator().manual_seed(1)
+    before, global_before = generator.get_state(), th.random.get_rng_state()
+    first = refine(refiner, particles, target(particles), steps(refiner), generator)
+    assert th.equal(before, generator.get_state()) and th.equal(global_before, th.random.get_rng_state())
+    assert th.equal(first.particles, run(refiner, particles, seed=None).particles)
+    assert refiner.deterministic() == refiner
+
+
+@each_refiner
+@pytest.mark.parametrize("grad_enabled", [True, False])
+def test_no_graph_and_no_gradient_is_left(name, grad_enabled):
+    net = nn.Linear(2, 1).double()
+    for parameter in net.parameters():
+        parameter.grad = th.ones_like(parameter)
+    particles = start((3, 6, 2)).requires_grad_(True)
+    with th.set_grad_enabled(grad_enabled):
+        state = run(REFINERS[name](), particles, energy=lambda x: net(x).squeeze(-1).square())
+        assert th.is_grad_enabled() == grad_enabled
+    assert not state.particles.requires_grad and not state.energies.requires_grad
+    assert particles.grad is None
+    assert all(th.equal(p.grad, th.ones_like(p)) for p in net.parameters())
+
+
+@each_refiner
+def test_the_start_is_not_changed_in_place(name):
+    particles = start((3, 6, 2))
+    copy = particles.clone()
+    run(REFINERS[name](), particles)
+    assert th.equal(particles, copy)
+
+
+@each_refiner
+def test_no_steps_leave_the_particles(name):
+    particles = start((3, 6, 2))
+    state = refine(REFINERS[name](), particles, target(particles), 0)
+    assert th.equal(state.particles, particles) and th.equal(state.energies, quadratic(particles))
+
+
+@each_refiner
+def test_observations_do_not_meet(name):
+    particles = start((3, 6, 2))
+    moved = particles.clone()
+    moved[1:] += 1.0
+    refiner = REFINERS[name]().deterministic()
+    assert th.equal(run(refiner, particles).particles[0], run(refiner, moved).particles[0])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if REFINERS[name].exact])
+def test_who_calls_itself_exact_reproduces_a_density(name):
+    density = modes_energy([[0.5]], 0.5)
+    box = 2.0 * th.rand(100, 1000, 1, generator=th.Generator().manual_seed(0)) - 1.0
+    particles = th.atanh(box.clamp(-1.0 + 1e-6, 1.0 - 1e-6))
+    refiner = REFINERS[name]()
+    n_steps = 40 if refiner.max_steps is None else refiner.max_steps
+    goal = Target(squashed(density), proposal_log_prob=log_tanh_jacobian(particles) - math.log(2.0))
+    state = refine(refiner, particles, goal, n_steps, th.Generator().manual_seed(1))
+    assert total_variation(box.reshape(-1, 1), density, 40) > 0.15
+    assert total_variation(th.tanh(state.particles).reshape(-1, 1), density, 40) < 0.05
+
+
+BAD_ARGUMENTS = [
+    ("langevin", dict(step_size=0.0), ValueError, "step_size must be above 0"),
+    ("langevin", dict(step_size=-1), ValueError, "step_size must be above 0"),
+    ("langevin", dict(step_size=math.nan), ValueError, "step_size must be finite"),
+    ("langevin", dict(step_size="big"), TypeError, "step_size must be a number or a schedule"),
+    ("langevin", dict(step_size=True), TypeError, "step_size must be a number or a schedule"),
+    ("langevin", dict(step_size=lambda r: r - 0.5), ValueError, r"step_size\(0.0\) must be at least 0"),
+    ("langevin", dict(noise_scale=-0.1), ValueError, "noise_scale must be at least 0"),
+    ("langevin", dict(noise_scale=None), TypeError, "noise_scale must be a number or a schedule"),
+    ("langevin", dict(max_grad_norm=0.0), ValueError, "max_grad_norm must be above 0"),
+    ("langevin", dict(max_grad_norm=math.inf), ValueError, "max_grad_norm must be finite"),
+    ("langevin", dict(max_displacement=-1.0), ValueError, "max_displacement must be above 0"),
+    ("mppi", dict(n_elites=0), ValueError, "n_elites must be at least 1"),
+    ("mppi", dict(n_elites=2.0), TypeError, "n_elites must be an integer"),
+    ("mppi", dict(temperature=0.0), ValueError, "temperature must be above 0"),
+    ("mppi", dict(temperature=None), TypeError, "temperature must be a number"),
+    ("mppi", dict(min_std=0.0), ValueError, "min_std must be above 0"),
+    ("mppi", dict(min_std=0.5, max_std=0.4), ValueError, "max_std must be at least min_std=0.5"),
+]
+
+
+@pytest.mark.parametrize("name, kwargs, error, message", BAD_ARGUMENTS)
+def test_bad_arguments_are_refused_at_construction(name, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        REFINERS[name](**kwargs)
+
+
+@each_refiner
+def test_the_loop_refuses_wrong_shapes_and_steps(name):
+    refiner, particles = REFINERS[name](), start((3, 6, 2))
+    with pytest.raises(ValueError, match=r"particles must have shape \(B, N, \*event\), got \(3, 6\)"):
+        refine(refiner, particles[..., 0], target(particles), 1)
+    for n_steps in (-1, 1.0, True):
+        with pytest.raises(ValueError, match="n_steps must be an integer of at least 0, got"):
+            refine(refiner, particles, target(particles), n_steps)
+    with pytest.raises(ValueError, match=r"must be \(B, N\), got"):
+        refine(refiner, particles, Target(lambda x: x.sum(-1, keepdim=True)), 0)
