@@ -7,20 +7,18 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
 from sb3_energy.common.actors import BackboneActor
+from sb3_energy.common.collection import TrackedCollection
 from sb3_energy.common.critics import EnsembleCritic
-from sb3_energy.common.guards import check_finite, guarded_step
+from sb3_energy.common.guards import guarded_step
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals, squashed_log_prob
-from sb3_energy.common.return_tracker import ReturnTracker
 from sb3_energy.energies import squashed, tempered
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import ENTROPY_ESTIMATORS, BaseEntropy
@@ -31,7 +29,7 @@ from sb3_energy.types import EntropyEstimator, RefinerInfo
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
 
 
-class EnergySAC(PersistentAlgorithm, SAC):
+class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
     """
     Soft Actor-Critic with actions refined toward the Gibbs distribution ``exp(Q / α)`` of its own critic.
 
@@ -97,9 +95,6 @@ class EnergySAC(PersistentAlgorithm, SAC):
         )
         super()._setup_model()
         self._check_settings()
-        self._return_tracker = ReturnTracker(self.n_envs, self.gamma)
-        self._comparisons: list[tuple[float, float]] = []
-        self._entropy = 0.0  # of the policy in the last update, in nats
         self._sync_temperature()
 
     def _check_settings(self) -> None:
@@ -123,56 +118,13 @@ class EnergySAC(PersistentAlgorithm, SAC):
                 "refine_target=True and a refiner"
             )
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:  # the environment will be reset: no episode goes on
-            self._return_tracker = ReturnTracker(self.n_envs, self.gamma)
-        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        assert self._last_obs is not None
-        check_finite("observation", self._last_obs)
-        return result
-
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.refine_exploration:
-            action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
-        else:
-            with self.policy.unrefined():
-                action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
-        if self._n_updates > 0 and self._last_obs is not None:
-            self._return_tracker.predict(self._q_values(self._last_obs, buffer_action), self._temperature() * self._entropy)
-        return action, buffer_action
-
-    def _q_values(self, observation: np.ndarray | dict[str, np.ndarray], scaled_action: np.ndarray) -> np.ndarray:
-        obs, _ = self.policy.obs_to_tensor(observation)
-        actions = th.as_tensor(scaled_action, dtype=th.float32, device=self.device).flatten(1)  # as the replay buffer does
-        with th.no_grad():
-            return self.critic.policy_values(obs, actions).squeeze(1).cpu().numpy()
-
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        check_finite("reward", reward)
-        check_finite("observation", new_obs)
-        for info in infos:  # where an episode ended, new_obs is already the next one's
-            if info.get("terminal_observation") is not None:
-                check_finite("observation", info["terminal_observation"])
-        truncated = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
-        self._comparisons += self._return_tracker.observe(reward, dones, truncated)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        with self.policy.unrefined():
+            return super()._sample_action(learning_starts, action_noise, n_envs)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -282,9 +234,6 @@ class EnergySAC(PersistentAlgorithm, SAC):
         distribution = self.actor.action_dist.distribution  # of the last action_log_prob()
         return Gaussian(distribution.mean, distribution.stddev)
 
-    def _temperature(self) -> float:
-        return float(self.policy.temperature)
-
     def _sync_temperature(self) -> None:
         ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
         self.policy.temperature.copy_(ent_coef.reshape(()))
@@ -293,12 +242,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, values in records.items():
             self.logger.record(f"train/{name}", np.mean(values))
-        if self._comparisons:
-            q_value, discounted_return = np.mean(self._comparisons, axis=0)
-            self.logger.record("train/q_value", q_value)
-            self.logger.record("train/discounted_return", discounted_return)
-            self.logger.record("train/overestimation", q_value - discounted_return)
-            self._comparisons = []
+        self._record_returns()
 
     def learn(
         self: SelfEnergySAC,
@@ -324,4 +268,4 @@ class EnergySAC(PersistentAlgorithm, SAC):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_estimator", "_return_tracker", "_comparisons"]
+        return [*super()._excluded_save_params(), "_estimator"]
