@@ -62,6 +62,7 @@ class RefinedPolicy(SACPolicy):
     :param initial_particles: What they are drawn from: ``"base"`` (the Gaussian), ``"uniform"`` (the box) or
         ``"mixture"`` (half and half, the first from the base)
     :param precondition: Whether the refiner measures its steps in units of the Gaussian's standard deviation
+        (of 1, where it is wider)
     :param energy: What is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES` or a class
     :param energy_kwargs: Keyword arguments of the energy, such as ``dict(aggregate="min")``
     :param trust_region: Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_energy.energies.transforms import log_tanh_jacobian
+from sb3_energy.energies import log_tanh_jacobian
 
 INITIAL_PARTICLES = {"base": 0.0, "uniform": 1.0, "mixture": 0.5}
 """Where particles start: the part of them that is uniform on the box. The others are the base's own draws."""

@@ -143,7 +143,7 @@ def make_refinement(
     missing = [name for name in ("init", "step", "deterministic", "resamples") if not hasattr(instance, name)]
     if missing:
         raise TypeError(
-            f"refiner must have init, step, deterministic, resamples, and {type(instance).__name__} lacks {missing}"
+            f"refiner must have init, step, deterministic and resamples, but {type(instance).__name__} lacks {missing}"
         )
     n_steps = getattr(instance, "default_steps", 1) if refiner_steps is None else refiner_steps
     check_integer("refiner_steps", n_steps, minimum=0)

@@ -1,7 +1,7 @@
 """Energies: low where an action is good. A new one is a file and a line in ``ENERGIES``."""
 
 from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values
-from sb3_energy.energies.transforms import added, near_proposal, on_box, squashed, standardized, tempered
+from sb3_energy.energies.transforms import added, log_tanh_jacobian, near_proposal, on_box, squashed, standardized, tempered
 from sb3_energy.types import Energy
 
 ENERGIES: dict[str, type[Energy]] = {"q": QEnergy}
@@ -11,6 +11,7 @@ __all__ = [
     "QEnergy",
     "added",
     "aggregate_q_values",
+    "log_tanh_jacobian",
     "near_proposal",
     "on_box",
     "squashed",

@@ -19,7 +19,7 @@ from sb3_energy.common.guards import guarded_step
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals, squashed_log_prob
-from sb3_energy.energies import squashed, tempered
+from sb3_energy.energies import log_tanh_jacobian, tempered
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import ENTROPY_ESTIMATORS, BaseEntropy
 from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
@@ -227,8 +227,9 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
     ) -> tuple[th.Tensor, th.Tensor]:
         base = self.policy.base(obs) if base is None else base
         proposals = draw_proposals(base, n, uniform_fraction)
-        energy = squashed(tempered(self.policy.energy_fn(obs), self.policy.temperature))
-        return energy(proposals.particles), proposals.log_prob
+        energy = tempered(self.policy.energy_fn(obs), self.policy.temperature)
+        # Entropies and SAC's target entropy are those of actions on the box, not of what is squashed
+        return energy(th.tanh(proposals.particles)), proposals.log_prob - log_tanh_jacobian(proposals.particles)
 
     def _last_base(self) -> Gaussian:
         distribution = self.actor.action_dist.distribution  # of the last action_log_prob()

@@ -1,5 +1,9 @@
 """EnergySAC's own switches do what they say, whatever they are combined with."""
 
+import math
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import pytest
 import torch as th
@@ -7,6 +11,7 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_energy import EnergySAC
+from sb3_energy.common.proposals import Gaussian
 from sb3_energy.networks import BACKBONES
 from sb3_energy.refiners import REFINERS
 
@@ -129,3 +134,31 @@ def test_the_overestimation_is_what_the_critic_said(make_model):
             value = reward + model.gamma * (bonus + value)
             values.append(value)
         assert comparison.discounted_return == pytest.approx(np.mean(values), abs=1e-5)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """An energy under which every action is as good as another."""
+
+    def bind(self, networks, obs):
+        return _flat
+
+
+def _flat(actions):
+    return 0.0 * actions.sum(-1)
+
+
+@pytest.mark.parametrize("std", [0.3, 1.0])
+def test_soft_value_gives_the_temperature_the_entropy_of_actions_on_the_box(std):
+    model = EnergySAC(
+        "MlpPolicy",
+        "Pendulum-v1",
+        entropy_estimator="soft_value",
+        entropy_estimator_kwargs=dict(n_proposals=4096),
+        policy_kwargs=dict(energy=Flat, net_arch=[4]),
+        buffer_size=10,
+        seed=0,
+    )
+    base = Gaussian(th.zeros(8, 1), th.full((8, 1), std))
+    estimate = model._estimator.log_prob(th.zeros(8, 1), partial(model._propose, th.zeros(8, 3), base=base))
+    th.testing.assert_close(-estimate, th.full((8, 1), math.log(2.0)), rtol=0, atol=0.03)
