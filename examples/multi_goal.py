@@ -1,19 +1,25 @@
 """Four equally good goals: what a Gaussian policy gives up and a refined one keeps.
 
 Trains Stable-Baselines3's SAC and EnergySAC on ``MultiGoal-v0`` with the same steps, the same fixed entropy coefficient and
-the same network sizes, everything else at its default, then draws both beside the exact answer into one picture:
+the same network sizes, then draws both beside the exact answer into one picture:
 
-    python examples/multi_goal.py --timesteps 6000 --seed 0 --output multi_goal.png
+    python examples/multi_goal.py --seed 0 --output multi_goal.png
+
+EnergySAC refines with its default settings, in the critic's target too, where the soft value stands for the entropy: the
+critic then values the refined policy with all its modes, and not the Gaussian one.
 
 Upper row: the critic's landscape over the actions at the origin, and sampled first actions. Lower row: sampled rollouts.
 """
 
 import argparse
+import operator
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import matplotlib
 
 matplotlib.use("Agg")
@@ -33,6 +39,12 @@ from sb3_energy.envs.soft_values import SoftValues, soft_value_iteration
 
 Policy = Callable[[np.ndarray], np.ndarray]
 """``(n, 2)`` states to ``(n, 2)`` sampled actions."""
+
+ALGORITHMS: dict[type[SAC], dict[str, Any]] = {
+    SAC: {},
+    EnergySAC: dict(refine_target=True, entropy_estimator="soft_value"),
+}
+"""The algorithms, and what differs from their defaults beside the entropy coefficient and the network sizes."""
 
 GOAL_COLOURS = ("#e4572e", "#2e86ab", "#76b041", "#a05195")
 LOST_COLOUR = "#8a8a8a"
@@ -117,15 +129,25 @@ def critic_landscape(model: SAC, actions: np.ndarray) -> np.ndarray:
     return q_values.cpu().numpy().reshape(actions.shape[:2])
 
 
-def train(algorithm: type[SAC], env: VecEnv, args: argparse.Namespace) -> SAC:
+def make_env(args: argparse.Namespace) -> VecEnv:
+    """
+    :param args: the command line
+    :return: where to train; rewards scaled, since returns of minus several hundred take networks long to reach
+    """
+    scaled = dict(func=partial(operator.mul, args.reward_scale))
+    wrapper: Any = gym.wrappers.TransformReward
+    return make_vec_env("MultiGoal-v0", n_envs=args.n_envs, seed=args.seed, wrapper_class=wrapper, wrapper_kwargs=scaled)
+
+
+def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
     """
     :param algorithm: the class
-    :param env: where to train
     :param args: the command line
-    :return: the trained model; nothing but the entropy coefficient and the network sizes differs from the class's defaults
+    :return: the trained model; scaling rewards and entropy coefficient alike leaves the optimal policy what it is
     """
-    settings: dict[str, Any] = dict(ent_coef=args.ent_coef, policy_kwargs=dict(net_arch=args.net_arch))
-    model = algorithm("MlpPolicy", env, seed=args.seed, device=args.device, **settings)
+    settings = ALGORITHMS[algorithm] | dict(policy_kwargs=dict(net_arch=args.net_arch))
+    ent_coef = args.ent_coef * args.reward_scale
+    model = algorithm("MlpPolicy", make_env(args), ent_coef=ent_coef, seed=args.seed, device=args.device, **settings)
     return model.learn(args.timesteps)
 
 
@@ -157,7 +179,16 @@ def draw_landscape(axes: Axes, picture: Picture, depth: float) -> Any:
         norm=Normalize(-depth, 0.0),
         interpolation="bilinear",
     )
-    axes.scatter(*picture.first_actions.T, s=7, color="white", edgecolors="black", linewidths=0.3, alpha=0.85, zorder=3)
+    axes.scatter(
+        picture.first_actions[:, 0],
+        picture.first_actions[:, 1],
+        s=7,
+        color="white",
+        edgecolors="black",
+        linewidths=0.3,
+        alpha=0.85,
+        zorder=3,
+    )
     axes.set(xlim=(-1, 1), ylim=(-1, 1), xticks=(-1, 0, 1), yticks=(-1, 0, 1), xlabel="$a_1$")
     axes.set_title(picture.name, fontsize=13, fontweight="bold", pad=8)
     return image
@@ -213,20 +244,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     :return: its settings
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=10_000, help="environment steps of each training")
+    parser.add_argument("--timesteps", type=int, default=80_000, help="environment steps of each training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ent-coef", type=float, default=1.0, help="fixed entropy coefficient, the temperature of both")
-    parser.add_argument("--net-arch", type=int, nargs="+", default=[128, 128], help="hidden layers of actor and critics")
+    parser.add_argument("--ent-coef", type=float, default=8.0, help="entropy coefficient of both, fixed")
+    parser.add_argument("--net-arch", type=int, nargs="+", default=[64, 64], help="hidden layers of actor and critics")
+    parser.add_argument("--reward-scale", type=float, default=0.05, help="of rewards and entropy coefficient in training")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--n-envs", type=int, default=1)
+    parser.add_argument("--n-envs", type=int, default=32, help="environments side by side, one update for each step of all")
     parser.add_argument("--episodes", type=int, default=400, help="episodes of the evaluation, all from the origin")
     parser.add_argument("--output", type=Path, default=Path("multi_goal.png"))
     args = parser.parse_args(argv)
     for name in ("timesteps", "n_envs", "episodes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    if not args.ent_coef > 0.0:
-        parser.error(f"--ent-coef must be above 0, got {args.ent_coef}")
+    for name in ("ent_coef", "reward_scale"):
+        if not getattr(args, name) > 0.0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name)}")
     if not args.output.parent.is_dir():
         parser.error(f"--output must lie in a folder that exists, got {args.output}")
     return args
@@ -243,10 +276,10 @@ def main(argv: list[str] | None = None) -> list[Picture]:
     exact = soft_value_iteration(args.ent_coef, n_states=57, n_actions=21)
     optimal = optimal_policy(exact, np.random.default_rng(args.seed))
     pictures = [picture_of("exact answer", exact.q_value(np.zeros(2), actions), optimal, args.episodes)]
-    for algorithm in (SAC, EnergySAC):
+    for algorithm in ALGORITHMS:
         started = time.perf_counter()
-        model = train(algorithm, make_vec_env("MultiGoal-v0", n_envs=args.n_envs, seed=args.seed), args)
-        landscape = critic_landscape(model, actions)
+        model = train(algorithm, args)
+        landscape = critic_landscape(model, actions) / args.reward_scale
         pictures.append(picture_of(algorithm.__name__, landscape, sampling_policy(model), args.episodes))
         print(f"{algorithm.__name__}: trained in {time.perf_counter() - started:.0f} s")
     for picture in pictures:
