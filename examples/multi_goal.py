@@ -244,9 +244,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     :return: its settings
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=80_000, help="environment steps of each training")
+    parser.add_argument("--timesteps", type=int, default=64_000, help="environment steps of each training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ent-coef", type=float, default=8.0, help="entropy coefficient of both, fixed")
+    parser.add_argument("--ent-coef", type=float, default=12.0, help="entropy coefficient of both, fixed")
     parser.add_argument("--net-arch", type=int, nargs="+", default=[64, 64], help="hidden layers of actor and critics")
     parser.add_argument("--reward-scale", type=float, default=0.05, help="of rewards and entropy coefficient in training")
     parser.add_argument("--device", default="auto")
