@@ -145,7 +145,7 @@ def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
     :param args: the command line
     :return: the trained model; scaling rewards and entropy coefficient alike leaves the optimal policy what it is
     """
-    settings = ALGORITHMS[algorithm] | dict(policy_kwargs=dict(net_arch=args.net_arch))
+    settings = ALGORITHMS[algorithm] | dict(policy_kwargs=dict(net_arch=args.net_arch), learning_starts=args.learning_starts)
     ent_coef = args.ent_coef * args.reward_scale
     model = algorithm("MlpPolicy", make_env(args), ent_coef=ent_coef, seed=args.seed, device=args.device, **settings)
     return model.learn(args.timesteps)
@@ -244,17 +244,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     :return: its settings
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=64_000, help="environment steps of each training")
+    parser.add_argument("--timesteps", type=int, default=72_000, help="environment steps of each training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ent-coef", type=float, default=12.0, help="entropy coefficient of both, fixed")
     parser.add_argument("--net-arch", type=int, nargs="+", default=[64, 64], help="hidden layers of actor and critics")
     parser.add_argument("--reward-scale", type=float, default=0.05, help="of rewards and entropy coefficient in training")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--n-envs", type=int, default=32, help="environments side by side, one update for each step of all")
+    parser.add_argument("--learning-starts", type=int, default=8_000, help="steps of uniform actions before learning")
+    parser.add_argument("--n-envs", type=int, default=16, help="environments side by side, one update for each step of all")
     parser.add_argument("--episodes", type=int, default=400, help="episodes of the evaluation, all from the origin")
     parser.add_argument("--output", type=Path, default=Path("multi_goal.png"))
     args = parser.parse_args(argv)
-    for name in ("timesteps", "n_envs", "episodes"):
+    for name in ("timesteps", "learning_starts", "n_envs", "episodes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     for name in ("ent_coef", "reward_scale"):

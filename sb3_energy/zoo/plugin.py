@@ -87,7 +87,7 @@ def _for_prediction(cls: Any) -> type:
 
     class Loader(cls):
         @classmethod
-        def load(_, *args: Any, **kwargs: Any) -> Any:
+        def load(_: type, *args: Any, **kwargs: Any) -> Any:
             return cls.load(*args, **{"buffer_size": 1, **kwargs})
 
     Loader.__name__ = cls.__name__

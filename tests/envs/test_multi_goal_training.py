@@ -19,12 +19,12 @@ def example():
 
 
 @pytest.mark.slow
-def test_sac_gives_goals_up_of_which_energy_sac_keeps_more(example, tmp_path, capsys):
+def test_energy_sac_reaches_every_goal_and_sac_does_not(example, tmp_path, capsys):
     output = tmp_path / "multi_goal.png"
     exact, sac, energy_sac = example.main(["--seed", "0", "--device", "cpu", "--output", str(output)])
     assert exact.shares.min() >= 0.15
     assert sac.shares.min() < 0.15
-    assert energy_sac.shares.min() > sac.shares.min()
+    assert energy_sac.shares.min() >= 0.15
     assert output.stat().st_size > 50_000
     printed = capsys.readouterr().out
     for picture in (exact, sac, energy_sac):
