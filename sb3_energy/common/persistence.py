@@ -78,7 +78,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
         """
-        write_whole(path, "zip", lambda file: super(PersistentAlgorithm, self).save(file, exclude, include), self.verbose)
+        write_whole(path, "zip", lambda file: super(PersistentAlgorithm, self).save(file, exclude, include))
 
     def save_replay_buffer(self, path: PathOrFile) -> None:
         """
@@ -87,7 +87,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :param path: Path to the file where the replay buffer should be saved.
             if path is a str or pathlib.Path, the path is automatically created if necessary.
         """
-        write_whole(path, "pkl", super().save_replay_buffer, self.verbose)
+        write_whole(path, "pkl", super().save_replay_buffer)
 
     @classmethod
     def load(
@@ -119,14 +119,13 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
 
-def write_whole(path: PathOrFile, suffix: str, write: Callable[[Any], None], verbose: int = 0) -> None:
+def write_whole(path: PathOrFile, suffix: str, write: Callable[[Any], None]) -> None:
     """
     Write a file so that at its path there is always a whole one: the old one until the new one is complete.
 
     :param path: where to; a file-like is written to directly
     :param suffix: appended to a path that has none, as SB3 does
     :param write: writes to a file-like
-    :param verbose: SB3's verbosity
     """
     if isinstance(path, io.IOBase):
         write(path)

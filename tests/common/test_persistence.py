@@ -137,5 +137,6 @@ def test_file_likes_are_written_to_directly(saved):
     for save, load in ((model.save, EnergySAC.load), (model.save_replay_buffer, model.load_replay_buffer)):
         file = io.BytesIO()
         save(file)
+        assert file.tell() > 0
         file.seek(0)
         load(file)
