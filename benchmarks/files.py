@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
+
 COLUMNS = (
     "timesteps",
     "return_deterministic",
@@ -70,6 +72,15 @@ class RunFiles:
     @property
     def checkpoints(self) -> Path:
         return self._sibling(".checkpoints")
+
+    @property
+    def model(self) -> Path:
+        return self._sibling(".zip")
+
+    def write_model(self, model: BaseAlgorithm) -> None:
+        temporary = self._sibling(".tmp.zip")
+        model.save(temporary)
+        os.replace(temporary, self.model)
 
     def read_config(self) -> dict[str, Any] | None:
         return json.loads(self.config.read_text(encoding="utf-8")) if self.config.exists() else None

@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
     add("--eval-episodes", type=int, default=5, help="episodes of each kind at an evaluation (default %(default)s)")
     add("--action-repeat", type=int, help="environment steps per policy step (default: 2 for dm_control, else 1)")
     add("--last", type=int, default=3, help="evaluations at the end of a run that make its score (default %(default)s)")
+    add(
+        "--matmul-precision",
+        choices=("highest", "medium"),
+        default="highest",
+        help="torch.set_float32_matmul_precision of the updates: medium is oneDNN's, faster on many CPUs, but may round to bfloat16",
+    )
     add("--report-only", action="store_true", help="train nothing")
     return arguments
 
@@ -96,6 +102,7 @@ def configuration(args: argparse.Namespace, variant: Variant, env_id: str, seed:
         "seed": seed,
         "steps": args.steps,
         "action_repeat": args.action_repeat or default_action_repeat(env_id),
+        "matmul_precision": args.matmul_precision,
         "eval_freq": args.eval_freq or max(args.steps // 10, 1),
         "eval_episodes": args.eval_episodes,
     }

@@ -64,7 +64,12 @@ class EvaluateAndCheckpoint(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
+    def _on_rollout_end(self) -> None:
+        # Between two rollouts are the updates, large enough to gain; acting on one observation is faster without.
+        th.set_float32_matmul_precision(self.config["matmul_precision"])
+
     def _on_rollout_start(self) -> None:
+        th.set_float32_matmul_precision("highest")
         seen = int(self.rows[-1]["timesteps"]) if self.rows else 0
         if self.num_timesteps // self.config["eval_freq"] > seen // self.config["eval_freq"]:
             self._add_row()
@@ -72,6 +77,8 @@ class EvaluateAndCheckpoint(BaseCallback):
             self.cpu_start = time.process_time()
 
     def _on_training_end(self) -> None:
+        th.set_float32_matmul_precision("highest")
+        self.files.write_model(self.model)  # before the last row, which says that the run is finished
         self._add_row()
 
     def _add_row(self) -> None:
