@@ -226,6 +226,7 @@ class RefinedPolicy(SACPolicy):
         obs: PyTorchObs,
         deterministic: bool = False,
         base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
     ) -> th.Tensor:
@@ -235,6 +236,7 @@ class RefinedPolicy(SACPolicy):
         :param obs: ``B`` observations
         :param deterministic: the lowest energy that a noise-free descent finds, in place of a draw
         :param base: the Gaussian at these observations, if it is known already
+        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
         :return: ``(B, A)``; ``tanh`` of it are the actions scaled to [-1, 1]
@@ -245,7 +247,7 @@ class RefinedPolicy(SACPolicy):
             )
         with th.no_grad():
             base = self.base(obs) if base is None else base
-            energy = self.energy_fn(obs)
+            energy = self.energy_fn(obs) if energy is None else energy
             if deterministic:
                 return self.refinement.best(base, energy)
             return self.refinement.sample(base, energy, self.temperature, generator, infos)

@@ -24,7 +24,7 @@ from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolic
 from sb3_energy.entropy import ENTROPY_ESTIMATORS, BaseEntropy
 from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
 from sb3_energy.registry import resolve
-from sb3_energy.types import EntropyEstimator, RefinerInfo
+from sb3_energy.types import EnergyFn, EntropyEstimator, RefinerInfo
 
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
 
@@ -189,9 +189,10 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         if not self.refine_target or self.policy.refinement.is_identity:
             return next_actions, next_log_prob
         infos: list[RefinerInfo] = []
-        base = self._last_base()
-        next_actions = th.tanh(self.policy.refine(next_obs, base=base, infos=infos))
-        next_log_prob = self._estimator.log_prob(next_log_prob, partial(self._propose, next_obs, base=base))
+        base, energy = self._last_base(), self.policy.energy_fn(next_obs)
+        next_actions = th.tanh(self.policy.refine(next_obs, base=base, energy=energy, infos=infos))
+        propose = partial(self._propose, next_obs, base=base, energy=energy)
+        next_log_prob = self._estimator.log_prob(next_log_prob, propose)
         if infos:
             records["refiner_displacement"].append(sum(info.displacement.mean().item() for info in infos))
         return next_actions, next_log_prob
@@ -223,13 +224,18 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
     def _propose(
-        self, obs: PyTorchObs, n: int, uniform_fraction: float, base: Gaussian | None = None
+        self,
+        obs: PyTorchObs,
+        n: int,
+        uniform_fraction: float,
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
     ) -> tuple[th.Tensor, th.Tensor]:
         base = self.policy.base(obs) if base is None else base
-        proposals = draw_proposals(base, n, uniform_fraction)
-        energy = tempered(self.policy.energy_fn(obs), self.policy.temperature)
+        energy = self.policy.energy_fn(obs) if energy is None else energy
+        particles, log_prob = draw_proposals(base, n, uniform_fraction)
         # Entropies and SAC's target entropy are those of actions on the box, not of what is squashed
-        return energy(th.tanh(proposals.particles)), proposals.log_prob - log_tanh_jacobian(proposals.particles)
+        return tempered(energy, self.policy.temperature)(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
 
     def _last_base(self) -> Gaussian:
         distribution = self.actor.action_dist.distribution  # of the last action_log_prob()

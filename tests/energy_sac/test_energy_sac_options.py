@@ -79,6 +79,14 @@ def test_what_is_refined(make_model, refine_exploration, refine_target, distilla
     assert sizes == [6], "predicting refines, however it was trained"
 
 
+def test_next_observations_are_encoded_once_for_refinement_and_entropy(make_model):
+    model = make_model(refine_target=True, entropy_estimator="soft_value").learn(25)
+    bound, energy_fn = [], model.policy.energy_fn
+    model.policy.energy_fn = lambda obs: bound.append(obs) or energy_fn(obs)
+    model.train(1, batch_size=16)
+    assert len(bound) == 2, "the temperature's observations and the target's, each bound to the energy once"
+
+
 def test_unrefined_is_the_actor(make_model):
     model = make_model(learning_rate=1e-2).learn(40)
     with model.policy.unrefined():
