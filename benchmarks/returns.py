@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         "--matmul-precision",
         choices=("highest", "medium"),
         default="highest",
-        help="torch.set_float32_matmul_precision of the updates: medium is oneDNN's, faster on many CPUs, but may round to bfloat16",
+        help="of the updates, as torch.set_float32_matmul_precision has it; medium may be faster, and may round to bfloat16",
     )
     add("--report-only", action="store_true", help="train nothing")
     return arguments
