@@ -96,7 +96,12 @@ def _number(value: float, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{digits}f}"
 
 
-def _interval(interval: Interval, signed: bool = False) -> str:
+def interval_text(interval: Interval, signed: bool = False) -> str:
+    """
+    :param interval: figure and bounds
+    :param signed: whether a plus is written
+    :return: as a table shows it
+    """
     return f"{_number(interval.value, signed)} [{_number(interval.low, signed)}, {_number(interval.high, signed)}]"
 
 
@@ -128,10 +133,13 @@ HEADER = (
 
 def _line(name: str, runs: Sequence[Run], reference: Sequence[Run], last: int) -> list[str]:
     scores = [run.final("return_deterministic", last) for run in runs]
-    cells = [f"`{name}`", str(len(runs)), _interval(iqm_interval(scores))]
+    cells = [f"`{name}`", str(len(runs)), interval_text(iqm_interval(scores))]
     if reference and name != REFERENCE:
         sac = [run.final("return_deterministic", last) for run in reference]
-        cells += [_interval(difference_interval(scores, sac), signed=True), verdict(iqm_interval(scores), iqm_interval(sac))]
+        cells += [
+            interval_text(difference_interval(scores, sac), signed=True),
+            verdict(iqm_interval(scores), iqm_interval(sac)),
+        ]
     else:
         cells += ["", ""]
     for column in ("return_stochastic", "return_base"):
