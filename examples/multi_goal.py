@@ -5,8 +5,8 @@ the same network sizes, then draws both beside the exact answer into one picture
 
     python examples/multi_goal.py --seed 0 --output multi_goal.png
 
-EnergySAC refines with its default settings, in the critic's target too, where the soft value stands for the entropy: the
-critic then values the refined policy with all its modes, and not the Gaussian one.
+EnergySAC refines with its default settings. Both have SB3's networks (``backbone="plain"``), so the refinement is all that
+differs. ``--backbone layer_norm`` gives EnergySAC its default body, whose critic takes longer to reach returns of this size.
 
 Upper row: the critic's landscape over the actions at the origin, and sampled first actions. Lower row: sampled rollouts.
 """
@@ -36,15 +36,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_energy import EnergySAC
 from sb3_energy.envs.multi_goal import GOAL_NAMES, GOALS, HORIZON, LIMIT, standing_reward, step_dynamics
 from sb3_energy.envs.soft_values import SoftValues, soft_value_iteration
+from sb3_energy.networks import BACKBONES
 
 Policy = Callable[[np.ndarray], np.ndarray]
 """``(n, 2)`` states to ``(n, 2)`` sampled actions."""
 
-ALGORITHMS: dict[type[SAC], dict[str, Any]] = {
-    SAC: {},
-    EnergySAC: dict(refine_target=True, entropy_estimator="soft_value"),
-}
-"""The algorithms, and what differs from their defaults beside the entropy coefficient and the network sizes."""
+ALGORITHMS: tuple[type[SAC], ...] = (SAC, EnergySAC)
 
 GOAL_COLOURS = ("#e4572e", "#2e86ab", "#76b041", "#a05195")
 LOST_COLOUR = "#8a8a8a"
@@ -145,9 +142,16 @@ def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
     :param args: the command line
     :return: the trained model; scaling rewards and entropy coefficient alike leaves the optimal policy what it is
     """
-    settings = ALGORITHMS[algorithm] | dict(policy_kwargs=dict(net_arch=args.net_arch), learning_starts=args.learning_starts)
-    ent_coef = args.ent_coef * args.reward_scale
-    model = algorithm("MlpPolicy", make_env(args), ent_coef=ent_coef, seed=args.seed, device=args.device, **settings)
+    policy_kwargs = dict(net_arch=args.net_arch) | (dict(backbone=args.backbone) if algorithm is EnergySAC else {})
+    model = algorithm(
+        "MlpPolicy",
+        make_env(args),
+        ent_coef=args.ent_coef * args.reward_scale,
+        learning_starts=args.learning_starts,
+        policy_kwargs=policy_kwargs,
+        seed=args.seed,
+        device=args.device,
+    )
     return model.learn(args.timesteps)
 
 
@@ -244,14 +248,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     :return: its settings
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=72_000, help="environment steps of each training")
+    parser.add_argument("--timesteps", type=int, default=64_000, help="environment steps of each training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ent-coef", type=float, default=12.0, help="entropy coefficient of both, fixed")
-    parser.add_argument("--net-arch", type=int, nargs="+", default=[64, 64], help="hidden layers of actor and critics")
+    parser.add_argument("--ent-coef", type=float, default=3.0, help="entropy coefficient of both, fixed")
+    parser.add_argument("--net-arch", type=int, nargs="+", default=[256, 256], help="hidden layers of actor and critics")
+    parser.add_argument("--backbone", choices=sorted(BACKBONES), default="plain", help="body of EnergySAC's networks")
     parser.add_argument("--reward-scale", type=float, default=0.05, help="of rewards and entropy coefficient in training")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--learning-starts", type=int, default=8_000, help="steps of uniform actions before learning")
-    parser.add_argument("--n-envs", type=int, default=16, help="environments side by side, one update for each step of all")
+    parser.add_argument("--n-envs", type=int, default=4, help="environments side by side, one update for each step of all")
     parser.add_argument("--episodes", type=int, default=400, help="episodes of the evaluation, all from the origin")
     parser.add_argument("--output", type=Path, default=Path("multi_goal.png"))
     args = parser.parse_args(argv)
