@@ -90,6 +90,20 @@ class LinearRamp:
         return self.initial + (self.final - self.initial) * progress
 
 
+@dataclass(frozen=True)
+class Squared:
+    """
+    Another schedule's value squared: the Langevin step that a leapfrog of Hamiltonian Monte Carlo amounts to.
+
+    :param schedule: the other schedule
+    """
+
+    schedule: Schedule
+
+    def __call__(self, remaining: float) -> float:
+        return self.schedule(remaining) ** 2
+
+
 def value_at(schedule: float | Schedule, remaining: float) -> float:
     """
     :param schedule: a number, or a function of the remaining part

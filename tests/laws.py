@@ -77,3 +77,14 @@ def total_variation(actions, energy, bins):
     :return: ``½ Σ |p - q|`` over the bins
     """
     return 0.5 * float((frequencies(actions, bins) - bin_probabilities(energy, actions.shape[1], bins)).abs().sum())
+
+
+def exact_draws(energy, dimension, n, generator, cells=400):
+    """
+    :return: ``(n, d)`` draws from ``exp(-E)`` on the box: a cell of a fine grid by its probability, then a point inside of it
+    """
+    points, volume = grid(cells, dimension)
+    probabilities = (-energy(points)).softmax(1).squeeze(0)
+    index = th.searchsorted(probabilities.cumsum(0), th.rand(n, dtype=th.float64, generator=generator))
+    within = th.rand((n, dimension), dtype=th.float64, generator=generator) - 0.5
+    return points[0, index.clamp(max=len(probabilities) - 1)] + within * volume ** (1.0 / dimension)

@@ -1,8 +1,10 @@
 """Refiners: move particles toward ``exp(-energy)``. A new one is a file and a line in ``REFINERS``."""
 
+from sb3_energy.refiners.hmc import HamiltonianMonteCarlo
 from sb3_energy.refiners.identity import Identity
 from sb3_energy.refiners.langevin import Langevin
 from sb3_energy.refiners.loop import effective_sample_size, importance_resample, refine, select
+from sb3_energy.refiners.mala import MetropolisAdjustedLangevin
 from sb3_energy.refiners.mppi import MPPI
 from sb3_energy.refiners.quasi import normal_quantiles
 from sb3_energy.refiners.snis import SelfNormalizedImportanceSampling
@@ -11,6 +13,8 @@ from sb3_energy.types import Refiner
 REFINERS: dict[str, type[Refiner]] = {
     "none": Identity,
     "langevin": Langevin,
+    "mala": MetropolisAdjustedLangevin,
+    "hmc": HamiltonianMonteCarlo,
     "mppi": MPPI,
     "snis": SelfNormalizedImportanceSampling,
 }
@@ -18,8 +22,10 @@ REFINERS: dict[str, type[Refiner]] = {
 __all__ = [
     "MPPI",
     "REFINERS",
+    "HamiltonianMonteCarlo",
     "Identity",
     "Langevin",
+    "MetropolisAdjustedLangevin",
     "SelfNormalizedImportanceSampling",
     "effective_sample_size",
     "importance_resample",

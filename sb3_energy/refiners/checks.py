@@ -4,6 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch as th
+
+from sb3_energy.types import Refiner, Tick
+
 
 def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) -> None:
     """
@@ -49,6 +53,24 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+
+
+def refuse_diverged(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) -> None:
+    """
+    :param refiner: which one was at work
+    :param tick: at which step, ``None`` before the first one
+    :param diverged: ``(B, ...)`` what has left the numbers
+    :raises FloatingPointError: if anything has, with a sentence that says where and what to try
+    """
+    if not diverged.any():
+        return
+    step = "before the first step" if tick is None else f"at step {tick.step + 1} of {tick.n_steps}"
+    observation = int(diverged.reshape(len(diverged), -1).any(dim=1).nonzero()[0])
+    raise FloatingPointError(
+        f"a non-finite energy appeared {step} while {type(refiner).__name__} refined the actions of observation "
+        f"{observation} of a batch of {len(diverged)}; try a lower learning_rate, a smaller step_size, "
+        "or backbone='layer_norm'"
+    )
 
 
 def _check_number(name: str, value: Any, what: str) -> None:

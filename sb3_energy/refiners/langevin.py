@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.refiners.checks import check_positive, check_schedule
+from sb3_energy.refiners.norms import clipped_gradients
 from sb3_energy.schedules import value_at
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
@@ -82,10 +83,7 @@ class Langevin:
     def _displacement(self, gradients: th.Tensor, remaining: float, generator: th.Generator | None) -> th.Tensor:
         step_size = value_at(self.step_size, remaining)
         noise_scale = value_at(self.noise_scale, remaining)
-        if self.max_grad_norm is not None:
-            norm = gradients.flatten(2).norm(dim=-1).clamp(min=self.max_grad_norm)
-            gradients = gradients * (self.max_grad_norm / norm).reshape(norm.shape + (1,) * (gradients.dim() - 2))
-        displacement = -0.5 * step_size * gradients
+        displacement = -0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
         if noise_scale > 0.0:
             noise = th.randn(gradients.shape, generator=generator, device=gradients.device, dtype=gradients.dtype)
             displacement = displacement + noise_scale * math.sqrt(step_size) * noise

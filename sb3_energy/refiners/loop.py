@@ -2,6 +2,7 @@
 
 import torch as th
 
+from sb3_energy.refiners.checks import refuse_diverged
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
 
 
@@ -33,23 +34,21 @@ def refine(
         raise ValueError(f"n_steps must be an integer of at least 0, got {n_steps!r}")
     with th.no_grad():
         if n_steps == 0:
-            return _checked(refiner, RefinerState(particles.detach(), target.energy(particles.detach())))
-        state = refiner.init(particles.detach(), target)
+            return _checked(refiner, RefinerState(particles.detach(), target.energy(particles.detach())), None)
+        state = _checked(refiner, refiner.init(particles.detach(), target), None)
         for k in range(n_steps):
-            state, info = refiner.step(state, target, Tick(k, n_steps), generator)
+            tick = Tick(k, n_steps)
+            state, info = refiner.step(state, target, tick, generator)
+            _checked(refiner, state, tick)
             if infos is not None:
                 infos.append(info)
-    return _checked(refiner, state)
+    return state
 
 
-def _checked(refiner: Refiner, state: RefinerState) -> RefinerState:
+def _checked(refiner: Refiner, state: RefinerState, tick: Tick | None) -> RefinerState:
     if state.energies.shape != state.particles.shape[:2]:
         raise ValueError(f"an energy of {tuple(state.particles.shape)} must be (B, N), got {tuple(state.energies.shape)}")
-    if not th.isfinite(state.energies.amin(dim=1)).all():  # the minimum of anything and NaN is NaN
-        raise FloatingPointError(
-            f"a non-finite energy appeared while {type(refiner).__name__} refined the actions; "
-            "try a lower learning_rate, a smaller step_size, or backbone='layer_norm'"
-        )
+    refuse_diverged(refiner, tick, ~th.isfinite(state.energies.amin(dim=1)))  # the minimum of anything and NaN is NaN
     return state
 
 

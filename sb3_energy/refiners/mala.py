@@ -1,0 +1,83 @@
+"""The Metropolis-adjusted Langevin algorithm."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch as th
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.refiners.checks import check_positive, check_schedule
+from sb3_energy.refiners.langevin import Langevin
+from sb3_energy.refiners.metropolis import accept
+from sb3_energy.refiners.norms import clipped_gradients, squared_norm
+from sb3_energy.schedules import value_at
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+
+
+@dataclass(frozen=True)
+class MetropolisAdjustedLangevin:
+    """
+    A Langevin step, kept with the probability that leaves ``exp(-E)`` as it is, whatever the step size.
+    MALA (Roberts and Tweedie 1996, section 1.4); with a bound on the drift it is their truncated algorithm, and as exact:
+    the test knows the drift that was used.
+
+    :param step_size: ``ε``, a number or a schedule
+    :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
+    :param max_displacement: largest drift of a coordinate in one step, noise not counted (``None``: any)
+    :raises ValueError: if a number is out of range
+    """
+
+    step_size: float | Schedule = 0.3
+    max_grad_norm: float | None = None
+    max_displacement: float | None = 1.0
+
+    exact: ClassVar[bool] = True
+    resamples: ClassVar[bool] = False
+    default_steps: ClassVar[int] = 5
+    default_particles: ClassVar[int] = 16
+    max_steps: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        check_schedule("step_size", self.step_size, minimum=0.0, strict=True)
+        check_positive("max_grad_norm", self.max_grad_norm)
+        check_positive("max_displacement", self.max_displacement)
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``
+        :param target: what to draw from
+        :return: particles, energies, and the gradients in ``extra``
+        """
+        energies, gradients = energy_and_grad(target.energy, particles)
+        return RefinerState(particles, energies, gradients)
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: with the gradients at its particles in ``extra``
+        :param target: what to draw from
+        :param tick: which step of how many
+        :param generator: source of the noise
+        :return: the next state, and with which probability each particle moved and how far
+        """
+        step_size = value_at(self.step_size, tick.remaining)
+        old = state.particles
+        noise = th.randn(old.shape, generator=generator, device=old.device, dtype=old.dtype)
+        new = old + self._drift(state.extra, step_size) + math.sqrt(step_size) * noise
+        energies, gradients = energy_and_grad(target.energy, new)
+        backward = squared_norm(old - new - self._drift(gradients, step_size))
+        log_ratio = state.energies - energies + 0.5 * squared_norm(noise) - backward / (2.0 * step_size)
+        return accept(self, tick, state, RefinerState(new, energies, gradients), log_ratio, generator)
+
+    def deterministic(self) -> Langevin:
+        """
+        :return: gradient descent with the same steps
+        """
+        return Langevin(self.step_size, 0.0, self.max_grad_norm, self.max_displacement)
+
+    def _drift(self, gradients: th.Tensor, step_size: float) -> th.Tensor:
+        drift = -0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
+        return drift if self.max_displacement is None else drift.clamp(-self.max_displacement, self.max_displacement)
