@@ -8,6 +8,7 @@ from sb3_energy.refiners.mala import MetropolisAdjustedLangevin
 from sb3_energy.refiners.mppi import MPPI
 from sb3_energy.refiners.quasi import normal_quantiles
 from sb3_energy.refiners.snis import SelfNormalizedImportanceSampling
+from sb3_energy.refiners.svgd import SteinVariationalGradientDescent
 from sb3_energy.types import Refiner
 
 REFINERS: dict[str, type[Refiner]] = {
@@ -15,6 +16,7 @@ REFINERS: dict[str, type[Refiner]] = {
     "langevin": Langevin,
     "mala": MetropolisAdjustedLangevin,
     "hmc": HamiltonianMonteCarlo,
+    "svgd": SteinVariationalGradientDescent,
     "mppi": MPPI,
     "snis": SelfNormalizedImportanceSampling,
 }
@@ -27,6 +29,7 @@ __all__ = [
     "Langevin",
     "MetropolisAdjustedLangevin",
     "SelfNormalizedImportanceSampling",
+    "SteinVariationalGradientDescent",
     "effective_sample_size",
     "importance_resample",
     "normal_quantiles",

@@ -16,6 +16,9 @@ SAC_PARAMS = dict(one_minus_gamma=0.01, batch_size_pow=4, learning_rate=1e-3, tr
 OTHERS = {
     "none": {},
     "langevin": dict(langevin_steps=2, langevin_particles_pow=0, langevin_step_size=0.01),
+    "mala": dict(mala_steps=2, mala_particles_pow=0, mala_step_size=0.1),
+    "hmc": dict(hmc_steps=1, hmc_particles_pow=1, hmc_step_size=0.1),
+    "svgd": dict(svgd_steps=2, svgd_particles_pow=2, svgd_step_size=0.1),
     "mppi": dict(mppi_steps=2, mppi_particles_pow=4),
     "snis": dict(snis_particles_pow=3),
 }
@@ -48,7 +51,7 @@ def test_every_branch_is_accepted(ent_coef):
             model = build(hyperparams, ent_coef)
             assert model.policy.refinement.is_identity == (params["refiner"] == "none")
     # initial particles x (no refined target, or two estimators), and nothing of it without a refiner
-    assert len(seen) == 3 * 3 * 3 + 1
+    assert len(seen) == (len(REFINERS) - 1) * 3 * 3 + 1
 
 
 def test_what_is_sampled_is_what_the_model_has():

@@ -1,0 +1,128 @@
+"""Stein variational gradient descent."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch as th
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.refiners.checks import check_positive, check_schedule
+from sb3_energy.refiners.norms import clipped_gradients, squared_norm
+from sb3_energy.schedules import value_at
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+
+
+@dataclass(frozen=True)
+class SteinVariationalGradientDescent:
+    """
+    ``x_i ← x_i + ε φ(x_i)`` with ``φ(x_i) = (1/N) Σ_j [-k(x_j, x_i) ∇E(x_j) + ∇_{x_j} k(x_j, x_i)]``: the particles of an
+    observation descend together and keep each other at a distance.
+    SVGD (Liu and Wang 2016, algorithm 1), with ``k = exp(-|x - y|² / (2 σ²))`` and ``σ²`` from the median distance, as
+    S2AC (Messaoud et al. 2024) refines a policy. Steps ask no random numbers; few particles cover less than the target
+    has (its law is exact with infinitely many only).
+
+    :param step_size: ``ε``, a number or a schedule
+    :param bandwidth: ``σ`` (``None``: ``2 σ² = median(|x_i - x_j|²) / log(N + 1)`` over pairs, for each observation)
+    :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
+    :param max_displacement: largest move of a coordinate in one step (``None``: any)
+    :param shuffle: whether the particles change places after the last step, so that the first one is a draw wherever
+        each of them started
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if something has the wrong type
+    """
+
+    step_size: float | Schedule = 0.5
+    bandwidth: float | None = None
+    max_grad_norm: float | None = None
+    max_displacement: float | None = 1.0
+    shuffle: bool = True
+
+    exact: ClassVar[bool] = False
+    resamples: ClassVar[bool] = True
+    default_steps: ClassVar[int] = 10
+    default_particles: ClassVar[int] = 16
+    max_steps: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        check_schedule("step_size", self.step_size, minimum=0.0, strict=True)
+        check_positive("bandwidth", self.bandwidth)
+        check_positive("max_grad_norm", self.max_grad_norm)
+        check_positive("max_displacement", self.max_displacement)
+        if not isinstance(self.shuffle, bool):
+            raise TypeError(f"shuffle must be True or False, got {self.shuffle!r}")
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``
+        :param target: what to draw from
+        :return: particles, energies, and the gradients in ``extra``
+        """
+        energies, gradients = energy_and_grad(target.energy, particles)
+        return RefinerState(particles, energies, gradients)
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: with the gradients at its particles in ``extra``
+        :param target: what to draw from
+        :param tick: which step of how many
+        :param generator: source of the last step's permutation
+        :return: the next state, and how far the particles went
+        """
+        displacement = value_at(self.step_size, tick.remaining) * self.direction(state.particles, state.extra)
+        if self.max_displacement is not None:
+            displacement = displacement.clamp(-self.max_displacement, self.max_displacement)
+        particles = state.particles + displacement
+        length = squared_norm(displacement).sqrt()
+        info = RefinerInfo(th.ones_like(length), length)
+        if not tick.is_last:
+            return RefinerState(particles, *energy_and_grad(target.energy, particles)), info
+        if self.shuffle:
+            particles = _shuffled(particles, generator)
+        return RefinerState(particles, target.energy(particles)), info
+
+    def deterministic(self) -> "SteinVariationalGradientDescent":
+        """
+        :return: the same steps, and no permutation
+        """
+        return replace(self, shuffle=False)
+
+    def direction(self, particles: th.Tensor, gradients: th.Tensor) -> th.Tensor:
+        """
+        :param particles: ``(B, N, *E)``
+        :param gradients: ``(B, N, *E)`` of the energy
+        :return: ``φ``, ``(B, N, *E)``
+        """
+        flat, scores = particles.flatten(2), -clipped_gradients(gradients, self.max_grad_norm).flatten(2)
+        kernel, variance = rbf_kernel(flat, self.bandwidth)
+        # ∇_{x_j} k_ij = k_ij (x_i - x_j) / σ²
+        repulsion = (flat * kernel.sum(dim=2, keepdim=True) - kernel @ flat) / variance
+        return ((kernel @ scores + repulsion) / flat.shape[1]).reshape(particles.shape)
+
+
+def rbf_kernel(particles: th.Tensor, bandwidth: float | None) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param particles: ``(B, N, D)``
+    :param bandwidth: ``σ``, or ``None`` for the median's
+    :return: ``exp(-|x_i - x_j|² / (2 σ²))``, ``(B, N, N)``, and ``σ²``, ``(B, 1, 1)``
+    """
+    squares = (particles.unsqueeze(2) - particles.unsqueeze(1)).square().sum(-1)
+    n = particles.shape[1]
+    if bandwidth is not None:
+        variance = squares.new_full((len(particles), 1, 1), bandwidth**2)
+    elif n == 1:
+        variance = squares.new_ones((len(particles), 1, 1))  # a particle alone is its own neighbour, however wide
+    else:
+        upper = th.triu_indices(n, n, offset=1, device=particles.device)
+        median = squares[:, upper[0], upper[1]].median(dim=1).values.reshape(-1, 1, 1)
+        # Particles that have met, or all stand still at one point, must not divide by zero
+        variance = (median / (2.0 * math.log(n + 1.0))).clamp(min=th.finfo(squares.dtype).eps)
+    return th.exp(-squares / (2.0 * variance)), variance
+
+
+def _shuffled(particles: th.Tensor, generator: th.Generator | None) -> th.Tensor:
+    order = th.rand(particles.shape[:2], generator=generator, device=particles.device).argsort(dim=1)
+    return particles[th.arange(len(order), device=order.device).unsqueeze(1), order]
