@@ -70,7 +70,7 @@ class Refinement:
             proposals = _resampled(proposals, squashed(energy_fn), generator)
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
-        state = self._run(self.refiner, base, proposals, squashed(energy_fn), generator, infos)
+        state = self._run(self.refiner, base, *proposals, squashed(energy_fn), generator, infos)
         return select(state, deterministic=False)
 
     def best(self, base: Gaussian, energy: EnergyFn) -> th.Tensor:
@@ -86,7 +86,7 @@ class Refinement:
         descended = energy
         if self.trust_region is not None:
             descended = near_proposal(energy, th.tanh(starts), self.trust_region)
-        ends = self._run(self.refiner.deterministic(), base, Proposals(starts, th.zeros(0)), on_box(descended)).particles
+        ends = self._run(self.refiner.deterministic(), base, starts, None, on_box(descended)).particles
         candidates = th.cat([starts, ends], dim=1)
         return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
 
@@ -94,18 +94,20 @@ class Refinement:
         self,
         refiner: Refiner,
         base: Gaussian,
-        start: Proposals,
+        particles: th.Tensor,
+        proposal_log_prob: th.Tensor | None,
         energy_fn: EnergyFn,
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
     ) -> RefinerState:
         if not self.precondition:
-            return refine(refiner, start.particles, Target(energy_fn, None, start.log_prob), self.n_steps, generator, infos)
+            target = Target(energy_fn, None, proposal_log_prob)
+            return refine(refiner, particles, target, self.n_steps, generator, infos)
         # The uniform distribution on the box has a standard deviation of .91 before the squash: longer steps than that
         # scale's would jump from wall to wall, however wide the base is.
         loc, scale = base.mean.unsqueeze(1), base.std.unsqueeze(1).clamp(max=1.0)
-        target = Target(standardized(energy_fn, loc, scale), None, start.log_prob)
-        state = refine(refiner, (start.particles - loc) / scale, target, self.n_steps, generator, infos)
+        target = Target(standardized(energy_fn, loc, scale), None, proposal_log_prob)
+        state = refine(refiner, (particles - loc) / scale, target, self.n_steps, generator, infos)
         return state._replace(particles=loc + scale * state.particles)
 
 

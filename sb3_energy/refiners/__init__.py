@@ -1,9 +1,10 @@
 """Refiners: move particles toward ``exp(-energy)``. A new one is a file and a line in ``REFINERS``."""
 
+from sb3_energy.refiners.derivative_free import DerivativeFree
 from sb3_energy.refiners.hmc import HamiltonianMonteCarlo
 from sb3_energy.refiners.identity import Identity
 from sb3_energy.refiners.langevin import Langevin
-from sb3_energy.refiners.loop import effective_sample_size, importance_resample, refine, select
+from sb3_energy.refiners.loop import effective_sample_size, importance_resample, refine, select, systematic_resample
 from sb3_energy.refiners.mala import MetropolisAdjustedLangevin
 from sb3_energy.refiners.mppi import MPPI
 from sb3_energy.refiners.quasi import normal_quantiles
@@ -18,12 +19,14 @@ REFINERS: dict[str, type[Refiner]] = {
     "hmc": HamiltonianMonteCarlo,
     "svgd": SteinVariationalGradientDescent,
     "mppi": MPPI,
+    "derivative_free": DerivativeFree,
     "snis": SelfNormalizedImportanceSampling,
 }
 
 __all__ = [
     "MPPI",
     "REFINERS",
+    "DerivativeFree",
     "HamiltonianMonteCarlo",
     "Identity",
     "Langevin",
@@ -35,4 +38,5 @@ __all__ = [
     "normal_quantiles",
     "refine",
     "select",
+    "systematic_resample",
 ]

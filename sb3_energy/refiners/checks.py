@@ -41,6 +41,18 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be above 0, got {value!r}")
 
 
+def check_part(name: str, value: Any) -> None:
+    """
+    :param name: of the argument
+    :param value: a number in (0, 1]
+    :raises TypeError: if it is no number
+    :raises ValueError: if it lies outside
+    """
+    _check_number(name, value, "a number")
+    if not 0.0 < value <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+
+
 def check_integer(name: str, value: Any, minimum: int) -> None:
     """
     :param name: of the argument

@@ -80,13 +80,38 @@ def importance_resample(
     :return: ``(B, n_particles, *E)`` and the indices ``(B, n_particles)``
     :raises FloatingPointError: if a weight is not a number or infinite, or all of an observation are zero
     """
+    index = th.multinomial(_probabilities(log_weights), n_particles, replacement=True, generator=generator)
+    return _taken(particles, index), index
+
+
+def systematic_resample(particles: th.Tensor, log_weights: th.Tensor, n_particles: int) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Particles in proportion to their weights, without dice: those at the quantiles ``(i + 1/2) / n_particles``.
+    Systematic resampling (Carpenter et al. 1999) with its one random number fixed.
+
+    :param particles: ``(B, N, *E)``
+    :param log_weights: ``(B, N)``, up to a constant for each observation
+    :param n_particles: how many to take for each observation
+    :return: ``(B, n_particles, *E)`` and the indices ``(B, n_particles)``, which rise
+    :raises FloatingPointError: if a weight is not a number or infinite, or all of an observation are zero
+    """
+    cumulative = _probabilities(log_weights).cumsum(dim=1)
+    levels = (th.arange(n_particles, device=particles.device, dtype=cumulative.dtype) + 0.5) / n_particles
+    levels = (levels * cumulative[:, -1:]).contiguous()  # rounding leaves the last sum beside 1
+    index = th.searchsorted(cumulative, levels).clamp(max=particles.shape[1] - 1)
+    return _taken(particles, index), index
+
+
+def _probabilities(log_weights: th.Tensor) -> th.Tensor:
     if not th.isfinite(log_weights.amax(dim=1)).all():  # the maximum of anything and NaN is NaN
         raise FloatingPointError(
             "a non-finite energy appeared at the particles to be resampled; try a lower learning_rate or backbone='layer_norm'"
         )
-    index = th.multinomial(log_weights.softmax(dim=1), n_particles, replacement=True, generator=generator)
-    rows = th.arange(len(index), device=index.device).unsqueeze(1)
-    return particles[rows, index], index
+    return log_weights.softmax(dim=1)
+
+
+def _taken(particles: th.Tensor, index: th.Tensor) -> th.Tensor:
+    return particles[th.arange(len(index), device=index.device).unsqueeze(1), index]
 
 
 def effective_sample_size(log_weights: th.Tensor) -> th.Tensor:

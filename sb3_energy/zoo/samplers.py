@@ -11,10 +11,15 @@ import optuna
 from sb3_energy.networks import BACKBONES
 
 # A name has one distribution in all trials of a study, so that ranges that depend on the refiner carry its name.
-REFINERS = ("none", "langevin", "mala", "hmc", "svgd", "mppi", "snis")
-STEPS = {"langevin": (1, 10), "mala": (1, 10), "hmc": (1, 3), "svgd": (1, 10), "mppi": (1, 6)}
+REFINERS = ("none", "langevin", "mala", "hmc", "svgd", "mppi", "derivative_free", "snis")
+STEPS = {"langevin": (1, 10), "mala": (1, 10), "hmc": (1, 3), "svgd": (1, 10), "mppi": (1, 6), "derivative_free": (1, 4)}
 STEP_SIZES = {"langevin": (1e-3, 0.5), "mala": (1e-2, 1.0), "hmc": (0.03, 1.0), "svgd": (1e-2, 1.0)}
-PARTICLES_POW = {"langevin": (0, 5), "mala": (0, 5), "hmc": (0, 5), "svgd": (2, 5), "mppi": (4, 7), "snis": (3, 6)}
+NOISE_STDS = {"derivative_free": (0.03, 1.0)}
+PARTICLES_POW = {
+    **dict.fromkeys(("langevin", "mala", "hmc"), (0, 5)),
+    **{"svgd": (2, 5), "mppi": (4, 7), "derivative_free": (4, 7), "snis": (3, 6)},
+}
+LENGTHS = {"step_size": STEP_SIZES, "noise_std": NOISE_STDS}
 AGGREGATES = ("mean", "min", "lcb")
 RESIDUAL_BACKBONES = ("simba", "bro")  # of one width, which the zoo's "big" is not
 INITIAL_PARTICLES = ("base", "uniform", "mixture")
@@ -68,8 +73,9 @@ def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
     for name, ranges in (("steps", STEPS), ("particles_pow", PARTICLES_POW)):
         if refiner in ranges:  # snis has one step
             params[f"{refiner}_{name}"] = trial.suggest_int(f"{refiner}_{name}", *ranges[refiner])
-    if refiner in STEP_SIZES:
-        params[f"{refiner}_step_size"] = trial.suggest_float(f"{refiner}_step_size", *STEP_SIZES[refiner], log=True)
+    for name, lengths in LENGTHS.items():
+        if refiner in lengths:
+            params[f"{refiner}_{name}"] = trial.suggest_float(f"{refiner}_{name}", *lengths[refiner], log=True)
     params["initial_particles"] = trial.suggest_categorical("initial_particles", INITIAL_PARTICLES)
     params["aggregate"] = trial.suggest_categorical("aggregate", AGGREGATES)
     params["refine_exploration"] = trial.suggest_categorical("refine_exploration", [True, False])
@@ -93,8 +99,9 @@ def _add_refinement(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict
         policy_kwargs["refiner_steps"] = params[f"{refiner}_steps"]
     if f"{refiner}_particles_pow" in params:
         policy_kwargs["n_particles"] = 2 ** params[f"{refiner}_particles_pow"]
-    if f"{refiner}_step_size" in params:
-        policy_kwargs["refiner_kwargs"] = {"step_size": params[f"{refiner}_step_size"]}
+    refiner_kwargs = {name: params[f"{refiner}_{name}"] for name in LENGTHS if f"{refiner}_{name}" in params}
+    if refiner_kwargs:
+        policy_kwargs["refiner_kwargs"] = refiner_kwargs
     if "aggregate" in params:
         policy_kwargs["energy_kwargs"] = {"aggregate": params["aggregate"]}
     algorithm = {key: params[key] for key in _ALGORITHM if key in params}

@@ -69,7 +69,7 @@ def test_best_is_never_worse_than_the_base_s_mean(refiner, n_particles):
     best = refinement(refiner, n_particles=n_particles).best(base, rough)
     at_best, at_mean = (rough(th.tanh(u).unsqueeze(1)) for u in (best, base.mean))
     assert (at_best <= at_mean).all()
-    if n_particles > 1 or refiner not in ("mppi", "snis"):
+    if n_particles > 1 or refiner not in ("mppi", "snis", "derivative_free"):
         assert (at_best < at_mean).double().mean() > 0.5
 
 

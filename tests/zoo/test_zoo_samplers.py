@@ -19,6 +19,7 @@ OTHERS = {
     "mala": dict(mala_steps=2, mala_particles_pow=0, mala_step_size=0.1),
     "hmc": dict(hmc_steps=1, hmc_particles_pow=1, hmc_step_size=0.1),
     "svgd": dict(svgd_steps=2, svgd_particles_pow=2, svgd_step_size=0.1),
+    "derivative_free": dict(derivative_free_steps=2, derivative_free_particles_pow=4, derivative_free_noise_std=0.3),
     "mppi": dict(mppi_steps=2, mppi_particles_pow=4),
     "snis": dict(snis_particles_pow=3),
 }

@@ -1,0 +1,97 @@
+"""The derivative-free optimiser of implicit behavioral cloning."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch as th
+
+from sb3_energy.refiners.checks import check_part, check_positive
+from sb3_energy.refiners.loop import importance_resample, systematic_resample
+from sb3_energy.refiners.norms import squared_norm
+from sb3_energy.refiners.quasi import normal_quantiles
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+
+
+@dataclass(frozen=True)
+class DerivativeFree:
+    """
+    Rounds of: resample the particles by ``softmax(-E)``, then move them by noise, of which every round has less.
+    The energy needs no gradient. Implicit behavioral cloning's derivative-free optimiser (Florence et al. 2021,
+    appendix B.1, algorithm 1).
+
+    Where the density of the initial particles is known, the first round's weights divide by it, so that these need not be
+    uniform. The last round only resamples, so that what comes out has been weighed. Each further round weighs by
+    ``exp(-E)`` once more: the law is sharper than the target's, and one round is importance resampling.
+
+    :param noise_std: standard deviation of the first round's noise
+    :param noise_decay: factor of it from one round to the next, in (0, 1]
+    :param quasi_random: draw from fixed low-discrepancy quantiles in place of noise
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if something has the wrong type
+    """
+
+    noise_std: float = 0.33
+    noise_decay: float = 0.5
+    quasi_random: bool = False
+
+    exact: ClassVar[bool] = False
+    resamples: ClassVar[bool] = True
+    default_steps: ClassVar[int] = 3
+    default_particles: ClassVar[int] = 64
+    max_steps: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        if self.noise_std is None:
+            raise TypeError("noise_std must be a number, got None")
+        check_positive("noise_std", self.noise_std)
+        check_part("noise_decay", self.noise_decay)
+        if not isinstance(self.quasi_random, bool):
+            raise TypeError(f"quasi_random must be True or False, got {self.quasi_random!r}")
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``
+        :param target: what to draw from
+        :return: particles, energies, and the first round's log-weights ``(B, N)`` in ``extra``
+        """
+        energies = target.energy(particles)
+        log_weights = -energies if target.proposal_log_prob is None else -energies - target.proposal_log_prob
+        return RefinerState(particles, energies, log_weights)
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: with the log-weights in ``extra``
+        :param target: what to draw from
+        :param tick: which round of how many
+        :param generator: source of the draws and of the noise
+        :return: the next state, and how far the particles in each place went
+        """
+        particles, energies = self._resampled(state, tick, generator)
+        if not tick.is_last:
+            particles = particles + self.noise_std * self.noise_decay**tick.step * self._noise(particles, generator)
+            energies = target.energy(particles)
+        length = squared_norm(particles - state.particles).sqrt()
+        return RefinerState(particles, energies, -energies), RefinerInfo(th.ones_like(length), length)
+
+    def deterministic(self) -> "DerivativeFree":
+        """
+        :return: the same rounds with systematic resampling and fixed quantiles
+        """
+        return replace(self, quasi_random=True)
+
+    def _resampled(self, state: RefinerState, tick: Tick, generator: th.Generator | None) -> tuple[th.Tensor, th.Tensor]:
+        n = state.particles.shape[1]
+        if not self.quasi_random:
+            particles, index = importance_resample(state.particles, state.extra, n, generator)
+        elif tick.is_last:  # all are kept, for the lowest energy to be selected
+            return state.particles, state.energies
+        else:
+            particles, index = systematic_resample(state.particles, state.extra, n)
+        return particles, state.energies.gather(1, index)
+
+    def _noise(self, particles: th.Tensor, generator: th.Generator | None) -> th.Tensor:
+        if self.quasi_random:
+            return normal_quantiles(particles.shape[1], particles[:, 0])
+        return th.randn(particles.shape, generator=generator, device=particles.device, dtype=particles.dtype)
