@@ -55,7 +55,8 @@ class RefinedPolicy(SACPolicy):
     :param share_features_extractor: Whether to share or not the features extractor
         between the actor and the critic (this saves computation time)
     :param refiner: How the Gaussian's actions are refined: a name in :data:`sb3_energy.refiners.REFINERS`
-        (``"langevin"``, ``"mala"``, ``"hmc"``, ``"svgd"``, ``"mppi"``, ``"derivative_free"``, ``"snis"``, ``"none"``) or a class
+        (``"langevin"``, ``"mala"``, ``"hmc"``, ``"svgd"``, ``"mppi"``, ``"derivative_free"``, ``"snis"``, ``"none"``)
+        or a class
     :param refiner_kwargs: Keyword arguments of the refiner
     :param refiner_steps: How many steps (``None``: the refiner's own default)
     :param n_particles: How many particles for each observation (``None``: the refiner's own default)
