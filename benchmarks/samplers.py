@@ -217,7 +217,7 @@ def draw_page(samples: dict[str, dict[str, th.Tensor]], output: Path) -> None:
         line[0].set_ylabel(target.replace(", ", "\n"), fontsize=8)
     for cell, name in zip(axes[0], columns, strict=True):
         cell.set_title(name.replace(", ", "\n").replace("_", "\n"), fontsize=8)
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=80)
     plt.close(figure)
 
 
