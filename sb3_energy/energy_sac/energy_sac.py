@@ -195,7 +195,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         next_log_prob = self._estimator.log_prob(next_log_prob, propose)
         if infos:
             records["refiner_displacement"].append(sum(info.displacement.mean().item() for info in infos))
-            records["refiner_acceptance"].append(np.mean([info.acceptance.mean().item() for info in infos]))
+            records["refiner_acceptance"].append(float(np.mean([info.acceptance.mean().item() for info in infos])))
         return next_actions, next_log_prob
 
     def _update_actor(

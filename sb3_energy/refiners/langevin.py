@@ -8,14 +8,15 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.refiners.checks import check_positive, check_schedule
+from sb3_energy.refiners.checks import check_schedule
+from sb3_energy.refiners.gradient_start import GradientStart, check_steps
 from sb3_energy.refiners.norms import clipped_gradients
 from sb3_energy.schedules import value_at
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(GradientStart):
     """
     ``x ← x - (ε/2) ∇E(x) + noise_scale √ε ξ``, whose stationary law is ``exp(-E)`` as ``ε → 0``.
     The unadjusted Langevin algorithm (Roberts and Tweedie 1996, section 1.4); on a Gaussian of variance ``σ²`` its
@@ -40,19 +41,8 @@ class Langevin:
     max_steps: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        check_schedule("step_size", self.step_size, minimum=0.0, strict=True)
+        check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
         check_schedule("noise_scale", self.noise_scale, minimum=0.0)
-        check_positive("max_grad_norm", self.max_grad_norm)
-        check_positive("max_displacement", self.max_displacement)
-
-    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
-        """
-        :param particles: ``(B, N, *E)``
-        :param target: what to draw from
-        :return: particles, energies, and the gradients in ``extra``
-        """
-        energies, gradients = energy_and_grad(target.energy, particles)
-        return RefinerState(particles, energies, gradients)
 
     def step(
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None

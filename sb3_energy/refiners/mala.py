@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.refiners.checks import check_positive, check_schedule
+from sb3_energy.refiners.gradient_start import GradientStart, check_steps
 from sb3_energy.refiners.langevin import Langevin
 from sb3_energy.refiners.metropolis import accept
 from sb3_energy.refiners.norms import clipped_gradients, squared_norm
@@ -17,7 +17,7 @@ from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
 @dataclass(frozen=True)
-class MetropolisAdjustedLangevin:
+class MetropolisAdjustedLangevin(GradientStart):
     """
     A Langevin step, kept with the probability that leaves ``exp(-E)`` as it is, whatever the step size.
     MALA (Roberts and Tweedie 1996, section 1.4); with a bound on the drift it is their truncated algorithm, and as exact:
@@ -40,18 +40,7 @@ class MetropolisAdjustedLangevin:
     max_steps: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        check_schedule("step_size", self.step_size, minimum=0.0, strict=True)
-        check_positive("max_grad_norm", self.max_grad_norm)
-        check_positive("max_displacement", self.max_displacement)
-
-    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
-        """
-        :param particles: ``(B, N, *E)``
-        :param target: what to draw from
-        :return: particles, energies, and the gradients in ``extra``
-        """
-        energies, gradients = energy_and_grad(target.energy, particles)
-        return RefinerState(particles, energies, gradients)
+        check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
 
     def step(
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None

@@ -8,14 +8,15 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.refiners.checks import check_positive, check_schedule
+from sb3_energy.refiners.checks import check_positive
+from sb3_energy.refiners.gradient_start import GradientStart, check_steps
 from sb3_energy.refiners.norms import clipped_gradients, squared_norm
 from sb3_energy.schedules import value_at
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
 @dataclass(frozen=True)
-class SteinVariationalGradientDescent:
+class SteinVariationalGradientDescent(GradientStart):
     """
     ``x_i ← x_i + ε φ(x_i)`` with ``φ(x_i) = (1/N) Σ_j [-k(x_j, x_i) ∇E(x_j) + ∇_{x_j} k(x_j, x_i)]``: the particles of an
     observation descend together and keep each other at a distance.
@@ -46,21 +47,10 @@ class SteinVariationalGradientDescent:
     max_steps: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        check_schedule("step_size", self.step_size, minimum=0.0, strict=True)
+        check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
         check_positive("bandwidth", self.bandwidth)
-        check_positive("max_grad_norm", self.max_grad_norm)
-        check_positive("max_displacement", self.max_displacement)
         if not isinstance(self.shuffle, bool):
             raise TypeError(f"shuffle must be True or False, got {self.shuffle!r}")
-
-    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
-        """
-        :param particles: ``(B, N, *E)``
-        :param target: what to draw from
-        :return: particles, energies, and the gradients in ``extra``
-        """
-        energies, gradients = energy_and_grad(target.energy, particles)
-        return RefinerState(particles, energies, gradients)
 
     def step(
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
