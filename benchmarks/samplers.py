@@ -58,7 +58,7 @@ class Counter(NamedTuple):
 def refinements(more: int) -> dict[str, Refinement]:
     """
     :param more: factor of the number of steps
-    :return: every refiner with its defaults, and those that converge with more steps too
+    :return: every refiner with its defaults, those that converge with more steps too, and two with reflecting walls
     """
     made = {}
     for name, cls in REFINERS.items():
@@ -66,6 +66,8 @@ def refinements(more: int) -> dict[str, Refinement]:
             steps = cls.default_steps * factor
             label = name if factor == 1 else f"{name}, {steps} steps"
             made[label] = make_refinement(name, None, steps, None, "mixture", True, None)
+        if name in ("langevin", "mala"):
+            made[f"{name}, reflect"] = make_refinement(name, None, None, None, "mixture", True, None, box="reflect")
     return made
 
 

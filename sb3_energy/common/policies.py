@@ -67,6 +67,8 @@ class RefinedPolicy(SACPolicy):
     :param energy: What is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES` or a class
     :param energy_kwargs: Keyword arguments of the energy, such as ``dict(aggregate="min")``
     :param trust_region: Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)
+    :param box: How particles stay in the box of actions: ``"tanh"`` (they move before the squash) or ``"reflect"`` (they
+        move in the box and bounce off its walls)
     :param backbone: Of actor and critics: ``"plain"`` (SB3's), ``"layer_norm"``, ``"simba"`` or ``"bro"``
     :param critic: ``"scalar"`` Q-values (SAC) or ``"quantile"`` (TQC)
     :param n_quantiles: Quantiles of each quantile critic (``None``: 25)
@@ -108,6 +110,7 @@ class RefinedPolicy(SACPolicy):
         energy: str | type[Energy] = "q",
         energy_kwargs: dict[str, Any] | None = None,
         trust_region: float | None = None,
+        box: str = "tanh",
         backbone: str = "layer_norm",
         critic: str = "scalar",
         n_quantiles: int | None = None,
@@ -123,13 +126,14 @@ class RefinedPolicy(SACPolicy):
             energy=energy,
             energy_kwargs=energy_kwargs,
             trust_region=trust_region,
+            box=box,
             backbone=backbone,
             critic=critic,
             n_quantiles=n_quantiles,
             top_quantiles_to_drop_per_net=top_quantiles_to_drop_per_net,
         )
         self.refinement = make_refinement(
-            refiner, refiner_kwargs, refiner_steps, n_particles, initial_particles, precondition, trust_region
+            refiner, refiner_kwargs, refiner_steps, n_particles, initial_particles, precondition, trust_region, box
         )
         self.energy = resolve(ENERGIES, energy, energy_kwargs, "energy")
         if not isinstance(self.energy, Energy):

@@ -10,7 +10,8 @@ from sb3_energy.energies import log_tanh_jacobian
 INITIAL_PARTICLES = {"base": 0.0, "uniform": 1.0, "mixture": 0.5}
 """Where particles start: the part of them that is uniform on the box. The others are the base's own draws."""
 
-_LARGEST_ACTION = 1.0 - 1e-6  # the largest one whose atanh a 32-bit float still tells from its neighbours
+LARGEST_ACTION = 1.0 - 1e-6
+"""The largest one whose atanh a 32-bit float still tells from its neighbours."""
 
 
 class Gaussian(NamedTuple):
@@ -56,7 +57,7 @@ def draw_proposals(base: Gaussian, n: int, uniform_fraction: float, generator: t
     if n_uniform > 0:
         shape = (mean.shape[0], n_uniform, mean.shape[2])
         box = 2.0 * th.rand(shape, generator=generator, device=mean.device, dtype=mean.dtype) - 1.0
-        particles = th.cat([particles, th.atanh(box.clamp(-_LARGEST_ACTION, _LARGEST_ACTION))], dim=1)
+        particles = th.cat([particles, th.atanh(box.clamp(-LARGEST_ACTION, LARGEST_ACTION))], dim=1)
     return Proposals(particles, mixture_log_prob(base, particles, n_uniform / n))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_energy.common.boxes import BOXES, Box
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, Proposals, draw_proposals
 from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
 from sb3_energy.refiners import REFINERS, Identity, importance_resample, normal_quantiles, refine, select
@@ -16,7 +17,7 @@ from sb3_energy.types import EnergyFn, Refiner, RefinerInfo, RefinerState, Targe
 @dataclass(frozen=True)
 class Refinement:
     """
-    How actions are refined: values only, no network. Everything happens before the squash, ``a = tanh(u)``.
+    How actions are refined: values only, no network. What goes in and comes out is before the squash, ``a = tanh(u)``.
 
     Sampling draws ``n_particles`` proposals. A refiner that compares particles gets all of them; one that moves each
     particle alone gets a single one, resampled by importance: resample, then move (Gilks and Berzuini 2001). The
@@ -32,6 +33,7 @@ class Refinement:
     :param precondition: whether steps are measured in units of the base's standard deviation (of 1, where it is wider)
     :param trust_region: step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)``, in actions scaled to
         [-1, 1] and units of the energy (``None``: no cost)
+    :param box: how particles stay in the box
     """
 
     refiner: Refiner
@@ -40,6 +42,7 @@ class Refinement:
     initial_particles: str = "mixture"
     precondition: bool = True
     trust_region: float | None = None
+    box: Box = BOXES["tanh"]
 
     @property
     def is_identity(self) -> bool:
@@ -70,7 +73,8 @@ class Refinement:
             proposals = _resampled(proposals, squashed(energy_fn), generator)
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
-        state = self._run(self.refiner, base, *proposals, squashed(energy_fn), generator, infos)
+        log_prob = self.box.log_prob(*proposals)
+        state = self._run(self.refiner, base, proposals.particles, log_prob, self.box.sampled(energy_fn), generator, infos)
         return select(state, deterministic=False)
 
     def best(self, base: Gaussian, energy: EnergyFn) -> th.Tensor:
@@ -86,7 +90,7 @@ class Refinement:
         descended = energy
         if self.trust_region is not None:
             descended = near_proposal(energy, th.tanh(starts), self.trust_region)
-        ends = self._run(self.refiner.deterministic(), base, starts, None, on_box(descended)).particles
+        ends = self._run(self.refiner.deterministic(), base, starts, None, self.box.descended(descended)).particles
         candidates = th.cat([starts, ends], dim=1)
         return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
 
@@ -100,15 +104,15 @@ class Refinement:
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
     ) -> RefinerState:
+        particles = self.box.start(particles)
         if not self.precondition:
             target = Target(energy_fn, None, proposal_log_prob)
-            return refine(refiner, particles, target, self.n_steps, generator, infos)
-        # The uniform distribution on the box has a standard deviation of .91 before the squash: longer steps than that
-        # scale's would jump from wall to wall, however wide the base is.
-        loc, scale = base.mean.unsqueeze(1), base.std.unsqueeze(1).clamp(max=1.0)
+            state = refine(refiner, particles, target, self.n_steps, generator, infos)
+            return state._replace(particles=self.box.end(state.particles))
+        loc, scale = self.box.frame(base)
         target = Target(standardized(energy_fn, loc, scale), None, proposal_log_prob)
         state = refine(refiner, (particles - loc) / scale, target, self.n_steps, generator, infos)
-        return state._replace(particles=loc + scale * state.particles)
+        return state._replace(particles=self.box.end(loc + scale * state.particles))
 
 
 def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generator | None) -> Proposals:
@@ -126,6 +130,7 @@ def make_refinement(
     initial_particles: str,
     precondition: bool,
     trust_region: float | None,
+    box: str = "tanh",
 ) -> Refinement:
     """
     Check the arguments of a refined policy and put them together.
@@ -137,6 +142,7 @@ def make_refinement(
     :param initial_particles: ``"base"``, ``"uniform"`` or ``"mixture"``
     :param precondition: whether steps are measured in units of the base's standard deviation
     :param trust_region: step of the JKO transport cost, or ``None``
+    :param box: ``"tanh"`` or ``"reflect"``
     :return: the refinement
     :raises ValueError: if a number or a name is not one of those that are accepted
     :raises TypeError: if something has the wrong type
@@ -166,4 +172,6 @@ def make_refinement(
     check_positive("trust_region", trust_region)
     if trust_region is not None and instance.resamples:
         raise ValueError(f"trust_region needs a refiner that moves each particle alone, such as 'langevin', got {refiner!r}")
-    return Refinement(instance, n_steps, n_particles, initial_particles, precondition, trust_region)
+    if not isinstance(box, str) or box not in BOXES:
+        raise ValueError(f"box must be one of {sorted(BOXES)}, got {box!r}")
+    return Refinement(instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box])

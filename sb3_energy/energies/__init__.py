@@ -1,7 +1,17 @@
 """Energies: low where an action is good. A new one is a file and a line in ``ENERGIES``."""
 
 from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values
-from sb3_energy.energies.transforms import added, log_tanh_jacobian, near_proposal, on_box, squashed, standardized, tempered
+from sb3_energy.energies.transforms import (
+    added,
+    folded,
+    log_tanh_jacobian,
+    near_proposal,
+    on_box,
+    reflected,
+    squashed,
+    standardized,
+    tempered,
+)
 from sb3_energy.types import Energy
 
 ENERGIES: dict[str, type[Energy]] = {"q": QEnergy}
@@ -11,9 +21,11 @@ __all__ = [
     "QEnergy",
     "added",
     "aggregate_q_values",
+    "folded",
     "log_tanh_jacobian",
     "near_proposal",
     "on_box",
+    "reflected",
     "squashed",
     "standardized",
     "tempered",

@@ -62,6 +62,31 @@ def _on_box(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
     return fn(th.tanh(x))
 
 
+def reflected(fn: EnergyFn) -> EnergyFn:
+    """
+    An energy on the box ``[-1, 1]^d`` as one on ``R^d``, which goes on behind the walls as its mirror image: a sampler
+    of it, folded back, is one of the box with reflection at the walls.
+
+    :param fn: ``(B, N, *E) -> (B, N)`` on the box
+    :return: ``(B, N, *E) -> (B, N)`` on ``R^d``
+    """
+    return partial(_reflected, fn)
+
+
+def _reflected(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
+    return fn(folded(x))
+
+
+def folded(x: th.Tensor) -> th.Tensor:
+    """
+    Where a ray ends that walked to ``x`` between mirrors at -1 and 1: a triangle wave, the identity between them.
+
+    :param x: any shape
+    :return: the same shape, in [-1, 1]
+    """
+    return (th.remainder(x - 1.0, 4.0) - 2.0).abs() - 1.0
+
+
 def log_tanh_jacobian(x: th.Tensor) -> th.Tensor:
     """
     ``Σ log(1 - tanh² x)`` over the event, without cancellation: ``1 - tanh² x = (2 / (e^x + e^-x))²``.

@@ -23,9 +23,10 @@ LENGTHS = {"step_size": STEP_SIZES, "noise_std": NOISE_STDS}
 AGGREGATES = ("mean", "min", "lcb")
 RESIDUAL_BACKBONES = ("simba", "bro")  # of one width, which the zoo's "big" is not
 INITIAL_PARTICLES = ("base", "uniform", "mixture")
+BOXES = ("tanh", "reflect")
 ENTROPY_ESTIMATORS = ("base", "soft_value")
 
-_POLICY = ("refiner", "backbone", "initial_particles")
+_POLICY = ("refiner", "backbone", "initial_particles", "box")
 _ALGORITHM = ("refine_exploration", "refine_target", "entropy_estimator")
 _HER = ("n_sampled_goal", "goal_selection_strategy")
 
@@ -77,6 +78,7 @@ def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
         if refiner in lengths:
             params[f"{refiner}_{name}"] = trial.suggest_float(f"{refiner}_{name}", *lengths[refiner], log=True)
     params["initial_particles"] = trial.suggest_categorical("initial_particles", INITIAL_PARTICLES)
+    params["box"] = trial.suggest_categorical("box", BOXES)
     params["aggregate"] = trial.suggest_categorical("aggregate", AGGREGATES)
     params["refine_exploration"] = trial.suggest_categorical("refine_exploration", [True, False])
     params["refine_target"] = trial.suggest_categorical("refine_target", [True, False])

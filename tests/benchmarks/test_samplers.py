@@ -60,7 +60,7 @@ def test_the_command_writes_table_and_picture(tmp_path, capsys):
     with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     exact = [name for name, cls in REFINERS.items() if cls.exact and cls.max_steps is None]
-    assert len(rows) == len(targets()) * (1 + len(REFINERS) + len(exact))
+    assert len(rows) == len(targets()) * (1 + len(REFINERS) + len(exact) + 2)
     assert all(0.0 < float(row["total_variation"]) <= 1.0 for row in rows)
     text = (tmp_path / "table.md").read_text()
     assert text in capsys.readouterr().out and "| soft value, 256 proposals |" in text

@@ -31,7 +31,7 @@ def branches():
             yield {
                 **SAC_PARAMS,
                 **OTHERS[refiner],
-                **dict(refiner=refiner, backbone="layer_norm", initial_particles=initial, aggregate="lcb"),
+                **dict(refiner=refiner, backbone="layer_norm", initial_particles=initial, box="reflect", aggregate="lcb"),
                 **dict(refine_exploration=True, refine_target=refine_target, entropy_estimator=estimator),
             }
 
