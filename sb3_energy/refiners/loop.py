@@ -32,24 +32,32 @@ def refine(
         raise ValueError(f"particles must have shape (B, N, *event), got {tuple(particles.shape)}")
     if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 0:
         raise ValueError(f"n_steps must be an integer of at least 0, got {n_steps!r}")
+    trail: list[th.Tensor] = []
     with th.no_grad():
         if n_steps == 0:
-            return _checked(refiner, RefinerState(particles.detach(), target.energy(particles.detach())), None)
-        state = _checked(refiner, refiner.init(particles.detach(), target), None)
+            state = RefinerState(particles.detach(), target.energy(particles.detach()))
+        else:
+            state = refiner.init(particles.detach(), target)
         for k in range(n_steps):
-            tick = Tick(k, n_steps)
-            state, info = refiner.step(state, target, tick, generator)
-            _checked(refiner, state, tick)
+            trail.append(state.energies)
+            state, info = refiner.step(state, target, Tick(k, n_steps), generator)
             if infos is not None:
                 infos.append(info)
-    return state
-
-
-def _checked(refiner: Refiner, state: RefinerState, tick: Tick | None) -> RefinerState:
     if state.energies.shape != state.particles.shape[:2]:
         raise ValueError(f"an energy of {tuple(state.particles.shape)} must be (B, N), got {tuple(state.energies.shape)}")
-    refuse_diverged(refiner, tick, ~th.isfinite(state.energies.amin(dim=1)))  # the minimum of anything and NaN is NaN
+    _refuse_lost(refiner, [*trail, state.energies])
     return state
+
+
+def _refuse_lost(refiner: Refiner, trail: list[th.Tensor]) -> None:
+    # Who is lost stays lost: the last step tells that something is, and only then are the others asked when it happened.
+    if _lost(trail[-1]).any():
+        first = next(k for k, energies in enumerate(trail) if _lost(energies).any())
+        refuse_diverged(refiner, Tick(first - 1, len(trail) - 1) if first > 0 else None, _lost(trail[first]))
+
+
+def _lost(energies: th.Tensor) -> th.Tensor:
+    return ~th.isfinite(energies.amin(dim=1))  # the minimum of anything and NaN is NaN
 
 
 def select(state: RefinerState, deterministic: bool) -> th.Tensor:
