@@ -79,10 +79,13 @@ class RefinerInfo(NamedTuple):
 
     :param acceptance: ``(B, N)`` probability with which the step was accepted (1 where nothing is rejected)
     :param displacement: ``(B, N)`` Euclidean length of the step
+    :param effective_sample_size: ``(B,)`` how many equal particles the weights of a resampling at this step are worth
+        (``None`` where nothing was resampled)
     """
 
     acceptance: th.Tensor
     displacement: th.Tensor
+    effective_sample_size: th.Tensor | None = None
 
 
 class EnergyBatch(NamedTuple):

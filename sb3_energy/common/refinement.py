@@ -8,7 +8,15 @@ import torch as th
 from sb3_energy.common.boxes import BOXES, Box
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, Proposals, draw_proposals
 from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
-from sb3_energy.refiners import REFINERS, Identity, importance_resample, normal_quantiles, refine, select
+from sb3_energy.refiners import (
+    REFINERS,
+    Identity,
+    effective_sample_size,
+    importance_resample,
+    normal_quantiles,
+    refine,
+    select,
+)
 from sb3_energy.refiners.checks import check_integer, check_positive
 from sb3_energy.registry import resolve
 from sb3_energy.types import EnergyFn, Refiner, RefinerInfo, RefinerState, Target
@@ -69,12 +77,17 @@ class Refinement:
         """
         energy_fn = tempered(energy, temperature)
         proposals = draw_proposals(base, self.n_particles, INITIAL_PARTICLES[self.initial_particles], generator)
+        weighed = None
         if self.n_particles > 1 and not self.refiner.resamples:
-            proposals = _resampled(proposals, squashed(energy_fn), generator)
+            proposals, weighed = _resampled(proposals, squashed(energy_fn), generator)
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
+        steps: list[RefinerInfo] | None = None if infos is None else []
         log_prob = self.box.log_prob(*proposals)
-        state = self._run(self.refiner, base, proposals.particles, log_prob, self.box.sampled(energy_fn), generator, infos)
+        state = self._run(self.refiner, base, proposals.particles, log_prob, self.box.sampled(energy_fn), generator, steps)
+        if infos is not None and steps:
+            # the resampling belongs to the step that follows it
+            infos += [steps[0] if weighed is None else steps[0]._replace(effective_sample_size=weighed), *steps[1:]]
         return select(state, deterministic=False)
 
     def best(self, base: Gaussian, energy: EnergyFn) -> th.Tensor:
@@ -115,11 +128,31 @@ class Refinement:
         return state._replace(particles=self.box.end(loc + scale * state.particles))
 
 
-def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generator | None) -> Proposals:
+def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generator | None) -> tuple[Proposals, th.Tensor]:
     with th.no_grad():
         log_weights = -energy_fn(proposals.particles) - proposals.log_prob
     particles, index = importance_resample(proposals.particles, log_weights, 1, generator)
-    return Proposals(particles, proposals.log_prob.gather(1, index))
+    return Proposals(particles, proposals.log_prob.gather(1, index)), effective_sample_size(log_weights)
+
+
+def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str, float]:
+    """
+    What a refinement did, in means over observations, for the logger.
+
+    :param infos: of its steps
+    :param actions: ``(B, A)`` what came out, scaled to [-1, 1]
+    :return: ``refiner_displacement``, the length of the way; ``refiner_acceptance``, the mean over steps;
+        ``refiner_effective_sample_size``, the mean over resamplings, where there was one; and ``refined_at_edge``, the part
+        of the actions' coordinates beyond .99
+    """
+    records = {"refined_at_edge": (actions.abs() > 0.99).float().mean().item()}
+    if infos:
+        records["refiner_displacement"] = sum(info.displacement.mean().item() for info in infos)
+        records["refiner_acceptance"] = sum(info.acceptance.mean().item() for info in infos) / len(infos)
+    sizes = [info.effective_sample_size.mean().item() for info in infos if info.effective_sample_size is not None]
+    if sizes:
+        records["refiner_effective_sample_size"] = sum(sizes) / len(sizes)
+    return records
 
 
 def make_refinement(

@@ -19,6 +19,7 @@ from sb3_energy.common.guards import guarded_step
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals, squashed_log_prob
+from sb3_energy.common.refinement import refinement_records
 from sb3_energy.energies import log_tanh_jacobian, tempered
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import ENTROPY_ESTIMATORS, BaseEntropy
@@ -193,9 +194,8 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         next_actions = th.tanh(self.policy.refine(next_obs, base=base, energy=energy, infos=infos))
         propose = partial(self._propose, next_obs, base=base, energy=energy)
         next_log_prob = self._estimator.log_prob(next_log_prob, propose)
-        if infos:
-            records["refiner_displacement"].append(sum(info.displacement.mean().item() for info in infos))
-            records["refiner_acceptance"].append(float(np.mean([info.acceptance.mean().item() for info in infos])))
+        for name, value in refinement_records(infos, next_actions).items():
+            records[name].append(value)
         return next_actions, next_log_prob
 
     def _update_actor(

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch as th
 
 from sb3_energy.refiners.checks import check_part, check_positive
-from sb3_energy.refiners.loop import importance_resample, systematic_resample
+from sb3_energy.refiners.loop import effective_sample_size, importance_resample, systematic_resample
 from sb3_energy.refiners.norms import squared_norm
 from sb3_energy.refiners.quasi import normal_quantiles
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
@@ -73,7 +73,8 @@ class DerivativeFree:
             particles = particles + self.noise_std * self.noise_decay**tick.step * self._noise(particles, generator)
             energies = target.energy(particles)
         length = squared_norm(particles - state.particles).sqrt()
-        return RefinerState(particles, energies, -energies), RefinerInfo(th.ones_like(length), length)
+        info = RefinerInfo(th.ones_like(length), length, effective_sample_size(state.extra))
+        return RefinerState(particles, energies, -energies), info
 
     def deterministic(self) -> "DerivativeFree":
         """

@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch as th
 
 from sb3_energy.refiners.checks import check_integer, check_positive
-from sb3_energy.refiners.loop import importance_resample
+from sb3_energy.refiners.loop import effective_sample_size, importance_resample
 from sb3_energy.refiners.quasi import normal_quantiles
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
@@ -81,7 +81,8 @@ class MPPI:
             particles, index = importance_resample(particles, self._log_weights(energies), energies.shape[1], generator)
             energies = energies.gather(1, index)
         displacement = (particles - state.particles).flatten(2).norm(dim=-1)
-        return RefinerState(particles, energies, plan), RefinerInfo(th.ones_like(energies), displacement)
+        weighed = effective_sample_size(self._log_weights(state.energies))
+        return RefinerState(particles, energies, plan), RefinerInfo(th.ones_like(energies), displacement, weighed)
 
     def deterministic(self) -> "MPPI":
         """

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch as th
 
 from sb3_energy.refiners.identity import Identity
-from sb3_energy.refiners.loop import importance_resample
+from sb3_energy.refiners.loop import effective_sample_size, importance_resample
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
@@ -50,7 +50,8 @@ class SelfNormalizedImportanceSampling:
             return state, unmoved
         particles, index = importance_resample(state.particles, state.extra, state.energies.shape[1], generator)
         displacement = (particles - state.particles).flatten(2).norm(dim=-1)
-        return RefinerState(particles, state.energies.gather(1, index)), unmoved._replace(displacement=displacement)
+        info = RefinerInfo(unmoved.acceptance, displacement, effective_sample_size(state.extra))
+        return RefinerState(particles, state.energies.gather(1, index)), info
 
     def deterministic(self) -> Identity:
         """

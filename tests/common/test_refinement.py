@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_energy.common.proposals import Gaussian
-from sb3_energy.common.refinement import make_refinement
+from sb3_energy.common.refinement import make_refinement, refinement_records
 from sb3_energy.refiners import REFINERS, Langevin, normal_quantiles
 from tests.laws import frequencies, modes_energy, total_variation
 
@@ -193,3 +193,29 @@ def test_bad_arguments_are_answered_in_one_sentence(kwargs, error, message):
     with pytest.raises(error, match=message) as raised:
         refinement(**kwargs)
     assert "\n" not in str(raised.value)
+
+
+def test_what_a_refinement_did_is_recorded():
+    def records(refiner, energy, temperature=1.0, **kwargs):
+        infos = []
+        base = narrow(4000, 1, 0.0, 0.5)
+        way = refinement(refiner, **kwargs)
+        u = way.sample(base, energy, th.tensor(temperature), th.Generator().manual_seed(0), infos)
+        assert len(infos) == way.n_steps
+        return refinement_records(infos, th.tanh(u))
+
+    even = records("langevin", flat, initial_particles="uniform")
+    assert even["refiner_effective_sample_size"] == pytest.approx(16.0)  # all weights are equal
+    assert even["refiner_acceptance"] == 1.0
+    assert even["refined_at_edge"] == pytest.approx(0.01, abs=0.006)
+    peaked = records("langevin", lambda a: 500.0 * (a - 0.3).square().sum(-1))
+    assert 1.0 <= peaked["refiner_effective_sample_size"] < 4.0
+    alone = records("langevin", flat, n_particles=1)
+    assert "refiner_effective_sample_size" not in alone
+    one_step = records("langevin", flat, n_particles=1, refiner_steps=1, refiner_kwargs=dict(step_size=0.04))
+    assert one_step["refiner_displacement"] == pytest.approx(0.2 * math.sqrt(2.0 / math.pi), rel=0.1)
+    careful, bold = (records("mala", rough, refiner_kwargs=dict(step_size=e))["refiner_acceptance"] for e in (0.001, 1.0))
+    assert careful > 0.95 > 0.8 > bold
+    for refiner in ("snis", "mppi", "derivative_free"):
+        assert 1.0 <= records(refiner, rough)["refiner_effective_sample_size"] <= 64.0
+    assert refinement_records([], th.tensor([[0.995, 0.0], [0.0, -1.0]])) == {"refined_at_edge": 0.5}

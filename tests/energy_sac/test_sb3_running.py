@@ -127,7 +127,8 @@ def test_tensorboard(make_model, tmp_path):
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     rollout = {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps"}
-    assert scalars >= SAC_KEYS | OVERESTIMATION_KEYS | rollout | {"train/refiner_displacement", "train/refiner_acceptance"}
+    refinement = {f"train/{key}" for key in ("refiner_displacement", "refiner_acceptance", "refined_at_edge")}
+    assert scalars >= SAC_KEYS | OVERESTIMATION_KEYS | rollout | refinement | {"train/refiner_effective_sample_size"}
     value = {key: events.Scalars(key)[-1].value for key in OVERESTIMATION_KEYS}
     difference = value["train/q_value"] - value["train/discounted_return"]
     assert value["train/overestimation"] == pytest.approx(difference, abs=1e-4)
