@@ -62,21 +62,46 @@ class TanhBox:
     """Coordinates before the squash, ``a = tanh(x)``: the Jacobian joins the energy of a sampler."""
 
     def start(self, u: th.Tensor) -> th.Tensor:
+        """
+        :param u: ``(B, N, A)``, before the squash
+        :return: coordinates
+        """
         return u
 
     def end(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(B, N, A)`` coordinates
+        :return: the same, before the squash
+        """
         return x
 
     def log_prob(self, u: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
+        """
+        :param u: ``(B, N, A)``, before the squash
+        :param log_prob: ``(B, N)`` log-density of ``u``
+        :return: that of the coordinates
+        """
         return log_prob
 
     def sampled(self, energy: EnergyFn) -> EnergyFn:
+        """
+        :param energy: of actions in the box
+        :return: of coordinates, for a sampler
+        """
         return squashed(energy)
 
     def descended(self, energy: EnergyFn) -> EnergyFn:
+        """
+        :param energy: of actions in the box
+        :return: of coordinates, for a descent
+        """
         return on_box(energy)
 
     def frame(self, base: Gaussian) -> Gaussian:
+        """
+        :param base: ``(B, A)``, before the squash
+        :return: ``(B, 1, A)``, where and how wide it is in these coordinates
+        """
         # The uniform distribution on the box has a standard deviation of .91 before the squash: longer steps than that
         # scale's would jump from wall to wall, however wide the base is.
         return Gaussian(base.mean.unsqueeze(1), base.std.unsqueeze(1).clamp(max=1.0))
@@ -90,21 +115,46 @@ class ReflectingBox:
     """
 
     def start(self, u: th.Tensor) -> th.Tensor:
+        """
+        :param u: ``(B, N, A)``, before the squash
+        :return: coordinates
+        """
         return th.tanh(u)
 
     def end(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(B, N, A)`` coordinates
+        :return: the same, before the squash
+        """
         return th.atanh(folded(x).clamp(-LARGEST_ACTION, LARGEST_ACTION))
 
     def log_prob(self, u: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
+        """
+        :param u: ``(B, N, A)``, before the squash
+        :param log_prob: ``(B, N)`` log-density of ``u``
+        :return: that of the coordinates
+        """
         return log_prob - log_tanh_jacobian(u)
 
     def sampled(self, energy: EnergyFn) -> EnergyFn:
+        """
+        :param energy: of actions in the box
+        :return: of coordinates, for a sampler
+        """
         return reflected(energy)
 
     def descended(self, energy: EnergyFn) -> EnergyFn:
+        """
+        :param energy: of actions in the box
+        :return: of coordinates, for a descent
+        """
         return reflected(energy)
 
     def frame(self, base: Gaussian) -> Gaussian:
+        """
+        :param base: ``(B, A)``, before the squash
+        :return: ``(B, 1, A)``, where and how wide it is in these coordinates
+        """
         # The base squeezed by the squash's slope. At the walls that is next to nothing, and nothing would move; and no
         # step needs to be longer than that of the uniform distribution, whose standard deviation is .58.
         mean = th.tanh(base.mean)
