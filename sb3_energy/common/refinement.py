@@ -77,17 +77,18 @@ class Refinement:
         """
         energy_fn = tempered(energy, temperature)
         proposals = draw_proposals(base, self.n_particles, INITIAL_PARTICLES[self.initial_particles], generator)
-        weighed = None
+        log_weights = None
         if self.n_particles > 1 and not self.refiner.resamples:
-            proposals, weighed = _resampled(proposals, squashed(energy_fn), generator)
+            proposals, log_weights = _resampled(proposals, squashed(energy_fn), generator)
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
         steps: list[RefinerInfo] | None = None if infos is None else []
         log_prob = self.box.log_prob(*proposals)
         state = self._run(self.refiner, base, proposals.particles, log_prob, self.box.sampled(energy_fn), generator, steps)
         if infos is not None and steps:
-            # the resampling belongs to the step that follows it
-            infos += [steps[0] if weighed is None else steps[0]._replace(effective_sample_size=weighed), *steps[1:]]
+            if log_weights is not None:  # the resampling belongs to the step that follows it
+                steps[0] = steps[0]._replace(effective_sample_size=effective_sample_size(log_weights))
+            infos += steps
         return select(state, deterministic=False)
 
     def best(self, base: Gaussian, energy: EnergyFn) -> th.Tensor:
@@ -132,7 +133,7 @@ def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generato
     with th.no_grad():
         log_weights = -energy_fn(proposals.particles) - proposals.log_prob
     particles, index = importance_resample(proposals.particles, log_weights, 1, generator)
-    return Proposals(particles, proposals.log_prob.gather(1, index)), effective_sample_size(log_weights)
+    return Proposals(particles, proposals.log_prob.gather(1, index)), log_weights
 
 
 def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str, float]:

@@ -74,14 +74,15 @@ class MPPI:
         :param generator: source of the noise
         :return: the candidates of this round (resampled by weight if it is the last), the Gaussian in ``extra``
         """
-        plan = self._fit(state)
+        log_weights = self._log_weights(state.energies)
+        plan = self._fit(state.particles, log_weights)
         particles = self._draw(plan, state.particles, generator)
         energies = target.energy(particles)
         if tick.is_last and not self.quasi_random:
             particles, index = importance_resample(particles, self._log_weights(energies), energies.shape[1], generator)
             energies = energies.gather(1, index)
         displacement = (particles - state.particles).flatten(2).norm(dim=-1)
-        weighed = effective_sample_size(self._log_weights(state.energies))
+        weighed = effective_sample_size(log_weights)
         return RefinerState(particles, energies, plan), RefinerInfo(th.ones_like(energies), displacement, weighed)
 
     def deterministic(self) -> "MPPI":
@@ -97,9 +98,8 @@ class MPPI:
             energies = energies.masked_fill(energies > threshold, th.inf)
         return -energies / self.temperature
 
-    def _fit(self, state: RefinerState) -> _Plan:
-        particles = state.particles
-        weights = self._log_weights(state.energies).softmax(dim=1)
+    def _fit(self, particles: th.Tensor, log_weights: th.Tensor) -> _Plan:
+        weights = log_weights.softmax(dim=1)
         weights = weights.reshape(weights.shape + (1,) * (particles.dim() - 2))
         mean = (weights * particles).sum(dim=1, keepdim=True)
         std = (weights * (particles - mean).square()).sum(dim=1, keepdim=True).sqrt()
