@@ -255,6 +255,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", choices=sorted(BACKBONES), default="plain", help="body of EnergySAC's networks")
     parser.add_argument("--reward-scale", type=float, default=0.05, help="of rewards and entropy coefficient in training")
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--matmul-precision",
+        choices=("highest", "medium"),
+        default="highest",
+        help="as torch.set_float32_matmul_precision has it; medium is faster on many CPUs",
+    )
     parser.add_argument("--learning-starts", type=int, default=8_000, help="steps of uniform actions before learning")
     parser.add_argument("--n-envs", type=int, default=4, help="environments side by side, one update for each step of all")
     parser.add_argument("--episodes", type=int, default=400, help="episodes of the evaluation, all from the origin")
@@ -277,6 +283,7 @@ def main(argv: list[str] | None = None) -> list[Picture]:
     :return: what was drawn: the exact answer, SAC and EnergySAC
     """
     args = parse(argv)
+    th.set_float32_matmul_precision(args.matmul_precision)
     axis = np.linspace(-1.0, 1.0, 81)
     actions = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
     exact = soft_value_iteration(args.ent_coef, n_states=57, n_actions=21)
