@@ -5,10 +5,9 @@ from typing import ClassVar
 
 import torch as th
 
-from sb3_energy.refiners.checks import check_part, check_positive
-from sb3_energy.refiners.loop import effective_sample_size, importance_resample, systematic_resample
+from sb3_energy.refiners.loop import effective_sample_size
 from sb3_energy.refiners.norms import squared_norm
-from sb3_energy.refiners.quasi import normal_quantiles
+from sb3_energy.refiners.rounds import check_rounds, resample, standard_normal
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
@@ -41,12 +40,7 @@ class DerivativeFree:
     max_steps: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        if self.noise_std is None:
-            raise TypeError("noise_std must be a number, got None")
-        check_positive("noise_std", self.noise_std)
-        check_part("noise_decay", self.noise_decay)
-        if not isinstance(self.quasi_random, bool):
-            raise TypeError(f"quasi_random must be True or False, got {self.quasi_random!r}")
+        check_rounds(self.noise_std, self.noise_decay, self.quasi_random)
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
@@ -70,7 +64,8 @@ class DerivativeFree:
         """
         particles, energies = self._resampled(state, tick, generator)
         if not tick.is_last:
-            particles = particles + self.noise_std * self.noise_decay**tick.step * self._noise(particles, generator)
+            noise = standard_normal(particles, self.quasi_random, generator)
+            particles = particles + self.noise_std * self.noise_decay**tick.step * noise
             energies = target.energy(particles)
         length = squared_norm(particles - state.particles).sqrt()
         info = RefinerInfo(th.ones_like(length), length, effective_sample_size(state.extra))
@@ -83,16 +78,7 @@ class DerivativeFree:
         return replace(self, quasi_random=True)
 
     def _resampled(self, state: RefinerState, tick: Tick, generator: th.Generator | None) -> tuple[th.Tensor, th.Tensor]:
-        n = state.particles.shape[1]
-        if not self.quasi_random:
-            particles, index = importance_resample(state.particles, state.extra, n, generator)
-        elif tick.is_last:  # all are kept, for the lowest energy to be selected
+        if self.quasi_random and tick.is_last:  # all are kept, for the lowest energy to be selected
             return state.particles, state.energies
-        else:
-            particles, index = systematic_resample(state.particles, state.extra, n)
+        particles, index = resample(state.particles, state.extra, self.quasi_random, generator)
         return particles, state.energies.gather(1, index)
-
-    def _noise(self, particles: th.Tensor, generator: th.Generator | None) -> th.Tensor:
-        if self.quasi_random:
-            return normal_quantiles(particles.shape[1], particles[:, 0])
-        return th.randn(particles.shape, generator=generator, device=particles.device, dtype=particles.dtype)

@@ -7,7 +7,7 @@ import torch as th
 
 from sb3_energy.refiners.checks import check_integer, check_positive
 from sb3_energy.refiners.loop import effective_sample_size, importance_resample
-from sb3_energy.refiners.quasi import normal_quantiles
+from sb3_energy.refiners.rounds import standard_normal
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
@@ -106,8 +106,4 @@ class MPPI:
         return _Plan(mean, std.clamp(self.min_std, self.max_std))
 
     def _draw(self, plan: _Plan, like: th.Tensor, generator: th.Generator | None) -> th.Tensor:
-        if self.quasi_random:
-            noise = normal_quantiles(like.shape[1], like[:, 0])
-        else:
-            noise = th.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-        return plan.mean + plan.std * noise
+        return plan.mean + plan.std * standard_normal(like, self.quasi_random, generator)
