@@ -1,6 +1,5 @@
 """Ensembles of critics on a backbone of choice: encode once, evaluate many actions."""
 
-from itertools import islice
 from typing import Any
 
 import torch as th
@@ -10,11 +9,10 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_energy.common.features import NormalizedFeatures
 from sb3_energy.losses import critic_loss
-from sb3_energy.networks import make_backbone, make_normalizer
+from sb3_energy.networks import evaluate_particles, make_backbone, make_normalizer
 
 
 class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
@@ -131,7 +129,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         if actions.shape[1] == 1:
             inputs = th.cat([features, actions.squeeze(1)], dim=1)
             return th.stack([q_net(inputs) for q_net in self.q_networks]).unsqueeze(2)
-        return th.stack([_evaluate_particles(q_net, features, actions) for q_net in self.q_networks])
+        return th.stack([evaluate_particles(q_net, features, actions) for q_net in self.q_networks])
 
     def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -173,26 +171,3 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :return: ``(B, 1)``
         """
         return super().q1_forward(obs, actions).mean(dim=1, keepdim=True)
-
-
-def _evaluate_particles(q_net: nn.Module, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
-    """
-    One network on ``N`` actions for each observation. The features' share of a first linear layer is the same for all
-    of them and computed once; features of images are by far the larger part of its input.
-
-    :param q_net: ``(..., F + A) -> (..., O)``
-    :param features: ``(B, F)``
-    :param actions: ``(B, N, A)``
-    :return: ``(B, N, O)``
-    """
-    assert isinstance(q_net, nn.Sequential)
-    first = q_net[0]
-    if not isinstance(first, nn.Linear):  # a backbone of the user's own
-        expanded = features.unsqueeze(1).expand(-1, actions.shape[1], -1)
-        return q_net(th.cat([expanded, actions], dim=-1))
-    n_features = features.shape[1]
-    shared = F.linear(features, first.weight[:, :n_features], first.bias)
-    hidden = shared.unsqueeze(1) + F.linear(actions, first.weight[:, n_features:])
-    for layer in islice(q_net, 1, None):
-        hidden = layer(hidden)
-    return hidden

@@ -2,5 +2,14 @@
 
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
+from sb3_energy.networks.particles import evaluate_particles
 
-__all__ = ["BACKBONES", "Backbone", "RunningNorm", "default_activation", "make_backbone", "make_normalizer"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "RunningNorm",
+    "default_activation",
+    "evaluate_particles",
+    "make_backbone",
+    "make_normalizer",
+]
