@@ -16,6 +16,10 @@ EnergyFn = Callable[[th.Tensor], th.Tensor]
 VelocityFn = Callable[[th.Tensor, th.Tensor], th.Tensor]
 """``(B, N, *E), t (B, N) in [0, 1] -> (B, N, *E)``: a velocity field that is already bound to its observations."""
 
+PrefixEnergyFn = Callable[[th.Tensor], th.Tensor]
+"""``(B, N, j) -> (B, N)``, the energy of the first ``j`` coordinates of a flattened event of ``D``, ``1 <= j < D``: about
+``-log ∫ exp(-E(x)) dx_{j+1:D}`` up to a constant for each ``j``, bound to its observations."""
+
 
 class Target(NamedTuple):
     """
@@ -25,11 +29,14 @@ class Target(NamedTuple):
     :param velocity: a velocity field, for flow refiners only
     :param proposal_log_prob: ``(B, N)`` log-density of the initial particles, in the same space as the energy;
         importance resampling needs it
+    :param prefix_energy: energies of the first coordinates, in the same space and with the same temperature as the energy;
+        refiners that draw one coordinate after the other need it
     """
 
     energy: EnergyFn
     velocity: VelocityFn | None = None
     proposal_log_prob: th.Tensor | None = None
+    prefix_energy: PrefixEnergyFn | None = None
 
 
 class Tick(NamedTuple):

@@ -1,5 +1,6 @@
 """Refiners: move particles toward ``exp(-energy)``. A new one is a file and a line in ``REFINERS``."""
 
+from sb3_energy.refiners.autoregressive_derivative_free import AutoregressiveDerivativeFree
 from sb3_energy.refiners.derivative_free import DerivativeFree
 from sb3_energy.refiners.hmc import HamiltonianMonteCarlo
 from sb3_energy.refiners.identity import Identity
@@ -20,12 +21,14 @@ REFINERS: dict[str, type[Refiner]] = {
     "svgd": SteinVariationalGradientDescent,
     "mppi": MPPI,
     "derivative_free": DerivativeFree,
+    "autoregressive_derivative_free": AutoregressiveDerivativeFree,
     "snis": SelfNormalizedImportanceSampling,
 }
 
 __all__ = [
     "MPPI",
     "REFINERS",
+    "AutoregressiveDerivativeFree",
     "DerivativeFree",
     "HamiltonianMonteCarlo",
     "Identity",

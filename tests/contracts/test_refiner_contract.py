@@ -24,11 +24,12 @@ def start(shape, dtype=th.float64):
 
 
 def quadratic(x):
+    """Of particles, and of their first coordinates: these are independent, so each prefix has its own sum."""
     return 0.5 * (x - 0.3).square().flatten(2).sum(-1)
 
 
 def target(particles, energy=quadratic):
-    return Target(energy, proposal_log_prob=-0.5 * particles.square().flatten(2).sum(-1))
+    return Target(energy, proposal_log_prob=-0.5 * particles.square().flatten(2).sum(-1), prefix_energy=quadratic)
 
 
 def steps(refiner):
@@ -184,6 +185,11 @@ BAD_ARGUMENTS = [
     ("derivative_free", dict(noise_decay=1.5), ValueError, r"noise_decay must lie in \(0, 1\], got 1.5"),
     ("derivative_free", dict(noise_decay="fast"), TypeError, "noise_decay must be a number"),
     ("derivative_free", dict(quasi_random=0), TypeError, "quasi_random must be True or False"),
+    ("autoregressive_derivative_free", dict(noise_std=0.0), ValueError, "noise_std must be above 0"),
+    ("autoregressive_derivative_free", dict(noise_std=None), TypeError, "noise_std must be a number, got None"),
+    ("autoregressive_derivative_free", dict(noise_decay=0.0), ValueError, r"noise_decay must lie in \(0, 1\], got 0.0"),
+    ("autoregressive_derivative_free", dict(noise_decay=None), TypeError, "noise_decay must be a number"),
+    ("autoregressive_derivative_free", dict(quasi_random="yes"), TypeError, "quasi_random must be True or False"),
     ("mppi", dict(n_elites=0), ValueError, "n_elites must be at least 1"),
     ("mppi", dict(n_elites=2.0), TypeError, "n_elites must be an integer"),
     ("mppi", dict(temperature=0.0), ValueError, "temperature must be above 0"),
