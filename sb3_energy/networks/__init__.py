@@ -3,10 +3,12 @@
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
+from sb3_energy.networks.prefix_energy import PrefixEnergies
 
 __all__ = [
     "BACKBONES",
     "Backbone",
+    "PrefixEnergies",
     "RunningNorm",
     "default_activation",
     "evaluate_particles",
