@@ -61,6 +61,22 @@ def draw_proposals(base: Gaussian, n: int, uniform_fraction: float, generator: t
     return Proposals(particles, mixture_log_prob(base, particles, n_uniform / n))
 
 
+def draw_coordinates(base: Gaussian, n: int, uniform_fraction: float, generator: th.Generator | None = None) -> Proposals:
+    """
+    ``n`` draws of each coordinate alone, from the mixture of :func:`draw_proposals` in one dimension.
+
+    :param base: the Gaussian
+    :param n: how many draws for each coordinate of each observation
+    :param uniform_fraction: part of them that is uniform on the box, in [0, 1]
+    :param generator: source of the noise (``None``: torch's global one)
+    :return: ``(B, N, A)`` numbers and the log-density of each, ``(B, N, A)``
+    """
+    alone = Gaussian(base.mean.reshape(-1, 1), base.std.reshape(-1, 1))
+    particles, log_prob = draw_proposals(alone, n, uniform_fraction, generator)
+    shape = (*base.mean.shape, n)
+    return Proposals(particles.reshape(shape).transpose(1, 2), log_prob.reshape(shape).transpose(1, 2))
+
+
 def mixture_log_prob(base: Gaussian, particles: th.Tensor, uniform_fraction: float) -> th.Tensor:
     """
     Log-density of ``(1 - f) base + f Uniform(box)`` before the squash, where the uniform's is its Jacobian over ``2^A``.

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch as th
 
-from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, draw_proposals, mixture_log_prob
+from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, draw_coordinates, draw_proposals, mixture_log_prob
 from sb3_energy.energies.transforms import log_tanh_jacobian
 
 
@@ -77,3 +77,14 @@ def test_draws_are_the_generator_s():
     before = th.random.get_rng_state()
     draw_proposals(base(), 8, 0.5, th.Generator().manual_seed(0))
     assert th.equal(before, th.random.get_rng_state())
+
+
+def test_coordinates_alone_have_the_density_of_one_dimension():
+    gaussian = base()
+    numbers, log_prob = draw_coordinates(gaussian, 8, 0.3, th.Generator().manual_seed(0))
+    assert numbers.shape == log_prob.shape == (3, 8, 2)
+    for j in range(2):
+        alone = Gaussian(gaussian.mean[:, j : j + 1], gaussian.std[:, j : j + 1])
+        th.testing.assert_close(log_prob[..., j], mixture_log_prob(alone, numbers[..., j : j + 1], 0.25))
+    far = Gaussian(th.tensor([[50.0, -50.0]]), th.ones(1, 2))
+    assert ((draw_coordinates(far, 8, 0.3).particles * far.mean > 0.0)[:, :6]).all(), "each about its own mean"
