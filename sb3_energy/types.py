@@ -81,11 +81,14 @@ class RefinerInfo(NamedTuple):
     :param displacement: ``(B, N)`` Euclidean length of the step
     :param effective_sample_size: ``(B,)`` how many equal particles the weights of a resampling at this step are worth
         (``None`` where nothing was resampled)
+    :param energy_drop: ``(B,)`` by how much the step lowered the energy, in the mean over particles; the loop around the
+        refiner fills it in, whose steps then add up to the whole refinement's
     """
 
     acceptance: th.Tensor
     displacement: th.Tensor
     effective_sample_size: th.Tensor | None = None
+    energy_drop: th.Tensor | None = None
 
 
 class EnergyBatch(NamedTuple):

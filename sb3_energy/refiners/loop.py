@@ -42,7 +42,7 @@ def refine(
             trail.append(state.energies)
             state, info = refiner.step(state, target, Tick(k, n_steps), generator)
             if infos is not None:
-                infos.append(info)
+                infos.append(info._replace(energy_drop=(trail[-1] - state.energies).mean(dim=1)))
     if state.energies.shape != state.particles.shape[:2]:
         raise ValueError(f"an energy of {tuple(state.particles.shape)} must be (B, N), got {tuple(state.energies.shape)}")
     _refuse_lost(refiner, [*trail, state.energies])
