@@ -83,12 +83,14 @@ class RefinerInfo(NamedTuple):
         (``None`` where nothing was resampled)
     :param energy_drop: ``(B,)`` by how much the step lowered the energy, in the mean over particles; the loop around the
         refiner fills it in, whose steps then add up to the whole refinement's
+    :param computed: ``(B,)`` for which observations the step was computed (``None``: for all)
     """
 
     acceptance: th.Tensor
     displacement: th.Tensor
     effective_sample_size: th.Tensor | None = None
     energy_drop: th.Tensor | None = None
+    computed: th.Tensor | None = None
 
 
 class EnergyBatch(NamedTuple):

@@ -1,12 +1,14 @@
 """From a Gaussian base and an energy to an action: what every refined policy does."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch as th
 
 from sb3_energy.common.boxes import BOXES, Box
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, Proposals, draw_proposals
+from sb3_energy.common.row_energies import RowEnergy
 from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
 from sb3_energy.refiners import (
     REFINERS,
@@ -15,9 +17,10 @@ from sb3_energy.refiners import (
     importance_resample,
     normal_quantiles,
     refine,
+    refine_until_still,
     select,
 )
-from sb3_energy.refiners.checks import check_integer, check_positive
+from sb3_energy.refiners.checks import check_integer, check_positive, check_tolerance
 from sb3_energy.registry import resolve
 from sb3_energy.types import EnergyFn, Refiner, RefinerInfo, RefinerState, Target
 
@@ -42,6 +45,8 @@ class Refinement:
     :param trust_region: step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)``, in actions scaled to
         [-1, 1] and units of the energy (``None``: no cost)
     :param box: how particles stay in the box
+    :param tolerance: without noise, an observation whose lowest energy falls by no more than this in a step takes no
+        further one, in units of the energy without its temperature (``None``: all take all steps)
     """
 
     refiner: Refiner
@@ -51,6 +56,7 @@ class Refinement:
     precondition: bool = True
     trust_region: float | None = None
     box: Box = BOXES["tanh"]
+    tolerance: float | None = None
 
     @property
     def is_identity(self) -> bool:
@@ -83,50 +89,71 @@ class Refinement:
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
         steps: list[RefinerInfo] | None = None if infos is None else []
-        log_prob = self.box.log_prob(*proposals)
-        state = self._run(self.refiner, base, proposals.particles, log_prob, self.box.sampled(energy_fn), generator, steps)
+        target = self._target(base, self.box.sampled(energy_fn), self.box.log_prob(*proposals))
+        state = refine(self.refiner, self._to(base, proposals.particles), target, self.n_steps, generator, steps)
         if infos is not None and steps:
             if log_weights is not None:  # the resampling belongs to the step that follows it
                 steps[0] = steps[0]._replace(effective_sample_size=effective_sample_size(log_weights))
             infos += steps
-        return select(state, deterministic=False)
+        return select(state._replace(particles=self._from(base, state.particles)), deterministic=False)
 
-    def best(self, base: Gaussian, energy: EnergyFn) -> th.Tensor:
+    def best(self, base: Gaussian, energy: EnergyFn, infos: list[RefinerInfo] | None = None) -> th.Tensor:
         """
         The action of lowest energy among the starts and where descent takes them. Asks no random number generator.
 
         :param base: the Gaussian before the squash
-        :param energy: ``(B, N, A) -> (B, N)`` on the box
+        :param energy: ``(B, N, A) -> (B, N)`` on the box; with a ``tolerance``, a
+            :class:`sb3_energy.common.row_energies.RowEnergy`
+        :param infos: a list to which one ``RefinerInfo`` a step is appended
         :return: ``(B, A)``, before the squash
+        :raises TypeError: if there is a tolerance and the energy is not one of rows
         """
         mean, std = base.mean.unsqueeze(1), base.std.unsqueeze(1)
         starts = mean + std * normal_quantiles(self.n_particles, base.mean)
-        descended = energy
-        if self.trust_region is not None:
-            descended = near_proposal(energy, th.tanh(starts), self.trust_region)
-        ends = self._run(self.refiner.deterministic(), base, starts, None, self.box.descended(descended)).particles
+        ends = self._from(base, self._ends(base, starts, energy, infos).particles)
         candidates = th.cat([starts, ends], dim=1)
         return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
 
-    def _run(
-        self,
-        refiner: Refiner,
-        base: Gaussian,
-        particles: th.Tensor,
-        proposal_log_prob: th.Tensor | None,
-        energy_fn: EnergyFn,
-        generator: th.Generator | None = None,
-        infos: list[RefinerInfo] | None = None,
-    ) -> RefinerState:
-        particles = self.box.start(particles)
+    def _ends(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn, infos: list[RefinerInfo] | None) -> RefinerState:
+        refiner, particles = self.refiner.deterministic(), self._to(base, starts)
+        target = self._descended(base, starts, energy)
+        if self.tolerance is None:
+            return refine(refiner, particles, target, self.n_steps, infos=infos)
+        if not isinstance(energy, RowEnergy):
+            raise TypeError(
+                "tolerance needs an energy with a method rows(index), such as policy.energy_fn(obs), "
+                f"got {type(energy).__name__}"
+            )
+        target_of = partial(self._descended_rows, base, starts, energy)
+        return refine_until_still(refiner, particles, target, target_of, self.n_steps, self.tolerance, infos)
+
+    def _descended(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn) -> Target:
+        if self.trust_region is not None:
+            energy = near_proposal(energy, th.tanh(starts), self.trust_region)
+        return self._target(base, self.box.descended(energy))
+
+    def _descended_rows(self, base: Gaussian, starts: th.Tensor, energy: RowEnergy, index: th.Tensor) -> Target:
+        return self._descended(Gaussian(base.mean[index], base.std[index]), starts[index], energy.rows(index))
+
+    def _target(self, base: Gaussian, energy_fn: EnergyFn, proposal_log_prob: th.Tensor | None = None) -> Target:
+        if self.precondition:
+            energy_fn = standardized(energy_fn, *self.box.frame(base))
+        return Target(energy_fn, None, proposal_log_prob)
+
+    def _to(self, base: Gaussian, u: th.Tensor) -> th.Tensor:
+        """``(B, N, A)`` before the squash -> where a refiner sees it."""
+        x = self.box.start(u)
         if not self.precondition:
-            target = Target(energy_fn, None, proposal_log_prob)
-            state = refine(refiner, particles, target, self.n_steps, generator, infos)
-            return state._replace(particles=self.box.end(state.particles))
+            return x
         loc, scale = self.box.frame(base)
-        target = Target(standardized(energy_fn, loc, scale), None, proposal_log_prob)
-        state = refine(refiner, (particles - loc) / scale, target, self.n_steps, generator, infos)
-        return state._replace(particles=self.box.end(loc + scale * state.particles))
+        return (x - loc) / scale
+
+    def _from(self, base: Gaussian, x: th.Tensor) -> th.Tensor:
+        """The way back."""
+        if self.precondition:
+            loc, scale = self.box.frame(base)
+            x = loc + scale * x
+        return self.box.end(x)
 
 
 def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generator | None) -> tuple[Proposals, th.Tensor]:
@@ -172,6 +199,7 @@ def make_refinement(
     precondition: bool,
     trust_region: float | None,
     box: str = "tanh",
+    tolerance: float | None = None,
 ) -> Refinement:
     """
     Check the arguments of a refined policy and put them together.
@@ -184,6 +212,7 @@ def make_refinement(
     :param precondition: whether steps are measured in units of the base's standard deviation
     :param trust_region: step of the JKO transport cost, or ``None``
     :param box: ``"tanh"`` or ``"reflect"``
+    :param tolerance: by how much the energy must fall for a deterministic refinement to go on, or ``None``
     :return: the refinement
     :raises ValueError: if a number or a name is not one of those that are accepted
     :raises TypeError: if something has the wrong type
@@ -215,4 +244,10 @@ def make_refinement(
         raise ValueError(f"trust_region needs a refiner that moves each particle alone, such as 'langevin', got {refiner!r}")
     if not isinstance(box, str) or box not in BOXES:
         raise ValueError(f"box must be one of {sorted(BOXES)}, got {box!r}")
-    return Refinement(instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box])
+    check_tolerance("tolerance", tolerance)
+    if tolerance is not None and n_steps < 2:
+        raise ValueError(
+            f"tolerance saves steps after the first and needs refiner_steps of at least 2, got {n_steps} "
+            f"with refiner={refiner!r}"
+        )
+    return Refinement(instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box], tolerance)

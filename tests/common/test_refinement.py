@@ -184,6 +184,15 @@ BAD = [
     (dict(precondition=1), TypeError, "precondition must be True or False, got 1"),
     (dict(trust_region=0.0), ValueError, "trust_region must be above 0, got 0"),
     (dict(trust_region="near"), TypeError, "trust_region must be a number or None, got 'near'"),
+    (dict(tolerance=-0.1), ValueError, r"tolerance must be at least 0, got -0\.1"),
+    (dict(tolerance=math.nan), ValueError, "tolerance must be finite, got nan"),
+    (dict(tolerance="small"), TypeError, "tolerance must be a number or None, got 'small'"),
+    (
+        dict(refiner="none", tolerance=0.1),
+        ValueError,
+        "tolerance .* needs refiner_steps of at least 2, got 0 with refiner='none'",
+    ),
+    (dict(refiner="snis", tolerance=0.1), ValueError, "refiner_steps of at least 2, got 1 with refiner='snis'"),
     (dict(refiner="mppi", trust_region=1.0), ValueError, "trust_region needs a refiner that moves each particle alone"),
     (dict(refiner="snis", trust_region=1.0), ValueError, "trust_region needs a refiner that moves each particle alone"),
 ]
