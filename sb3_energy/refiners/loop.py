@@ -23,25 +23,27 @@ def refine(
     :param n_steps: how many steps; with 0 the particles stay where they are
     :param generator: source of the noise (``None``: torch's global one)
     :param infos: a list to which one ``RefinerInfo`` a step is appended
-    :return: particles and their energies, without a graph
+    :return: particles and their energies, without a graph unless the refiner is ``differentiable`` and gradients are enabled
     :raises ValueError: if the shapes or the number of steps are wrong
     :raises FloatingPointError: if an energy is not a number or minus infinity, or plus infinity (which forbids
         a particle) for all particles of an observation
     """
     check_start(particles, n_steps)
     trail: list[th.Tensor] = []
-    with th.no_grad():
+    keeps_graph = th.is_grad_enabled() and getattr(refiner, "differentiable", False)
+    particles = particles if keeps_graph else particles.detach()
+    with th.set_grad_enabled(keeps_graph):
         if n_steps == 0:
-            state = RefinerState(particles.detach(), target.energy(particles.detach()))
+            state = RefinerState(particles, target.energy(particles))
         else:
-            state = refiner.init(particles.detach(), target)
+            state = refiner.init(particles, target)
         for k in range(n_steps):
-            trail.append(state.energies)
+            trail.append(state.energies.detach())
             state, info = refiner.step(state, target, Tick(k, n_steps), generator)
             if infos is not None:
-                infos.append(info._replace(energy_drop=(trail[-1] - state.energies).mean(dim=1)))
+                infos.append(info._replace(energy_drop=(trail[-1] - state.energies.detach()).mean(dim=1)))
     check_energies(state)
-    _refuse_lost(refiner, [*trail, state.energies])
+    _refuse_lost(refiner, [*trail, state.energies.detach()])
     return state
 
 
