@@ -18,6 +18,8 @@ from sb3_energy.common.proposals import Gaussian
 from sb3_energy.common.quantile_critic import QuantileCritic
 from sb3_energy.common.refinement import make_refinement
 from sb3_energy.common.row_energies import bind_rows
+from sb3_energy.common.warm_predict import WarmPredict
+from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import default_activation
 from sb3_energy.registry import resolve
@@ -26,7 +28,7 @@ from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
 CRITICS = ("scalar", "quantile")
 
 
-class RefinedPolicy(SACPolicy):
+class RefinedPolicy(WarmPredict, SACPolicy):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 
@@ -242,6 +244,7 @@ class RefinedPolicy(SACPolicy):
         energy: EnergyFn | None = None,
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
+        plans: Plans | None = None,
     ) -> th.Tensor:
         """
         Refined actions, before the squash.
@@ -252,6 +255,7 @@ class RefinedPolicy(SACPolicy):
         :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :param plans: with ``mppi`` and ``warm_start=True``, where to start from and where to write the plans
         :return: ``(B, A)``; ``tanh`` of it are the actions scaled to [-1, 1]
         """
         if th.jit.is_tracing() or th.compiler.is_exporting():
@@ -262,13 +266,13 @@ class RefinedPolicy(SACPolicy):
             base = self.base(obs) if base is None else base
             energy = self.energy_fn(obs) if energy is None else energy
             if deterministic:
-                return self.refinement.best(base, energy, infos)
-            return self.refinement.sample(base, energy, self.temperature, generator, infos)
+                return self.refinement.best(base, energy, infos, plans)
+            return self.refinement.sample(base, energy, self.temperature, generator, infos, plans)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.refinement.is_identity or not self._refines:
             return self.actor(observation, deterministic)
-        return th.tanh(self.refine(observation, deterministic))
+        return th.tanh(self.refine(observation, deterministic, plans=self._plans))
 
     @contextmanager
     def unrefined(self) -> Iterator[None]:

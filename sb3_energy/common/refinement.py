@@ -9,8 +9,10 @@ import torch as th
 from sb3_energy.common.boxes import BOXES, Box
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, Proposals, draw_proposals
 from sb3_energy.common.row_energies import RowEnergy
+from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
 from sb3_energy.refiners import (
+    MPPI,
     REFINERS,
     Identity,
     effective_sample_size,
@@ -63,6 +65,11 @@ class Refinement:
         """Whether actions stay what the base says."""
         return isinstance(self.refiner, Identity)
 
+    @property
+    def keeps_plans(self) -> bool:
+        """Whether it can start from the plans of the refinement before."""
+        return isinstance(self.refiner, MPPI) and self.refiner.warm_start
+
     def sample(
         self,
         base: Gaussian,
@@ -70,6 +77,7 @@ class Refinement:
         temperature: th.Tensor,
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
+        plans: Plans | None = None,
     ) -> th.Tensor:
         """
         A draw from (about) ``exp(-E / temperature)`` on the box.
@@ -79,8 +87,11 @@ class Refinement:
         :param temperature: scalar
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :param plans: where to start from and where to write the plans, if the refiner has some
         :return: ``(B, A)``, before the squash
+        :raises ValueError: if there are plans and the refiner has none
         """
+        self._check_plans(plans)
         energy_fn = tempered(energy, temperature)
         proposals = draw_proposals(base, self.n_particles, INITIAL_PARTICLES[self.initial_particles], generator)
         log_weights = None
@@ -89,15 +100,21 @@ class Refinement:
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
         steps: list[RefinerInfo] | None = None if infos is None else []
-        target = self._target(base, self.box.sampled(energy_fn), self.box.log_prob(*proposals))
-        state = refine(self.refiner, self._to(base, proposals.particles), target, self.n_steps, generator, steps)
+        starts, log_prob = proposals.particles, self.box.log_prob(*proposals)
+        if plans is not None:
+            starts = plans.warmed(starts, base, generator, quasi_random=False)
+        target = self._target(base, self.box.sampled(energy_fn), log_prob if starts is proposals.particles else None)
+        state = refine(self.refiner, self._to(base, starts), target, self.n_steps, generator, steps)
+        self._keep(base, state, plans)
         if infos is not None and steps:
             if log_weights is not None:  # the resampling belongs to the step that follows it
                 steps[0] = steps[0]._replace(effective_sample_size=effective_sample_size(log_weights))
             infos += steps
         return select(state._replace(particles=self._from(base, state.particles)), deterministic=False)
 
-    def best(self, base: Gaussian, energy: EnergyFn, infos: list[RefinerInfo] | None = None) -> th.Tensor:
+    def best(
+        self, base: Gaussian, energy: EnergyFn, infos: list[RefinerInfo] | None = None, plans: Plans | None = None
+    ) -> th.Tensor:
         """
         The action of lowest energy among the starts and where descent takes them. Asks no random number generator.
 
@@ -105,12 +122,19 @@ class Refinement:
         :param energy: ``(B, N, A) -> (B, N)`` on the box; with a ``tolerance``, a
             :class:`sb3_energy.common.row_energies.RowEnergy`
         :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :param plans: where to start from and where to write the plans, if the refiner has some
         :return: ``(B, A)``, before the squash
         :raises TypeError: if there is a tolerance and the energy is not one of rows
+        :raises ValueError: if there are plans and the refiner has none
         """
+        self._check_plans(plans)
         mean, std = base.mean.unsqueeze(1), base.std.unsqueeze(1)
         starts = mean + std * normal_quantiles(self.n_particles, base.mean)
-        ends = self._from(base, self._ends(base, starts, energy, infos).particles)
+        if plans is not None:
+            starts = plans.warmed(starts, base, None, quasi_random=True)
+        state = self._ends(base, starts, energy, infos)
+        self._keep(base, state, plans)
+        ends = self._from(base, state.particles)
         candidates = th.cat([starts, ends], dim=1)
         return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
 
@@ -134,6 +158,16 @@ class Refinement:
 
     def _descended_rows(self, base: Gaussian, starts: th.Tensor, energy: RowEnergy, index: th.Tensor) -> Target:
         return self._descended(Gaussian(base.mean[index], base.std[index]), starts[index], energy.rows(index))
+
+    def _check_plans(self, plans: Plans | None) -> None:
+        if plans is not None and not self.keeps_plans:
+            raise ValueError(
+                f"plans need refiner='mppi' with refiner_kwargs=dict(warm_start=True), got {type(self.refiner).__name__}"
+            )
+
+    def _keep(self, base: Gaussian, state: RefinerState, plans: Plans | None) -> None:
+        if plans is not None:
+            plans.keep(self._from(base, state.extra.mean).squeeze(1))
 
     def _target(self, base: Gaussian, energy_fn: EnergyFn, proposal_log_prob: th.Tensor | None = None) -> Target:
         if self.precondition:
@@ -250,4 +284,11 @@ def make_refinement(
             f"tolerance saves steps after the first and needs refiner_steps of at least 2, got {n_steps} "
             f"with refiner={refiner!r}"
         )
-    return Refinement(instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box], tolerance)
+    refinement = Refinement(
+        instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box], tolerance
+    )
+    if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
+        raise ValueError(
+            f"warm_start=True needs n_particles of at least 2 and refiner_steps of at least 1, got {n_particles} and {n_steps}"
+        )
+    return refinement

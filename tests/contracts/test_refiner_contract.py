@@ -193,6 +193,8 @@ BAD_ARGUMENTS = [
     ("mppi", dict(n_elites=2.0), TypeError, "n_elites must be an integer"),
     ("mppi", dict(temperature=0.0), ValueError, "temperature must be above 0"),
     ("mppi", dict(temperature=None), TypeError, "temperature must be a number"),
+    ("mppi", dict(warm_start=1), TypeError, "warm_start must be True or False, got 1"),
+    ("mppi", dict(quasi_random=None), TypeError, "quasi_random must be True or False, got None"),
     ("mppi", dict(min_std=0.0), ValueError, "min_std must be above 0"),
     ("mppi", dict(min_std=0.5, max_std=0.4), ValueError, "max_std must be at least min_std=0.5"),
 ]
