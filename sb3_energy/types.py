@@ -65,7 +65,8 @@ class RefinerState(NamedTuple):
 
     :param particles: ``(B, N, *E)``
     :param energies: ``(B, N)``
-    :param extra: what the refiner carries from step to step (gradients, momenta, mean and std of a plan)
+    :param extra: what the refiner carries from step to step (gradients, momenta, mean and std of a plan): a tensor with one
+        row for each observation, or a tuple of such tensors
     """
 
     particles: th.Tensor

@@ -30,7 +30,8 @@ class SteinVariationalGradientDescent:
     :param max_displacement: largest move of a coordinate in one step (``None``: any)
     :param max_step_norm: largest ``ε ‖∇φ‖_F`` of a particle, the Frobenius norm of the Jacobian that
         :meth:`direction_jacobian` says; where one of an observation's particles passes it, the step of that observation
-        is shortened (``None``: any). Below 1 a step can be undone, which S2AC's density of the particles assumes
+        is shortened (``None``: any). Below 1 a step can be undone, up to the particle's own gradient which that Jacobian
+        leaves out; S2AC's density of the particles assumes as much
     :param differentiable: whether steps keep their graph where gradients are enabled, so that what comes out can be
         differentiated with respect to the start and to the energy's parameters, as S2AC trains through its steps. A
         policy acts without gradients, and then no graph is kept
