@@ -1,11 +1,12 @@
 """Plans that one prediction hands on to the next, in the form of SB3's ``state``."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch as th
 
-from sb3_energy.common.proposals import Gaussian
+from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian
 from sb3_energy.refiners import normal_quantiles
 
 PredictState = tuple[np.ndarray, ...] | None
@@ -60,7 +61,9 @@ class Plans:
         """
         :param mean: ``(B, A)`` of the plans a refinement has ended with, before the squash
         """
-        self.state = (mean.cpu().numpy(),)
+        # At a wall a descent leaves each plan a bit further out, to where the draws around it are all the same action
+        edge = math.atanh(LARGEST_ACTION)
+        self.state = (mean.clamp(-edge, edge).cpu().numpy(),)
 
     def _last(self, like: th.Tensor) -> _LastPlans | None:
         shape = (like.shape[0], like.shape[2])

@@ -112,3 +112,15 @@ def test_who_has_no_plans_takes_none():
         refinement(1)
     with pytest.raises(ValueError, match="refiner_steps of at least 1, got 64 and 0"):
         refinement(steps=0)
+
+
+def test_plans_at_a_wall_do_not_wander_off():
+    base, way, state = Gaussian(th.zeros(2, 2), th.ones(2, 2)), refinement(), None
+    for _ in range(20):
+        plans = Plans(state)
+        way.best(base, lambda a: -a.sum(-1), plans=plans)
+        state = plans.state
+    assert (state[0] > 3.0).all() and (state[0] < np.arctanh(1.0 - 0.9e-6)).all(), "they stay where actions still differ"
+    inner = Plans(state)
+    best = way.best(base, lambda a: (a - 0.3).square().sum(-1), plans=inner)
+    assert (np.tanh(inner.state[0]) < 0.6).all() and (th.tanh(best) - 0.3).abs().max() < 0.1
