@@ -72,7 +72,8 @@ class RefinerState(NamedTuple):
 
     :param particles: ``(B, N, *E)``
     :param energies: ``(B, N)``
-    :param extra: what the refiner carries from step to step (gradients, momenta, mean and std of a plan)
+    :param extra: what the refiner carries from step to step (gradients, momenta, mean and std of a plan): a tensor with one
+        row for each observation, or a tuple of such tensors
     """
 
     particles: th.Tensor
@@ -88,11 +89,16 @@ class RefinerInfo(NamedTuple):
     :param displacement: ``(B, N)`` Euclidean length of the step
     :param effective_sample_size: ``(B,)`` how many equal particles the weights of a resampling at this step are worth
         (``None`` where nothing was resampled)
+    :param energy_drop: ``(B,)`` by how much the step lowered the energy, in the mean over particles; the loop around the
+        refiner fills it in, whose steps then add up to the whole refinement's
+    :param computed: ``(B,)`` for which observations the step was computed (``None``: for all)
     """
 
     acceptance: th.Tensor
     displacement: th.Tensor
     effective_sample_size: th.Tensor | None = None
+    energy_drop: th.Tensor | None = None
+    computed: th.Tensor | None = None
 
 
 class EnergyBatch(NamedTuple):

@@ -17,6 +17,9 @@ from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.proposals import Gaussian
 from sb3_energy.common.quantile_critic import QuantileCritic
 from sb3_energy.common.refinement import make_refinement
+from sb3_energy.common.row_energies import bind_rows
+from sb3_energy.common.warm_predict import WarmPredict
+from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import default_activation
 from sb3_energy.registry import resolve
@@ -25,7 +28,7 @@ from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
 CRITICS = ("scalar", "quantile")
 
 
-class RefinedPolicy(SACPolicy):
+class RefinedPolicy(WarmPredict, SACPolicy):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 
@@ -69,6 +72,8 @@ class RefinedPolicy(SACPolicy):
     :param trust_region: Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)
     :param box: How particles stay in the box of actions: ``"tanh"`` (they move before the squash) or ``"reflect"`` (they
         move in the box and bounce off its walls)
+    :param tolerance: When predicting deterministically, an observation whose lowest energy falls by no more than this in
+        a step, in units of Q, takes no further one and costs no more (``None``: all take all steps)
     :param backbone: Of actor and critics: ``"plain"`` (SB3's), ``"layer_norm"``, ``"simba"`` or ``"bro"``
     :param critic: ``"scalar"`` Q-values (SAC) or ``"quantile"`` (TQC)
     :param n_quantiles: Quantiles of each quantile critic (``None``: 25)
@@ -111,6 +116,7 @@ class RefinedPolicy(SACPolicy):
         energy_kwargs: dict[str, Any] | None = None,
         trust_region: float | None = None,
         box: str = "tanh",
+        tolerance: float | None = None,
         backbone: str = "layer_norm",
         critic: str = "scalar",
         n_quantiles: int | None = None,
@@ -127,13 +133,14 @@ class RefinedPolicy(SACPolicy):
             energy_kwargs=energy_kwargs,
             trust_region=trust_region,
             box=box,
+            tolerance=tolerance,
             backbone=backbone,
             critic=critic,
             n_quantiles=n_quantiles,
             top_quantiles_to_drop_per_net=top_quantiles_to_drop_per_net,
         )
         self.refinement = make_refinement(
-            refiner, refiner_kwargs, refiner_steps, n_particles, initial_particles, precondition, trust_region, box
+            refiner, refiner_kwargs, refiner_steps, n_particles, initial_particles, precondition, trust_region, box, tolerance
         )
         self.energy = resolve(ENERGIES, energy, energy_kwargs, "energy")
         if not isinstance(self.energy, Energy):
@@ -224,7 +231,10 @@ class RefinedPolicy(SACPolicy):
         :param obs: ``B`` observations, which are encoded once
         :return: ``(B, N, A) -> (B, N)``: the energy of actions scaled to [-1, 1], temperature not included
         """
-        return self.energy.bind(Networks(critic=self.critic), obs)
+        networks = Networks(critic=self.critic)
+        if self.refinement.tolerance is None:
+            return self.energy.bind(networks, obs)
+        return bind_rows(self.energy, networks, obs)
 
     def refine(
         self,
@@ -234,6 +244,7 @@ class RefinedPolicy(SACPolicy):
         energy: EnergyFn | None = None,
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
+        plans: Plans | None = None,
     ) -> th.Tensor:
         """
         Refined actions, before the squash.
@@ -244,6 +255,7 @@ class RefinedPolicy(SACPolicy):
         :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :param plans: with ``mppi`` and ``warm_start=True``, where to start from and where to write the plans
         :return: ``(B, A)``; ``tanh`` of it are the actions scaled to [-1, 1]
         """
         if th.jit.is_tracing() or th.compiler.is_exporting():
@@ -254,13 +266,13 @@ class RefinedPolicy(SACPolicy):
             base = self.base(obs) if base is None else base
             energy = self.energy_fn(obs) if energy is None else energy
             if deterministic:
-                return self.refinement.best(base, energy)
-            return self.refinement.sample(base, energy, self.temperature, generator, infos)
+                return self.refinement.best(base, energy, infos, plans)
+            return self.refinement.sample(base, energy, self.temperature, generator, infos, plans)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.refinement.is_identity or not self._refines:
             return self.actor(observation, deterministic)
-        return th.tanh(self.refine(observation, deterministic))
+        return th.tanh(self.refine(observation, deterministic, plans=self._plans))
 
     @contextmanager
     def unrefined(self) -> Iterator[None]:

@@ -1,23 +1,28 @@
 """From a Gaussian base and an energy to an action: what every refined policy does."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch as th
 
 from sb3_energy.common.boxes import BOXES, Box
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, Proposals, draw_proposals
+from sb3_energy.common.row_energies import RowEnergy
+from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
 from sb3_energy.refiners import (
+    MPPI,
     REFINERS,
     Identity,
     effective_sample_size,
     importance_resample,
     normal_quantiles,
     refine,
+    refine_until_still,
     select,
 )
-from sb3_energy.refiners.checks import check_integer, check_positive
+from sb3_energy.refiners.checks import check_integer, check_positive, check_tolerance
 from sb3_energy.registry import resolve
 from sb3_energy.types import EnergyFn, Refiner, RefinerInfo, RefinerState, Target
 
@@ -42,6 +47,8 @@ class Refinement:
     :param trust_region: step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)``, in actions scaled to
         [-1, 1] and units of the energy (``None``: no cost)
     :param box: how particles stay in the box
+    :param tolerance: without noise, an observation whose lowest energy falls by no more than this in a step takes no
+        further one, in units of the energy without its temperature (``None``: all take all steps)
     """
 
     refiner: Refiner
@@ -51,11 +58,17 @@ class Refinement:
     precondition: bool = True
     trust_region: float | None = None
     box: Box = BOXES["tanh"]
+    tolerance: float | None = None
 
     @property
     def is_identity(self) -> bool:
         """Whether actions stay what the base says."""
         return isinstance(self.refiner, Identity)
+
+    @property
+    def keeps_plans(self) -> bool:
+        """Whether it can start from the plans of the refinement before."""
+        return isinstance(self.refiner, MPPI) and self.refiner.warm_start
 
     def sample(
         self,
@@ -64,6 +77,7 @@ class Refinement:
         temperature: th.Tensor,
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
+        plans: Plans | None = None,
     ) -> th.Tensor:
         """
         A draw from (about) ``exp(-E / temperature)`` on the box.
@@ -73,8 +87,11 @@ class Refinement:
         :param temperature: scalar
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :param plans: where to start from and where to write the plans, if the refiner has some
         :return: ``(B, A)``, before the squash
+        :raises ValueError: if there are plans and the refiner has none
         """
+        self._check_plans(plans)
         energy_fn = tempered(energy, temperature)
         proposals = draw_proposals(base, self.n_particles, INITIAL_PARTICLES[self.initial_particles], generator)
         log_weights = None
@@ -83,50 +100,94 @@ class Refinement:
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
         steps: list[RefinerInfo] | None = None if infos is None else []
-        log_prob = self.box.log_prob(*proposals)
-        state = self._run(self.refiner, base, proposals.particles, log_prob, self.box.sampled(energy_fn), generator, steps)
+        starts, log_prob = proposals.particles, self.box.log_prob(*proposals)
+        if plans is not None:
+            starts = plans.warmed(starts, base, generator, quasi_random=False)
+        target = self._target(base, self.box.sampled(energy_fn), log_prob if starts is proposals.particles else None)
+        state = refine(self.refiner, self._to(base, starts), target, self.n_steps, generator, steps)
+        self._keep(base, state, plans)
         if infos is not None and steps:
             if log_weights is not None:  # the resampling belongs to the step that follows it
                 steps[0] = steps[0]._replace(effective_sample_size=effective_sample_size(log_weights))
             infos += steps
-        return select(state, deterministic=False)
+        return select(state._replace(particles=self._from(base, state.particles)), deterministic=False)
 
-    def best(self, base: Gaussian, energy: EnergyFn) -> th.Tensor:
+    def best(
+        self, base: Gaussian, energy: EnergyFn, infos: list[RefinerInfo] | None = None, plans: Plans | None = None
+    ) -> th.Tensor:
         """
         The action of lowest energy among the starts and where descent takes them. Asks no random number generator.
 
         :param base: the Gaussian before the squash
-        :param energy: ``(B, N, A) -> (B, N)`` on the box
+        :param energy: ``(B, N, A) -> (B, N)`` on the box; with a ``tolerance``, a
+            :class:`sb3_energy.common.row_energies.RowEnergy`
+        :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :param plans: where to start from and where to write the plans, if the refiner has some
         :return: ``(B, A)``, before the squash
+        :raises TypeError: if there is a tolerance and the energy is not one of rows
+        :raises ValueError: if there are plans and the refiner has none
         """
+        self._check_plans(plans)
         mean, std = base.mean.unsqueeze(1), base.std.unsqueeze(1)
         starts = mean + std * normal_quantiles(self.n_particles, base.mean)
-        descended = energy
-        if self.trust_region is not None:
-            descended = near_proposal(energy, th.tanh(starts), self.trust_region)
-        ends = self._run(self.refiner.deterministic(), base, starts, None, self.box.descended(descended)).particles
+        if plans is not None:
+            starts = plans.warmed(starts, base, None, quasi_random=True)
+        state = self._ends(base, starts, energy, infos)
+        self._keep(base, state, plans)
+        ends = self._from(base, state.particles)
         candidates = th.cat([starts, ends], dim=1)
         return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
 
-    def _run(
-        self,
-        refiner: Refiner,
-        base: Gaussian,
-        particles: th.Tensor,
-        proposal_log_prob: th.Tensor | None,
-        energy_fn: EnergyFn,
-        generator: th.Generator | None = None,
-        infos: list[RefinerInfo] | None = None,
-    ) -> RefinerState:
-        particles = self.box.start(particles)
+    def _ends(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn, infos: list[RefinerInfo] | None) -> RefinerState:
+        refiner, particles = self.refiner.deterministic(), self._to(base, starts)
+        target = self._descended(base, starts, energy)
+        if self.tolerance is None:
+            return refine(refiner, particles, target, self.n_steps, infos=infos)
+        if not isinstance(energy, RowEnergy):
+            raise TypeError(
+                "tolerance needs an energy with a method rows(index), such as policy.energy_fn(obs), "
+                f"got {type(energy).__name__}"
+            )
+        target_of = partial(self._descended_rows, base, starts, energy)
+        return refine_until_still(refiner, particles, target, target_of, self.n_steps, self.tolerance, infos)
+
+    def _descended(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn) -> Target:
+        if self.trust_region is not None:
+            energy = near_proposal(energy, th.tanh(starts), self.trust_region)
+        return self._target(base, self.box.descended(energy))
+
+    def _descended_rows(self, base: Gaussian, starts: th.Tensor, energy: RowEnergy, index: th.Tensor) -> Target:
+        return self._descended(Gaussian(base.mean[index], base.std[index]), starts[index], energy.rows(index))
+
+    def _check_plans(self, plans: Plans | None) -> None:
+        if plans is not None and not self.keeps_plans:
+            raise ValueError(
+                f"plans need refiner='mppi' with refiner_kwargs=dict(warm_start=True), got {type(self.refiner).__name__}"
+            )
+
+    def _keep(self, base: Gaussian, state: RefinerState, plans: Plans | None) -> None:
+        if plans is not None:
+            plans.keep(self._from(base, state.extra.mean).squeeze(1))
+
+    def _target(self, base: Gaussian, energy_fn: EnergyFn, proposal_log_prob: th.Tensor | None = None) -> Target:
+        if self.precondition:
+            energy_fn = standardized(energy_fn, *self.box.frame(base))
+        return Target(energy_fn, None, proposal_log_prob)
+
+    def _to(self, base: Gaussian, u: th.Tensor) -> th.Tensor:
+        """``(B, N, A)`` before the squash -> where a refiner sees it."""
+        x = self.box.start(u)
         if not self.precondition:
-            target = Target(energy_fn, None, proposal_log_prob)
-            state = refine(refiner, particles, target, self.n_steps, generator, infos)
-            return state._replace(particles=self.box.end(state.particles))
+            return x
         loc, scale = self.box.frame(base)
-        target = Target(standardized(energy_fn, loc, scale), None, proposal_log_prob)
-        state = refine(refiner, (particles - loc) / scale, target, self.n_steps, generator, infos)
-        return state._replace(particles=self.box.end(loc + scale * state.particles))
+        return (x - loc) / scale
+
+    def _from(self, base: Gaussian, x: th.Tensor) -> th.Tensor:
+        """The way back."""
+        if self.precondition:
+            loc, scale = self.box.frame(base)
+            x = loc + scale * x
+        return self.box.end(x)
 
 
 def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generator | None) -> tuple[Proposals, th.Tensor]:
@@ -143,8 +204,9 @@ def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str
     :param infos: of its steps
     :param actions: ``(B, A)`` what came out, scaled to [-1, 1]
     :return: ``refiner_displacement``, the length of the way; ``refiner_acceptance``, the mean over steps;
-        ``refiner_effective_sample_size``, the mean over resamplings, where there was one; and ``refined_at_edge``, the part
-        of the actions' coordinates beyond .99
+        ``refiner_effective_sample_size``, the mean over resamplings, where there was one; ``refiner_energy_drop``, by how
+        much the target's energy is lower after the last step than before the first, over observations whose particles
+        never entered what is forbidden; and ``refined_at_edge``, the part of the actions' coordinates beyond .99
     """
     records = {"refined_at_edge": (actions.abs() > 0.99).float().mean().item()}
     if infos:
@@ -153,6 +215,12 @@ def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str
     sizes = [info.effective_sample_size.mean().item() for info in infos if info.effective_sample_size is not None]
     if sizes:
         records["refiner_effective_sample_size"] = sum(sizes) / len(sizes)
+    drops = [info.energy_drop for info in infos if info.energy_drop is not None]
+    if drops:
+        drop = th.stack(drops).sum(dim=0)
+        finite = drop[th.isfinite(drop)]  # an infinite energy at one particle must not hide what the others did
+        if len(finite) > 0:
+            records["refiner_energy_drop"] = finite.mean().item()
     return records
 
 
@@ -165,6 +233,7 @@ def make_refinement(
     precondition: bool,
     trust_region: float | None,
     box: str = "tanh",
+    tolerance: float | None = None,
 ) -> Refinement:
     """
     Check the arguments of a refined policy and put them together.
@@ -177,6 +246,7 @@ def make_refinement(
     :param precondition: whether steps are measured in units of the base's standard deviation
     :param trust_region: step of the JKO transport cost, or ``None``
     :param box: ``"tanh"`` or ``"reflect"``
+    :param tolerance: by how much the energy must fall for a deterministic refinement to go on, or ``None``
     :return: the refinement
     :raises ValueError: if a number or a name is not one of those that are accepted
     :raises TypeError: if something has the wrong type
@@ -208,4 +278,17 @@ def make_refinement(
         raise ValueError(f"trust_region needs a refiner that moves each particle alone, such as 'langevin', got {refiner!r}")
     if not isinstance(box, str) or box not in BOXES:
         raise ValueError(f"box must be one of {sorted(BOXES)}, got {box!r}")
-    return Refinement(instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box])
+    check_tolerance("tolerance", tolerance)
+    if tolerance is not None and n_steps < 2:
+        raise ValueError(
+            f"tolerance saves steps after the first and needs refiner_steps of at least 2, got {n_steps} "
+            f"with refiner={refiner!r}"
+        )
+    refinement = Refinement(
+        instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box], tolerance
+    )
+    if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
+        raise ValueError(
+            f"warm_start=True needs n_particles of at least 2 and refiner_steps of at least 1, got {n_particles} and {n_steps}"
+        )
+    return refinement

@@ -1,5 +1,6 @@
 """Refiners: move particles toward ``exp(-energy)``. A new one is a file and a line in ``REFINERS``."""
 
+from sb3_energy.refiners.adaptive import computed_part, refine_until_still
 from sb3_energy.refiners.autoregressive_derivative_free import AutoregressiveDerivativeFree
 from sb3_energy.refiners.derivative_free import DerivativeFree
 from sb3_energy.refiners.hmc import HamiltonianMonteCarlo
@@ -36,10 +37,12 @@ __all__ = [
     "MetropolisAdjustedLangevin",
     "SelfNormalizedImportanceSampling",
     "SteinVariationalGradientDescent",
+    "computed_part",
     "effective_sample_size",
     "importance_resample",
     "normal_quantiles",
     "refine",
+    "refine_until_still",
     "select",
     "systematic_resample",
 ]

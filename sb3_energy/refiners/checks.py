@@ -41,6 +41,20 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be above 0, got {value!r}")
 
 
+def check_tolerance(name: str, value: Any) -> None:
+    """
+    :param name: of the argument
+    :param value: a number of at least 0, or ``None``
+    :raises TypeError: if it is neither
+    :raises ValueError: if it is negative
+    """
+    if value is None:
+        return
+    _check_number(name, value, "a number or None")
+    if value < 0.0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+
+
 def check_part(name: str, value: Any) -> None:
     """
     :param name: of the argument

@@ -23,40 +23,63 @@ def refine(
     :param n_steps: how many steps; with 0 the particles stay where they are
     :param generator: source of the noise (``None``: torch's global one)
     :param infos: a list to which one ``RefinerInfo`` a step is appended
-    :return: particles and their energies, without a graph
+    :return: particles and their energies, without a graph unless the refiner is ``differentiable`` and gradients are enabled
     :raises ValueError: if the shapes or the number of steps are wrong
     :raises FloatingPointError: if an energy is not a number or minus infinity, or plus infinity (which forbids
         a particle) for all particles of an observation
+    """
+    check_start(particles, n_steps)
+    trail: list[th.Tensor] = []
+    keeps_graph = th.is_grad_enabled() and getattr(refiner, "differentiable", False)
+    particles = particles if keeps_graph else particles.detach()
+    with th.set_grad_enabled(keeps_graph):
+        if n_steps == 0:
+            state = RefinerState(particles, target.energy(particles))
+        else:
+            state = refiner.init(particles, target)
+        for k in range(n_steps):
+            trail.append(state.energies.detach())
+            state, info = refiner.step(state, target, Tick(k, n_steps), generator)
+            if infos is not None:
+                infos.append(info._replace(energy_drop=(trail[-1] - state.energies.detach()).mean(dim=1)))
+    check_energies(state)
+    _refuse_lost(refiner, [*trail, state.energies.detach()])
+    return state
+
+
+def check_start(particles: th.Tensor, n_steps: int) -> None:
+    """
+    :param particles: where a refinement is to start
+    :param n_steps: how many steps it is to have
+    :raises ValueError: if the particles are not ``(B, N, *E)`` or the number is none of steps
     """
     if particles.dim() < 3:
         raise ValueError(f"particles must have shape (B, N, *event), got {tuple(particles.shape)}")
     if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 0:
         raise ValueError(f"n_steps must be an integer of at least 0, got {n_steps!r}")
-    trail: list[th.Tensor] = []
-    with th.no_grad():
-        if n_steps == 0:
-            state = RefinerState(particles.detach(), target.energy(particles.detach()))
-        else:
-            state = refiner.init(particles.detach(), target)
-        for k in range(n_steps):
-            trail.append(state.energies)
-            state, info = refiner.step(state, target, Tick(k, n_steps), generator)
-            if infos is not None:
-                infos.append(info)
+
+
+def check_energies(state: RefinerState) -> None:
+    """
+    :param state: of a refinement
+    :raises ValueError: if its energies are not ``(B, N)``
+    """
     if state.energies.shape != state.particles.shape[:2]:
         raise ValueError(f"an energy of {tuple(state.particles.shape)} must be (B, N), got {tuple(state.energies.shape)}")
-    _refuse_lost(refiner, [*trail, state.energies])
-    return state
 
 
 def _refuse_lost(refiner: Refiner, trail: list[th.Tensor]) -> None:
     # Who is lost stays lost: the last step tells that something is, and only then are the others asked when it happened.
-    if _lost(trail[-1]).any():
-        first = next(k for k, energies in enumerate(trail) if _lost(energies).any())
-        refuse_diverged(refiner, Tick(first - 1, len(trail) - 1) if first > 0 else None, _lost(trail[first]))
+    if is_lost(trail[-1]).any():
+        first = next(k for k, energies in enumerate(trail) if is_lost(energies).any())
+        refuse_diverged(refiner, Tick(first - 1, len(trail) - 1) if first > 0 else None, is_lost(trail[first]))
 
 
-def _lost(energies: th.Tensor) -> th.Tensor:
+def is_lost(energies: th.Tensor) -> th.Tensor:
+    """
+    :param energies: ``(B, N)``
+    :return: ``(B,)`` whether one is no number or minus infinity, or all are plus infinity
+    """
     return ~th.isfinite(energies.amin(dim=1))  # the minimum of anything and NaN is NaN
 
 

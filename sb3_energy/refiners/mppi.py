@@ -31,6 +31,8 @@ class MPPI:
     :param min_std: smallest standard deviation of the Gaussian
     :param max_std: largest one
     :param quasi_random: draw candidates from fixed low-discrepancy quantiles in place of noise
+    :param warm_start: whether a policy hands the plan of one prediction on to the next, as SB3's ``state``: a quarter of
+        the first candidates is then drawn around the last plan, as TD-MPC2 starts at its last plan. The rounds are the same
     :raises ValueError: if a number is out of range
     """
 
@@ -39,6 +41,7 @@ class MPPI:
     min_std: float = 0.05
     max_std: float = 2.0
     quasi_random: bool = False
+    warm_start: bool = False
 
     exact: ClassVar[bool] = False
     resamples: ClassVar[bool] = True
@@ -53,6 +56,9 @@ class MPPI:
             if getattr(self, name) is None:
                 raise TypeError(f"{name} must be a number, got None")
             check_positive(name, getattr(self, name))
+        for name in ("quasi_random", "warm_start"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.max_std < self.min_std:
             raise ValueError(f"max_std must be at least min_std={self.min_std:g}, got {self.max_std!r}")
 

@@ -19,5 +19,7 @@ def clipped_gradients(gradients: th.Tensor, max_norm: float | None) -> th.Tensor
     """
     if max_norm is None:
         return gradients
-    norm = squared_norm(gradients).sqrt().clamp(min=max_norm)
+    squares = squared_norm(gradients)
+    squares = squares.clamp(min=th.finfo(squares.dtype).tiny)  # the root's derivative at 0 is infinite
+    norm = squares.sqrt().clamp(min=max_norm)
     return gradients * (max_norm / norm).reshape(norm.shape + (1,) * (gradients.dim() - 2))

@@ -9,14 +9,14 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.refiners.checks import check_positive
-from sb3_energy.refiners.gradient_start import GradientStart, check_steps
+from sb3_energy.refiners.gradient_start import check_steps
 from sb3_energy.refiners.norms import clipped_gradients, squared_norm
 from sb3_energy.schedules import value_at
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
 @dataclass(frozen=True)
-class SteinVariationalGradientDescent(GradientStart):
+class SteinVariationalGradientDescent:
     """
     ``x_i ← x_i + ε φ(x_i)`` with ``φ(x_i) = (1/N) Σ_j [-k(x_j, x_i) ∇E(x_j) + ∇_{x_j} k(x_j, x_i)]``: the particles of an
     observation descend together and keep each other at a distance.
@@ -28,6 +28,13 @@ class SteinVariationalGradientDescent(GradientStart):
     :param bandwidth: ``σ`` (``None``: ``2 σ² = median(|x_i - x_j|²) / log(N + 1)`` over pairs, for each observation)
     :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
     :param max_displacement: largest move of a coordinate in one step (``None``: any)
+    :param max_step_norm: largest ``ε ‖∇φ‖_F`` of a particle, the Frobenius norm of the Jacobian that
+        :meth:`direction_jacobian` says; where one of an observation's particles passes it, the step of that observation
+        is shortened (``None``: any). Below 1 a step can be undone, up to the particle's own gradient which that Jacobian
+        leaves out; S2AC's density of the particles assumes as much
+    :param differentiable: whether steps keep their graph where gradients are enabled, so that what comes out can be
+        differentiated with respect to the start and to the energy's parameters, as S2AC trains through its steps. A
+        policy acts without gradients, and then no graph is kept
     :param shuffle: whether the particles change places after the last step, so that the first one is a draw wherever
         each of them started
     :raises ValueError: if a number is out of range
@@ -39,6 +46,8 @@ class SteinVariationalGradientDescent(GradientStart):
     max_grad_norm: float | None = None
     max_displacement: float | None = 1.0
     shuffle: bool = True
+    max_step_norm: float | None = None
+    differentiable: bool = False
 
     exact: ClassVar[bool] = False
     resamples: ClassVar[bool] = True
@@ -49,8 +58,18 @@ class SteinVariationalGradientDescent(GradientStart):
     def __post_init__(self) -> None:
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
         check_positive("bandwidth", self.bandwidth)
-        if not isinstance(self.shuffle, bool):
-            raise TypeError(f"shuffle must be True or False, got {self.shuffle!r}")
+        check_positive("max_step_norm", self.max_step_norm)
+        for name in ("shuffle", "differentiable"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``
+        :param target: what to draw from
+        :return: particles, energies, and the gradients in ``extra``
+        """
+        return RefinerState(particles, *self._energy_and_grad(target, particles))
 
     def step(
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
@@ -62,14 +81,14 @@ class SteinVariationalGradientDescent(GradientStart):
         :param generator: source of the last step's permutation
         :return: the next state, and how far the particles went
         """
-        displacement = value_at(self.step_size, tick.remaining) * self.direction(state.particles, state.extra)
+        displacement = self._step_size(state, tick) * self.direction(state.particles, state.extra)
         if self.max_displacement is not None:
             displacement = displacement.clamp(-self.max_displacement, self.max_displacement)
         particles = state.particles + displacement
-        length = squared_norm(displacement).sqrt()
+        length = squared_norm(displacement.detach()).sqrt()
         info = RefinerInfo(th.ones_like(length), length)
         if not tick.is_last:
-            return RefinerState(particles, *energy_and_grad(target.energy, particles)), info
+            return RefinerState(particles, *self._energy_and_grad(target, particles)), info
         if self.shuffle:
             particles = _shuffled(particles, generator)
         return RefinerState(particles, target.energy(particles)), info
@@ -91,6 +110,41 @@ class SteinVariationalGradientDescent(GradientStart):
         # ∇_{x_j} k_ij = k_ij (x_i - x_j) / σ²
         repulsion = (flat * kernel.sum(dim=2, keepdim=True) - kernel @ flat) / variance
         return ((kernel @ scores + repulsion) / flat.shape[1]).reshape(particles.shape)
+
+    def direction_jacobian(self, particles: th.Tensor, gradients: th.Tensor) -> th.Tensor:
+        """
+        ``∂φ(x_i)/∂x_i`` with the other particles, the bandwidth and the gradients held fixed::
+
+            (1/N) Σ_{j≠i} k_ij [-s_j (x_i - x_j)ᵀ/σ² + I/σ² - (x_i - x_j)(x_i - x_j)ᵀ/σ⁴],  s_j = -∇E(x_j)
+
+        Its trace is what S2AC's closed form of the density adds up (Messaoud et al. 2024, theorem 3.3). As there, the
+        particle's own gradient is left out, which would add ``-∇²E(x_i)/N`` and ask for second derivatives: a particle
+        alone has a Jacobian of 0 here.
+
+        :param particles: ``(B, N, *E)``
+        :param gradients: ``(B, N, *E)`` of the energy
+        :return: ``(B, N, D, D)``, rows of the direction, columns of the particle, ``D`` the event's size
+        """
+        flat, scores = particles.flatten(2), -clipped_gradients(gradients, self.max_grad_norm).flatten(2)
+        kernel, variance = rbf_kernel(flat, self.bandwidth)
+        others = kernel * (1.0 - th.eye(flat.shape[1], device=flat.device, dtype=flat.dtype)) / variance
+        apart = flat.unsqueeze(2) - flat.unsqueeze(1)
+        pulled = scores.unsqueeze(1) + apart / variance.unsqueeze(-1)
+        outer = th.einsum("bij,bijc,bijd->bicd", others, pulled, apart)
+        identity = th.eye(flat.shape[2], device=flat.device, dtype=flat.dtype)
+        return (others.sum(dim=2)[..., None, None] * identity - outer) / flat.shape[1]
+
+    def _step_size(self, state: RefinerState, tick: Tick) -> float | th.Tensor:
+        step_size = value_at(self.step_size, tick.remaining)
+        if self.max_step_norm is None:
+            return step_size
+        norms = self.direction_jacobian(state.particles, state.extra).flatten(2).norm(dim=2)
+        step_norm = step_size * norms.amax(dim=1).reshape((-1,) + (1,) * (state.particles.dim() - 1))
+        part = self.max_step_norm / step_norm.clamp(min=self.max_step_norm)
+        return step_size * th.where(step_norm > self.max_step_norm, part, 1.0)
+
+    def _energy_and_grad(self, target: Target, particles: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        return energy_and_grad(target.energy, particles, create_graph=self.differentiable and th.is_grad_enabled())
 
 
 def rbf_kernel(particles: th.Tensor, bandwidth: float | None) -> tuple[th.Tensor, th.Tensor]:

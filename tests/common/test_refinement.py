@@ -9,6 +9,7 @@ import torch as th
 from sb3_energy.common.proposals import Gaussian
 from sb3_energy.common.refinement import make_refinement, refinement_records
 from sb3_energy.refiners import REFINERS, Langevin, normal_quantiles
+from sb3_energy.types import RefinerInfo
 from tests.laws import frequencies, modes_energy, total_variation
 
 FOUR_MODES = modes_energy([[0.6, 0.6], [-0.6, 0.6], [0.6, -0.6], [-0.6, -0.6]], 0.25)
@@ -183,6 +184,15 @@ BAD = [
     (dict(precondition=1), TypeError, "precondition must be True or False, got 1"),
     (dict(trust_region=0.0), ValueError, "trust_region must be above 0, got 0"),
     (dict(trust_region="near"), TypeError, "trust_region must be a number or None, got 'near'"),
+    (dict(tolerance=-0.1), ValueError, r"tolerance must be at least 0, got -0\.1"),
+    (dict(tolerance=math.nan), ValueError, "tolerance must be finite, got nan"),
+    (dict(tolerance="small"), TypeError, "tolerance must be a number or None, got 'small'"),
+    (
+        dict(refiner="none", tolerance=0.1),
+        ValueError,
+        "tolerance .* needs refiner_steps of at least 2, got 0 with refiner='none'",
+    ),
+    (dict(refiner="snis", tolerance=0.1), ValueError, "refiner_steps of at least 2, got 1 with refiner='snis'"),
     (dict(refiner="mppi", trust_region=1.0), ValueError, "trust_region needs a refiner that moves each particle alone"),
     (dict(refiner="snis", trust_region=1.0), ValueError, "trust_region needs a refiner that moves each particle alone"),
 ]
@@ -219,3 +229,28 @@ def test_what_a_refinement_did_is_recorded():
     for refiner in ("snis", "mppi", "derivative_free"):
         assert 1.0 <= records(refiner, rough)["refiner_effective_sample_size"] <= 64.0
     assert refinement_records([], th.tensor([[0.995, 0.0], [0.0, -1.0]])) == {"refined_at_edge": 0.5}
+
+
+@pytest.mark.parametrize("temperature", [0.1, 2.0])
+def test_the_energy_drop_is_that_of_the_tempered_energy_with_its_jacobian(temperature):
+    kwargs = dict(n_particles=1, refiner_steps=7, precondition=False, refiner_kwargs=dict(step_size=0.05))
+    base, infos, energy = narrow(50), [], lambda a: (a - 0.2).square().sum(-1)
+    way = refinement(**kwargs)
+    ends = way.sample(base, energy, th.tensor(temperature), th.Generator().manual_seed(0), infos)
+    starts = base.mean + base.std * th.randn((50, 1, 2), generator=th.Generator().manual_seed(0))[:, 0]
+
+    def negative_log_density(u):
+        return energy(th.tanh(u)) / temperature - (1.0 - th.tanh(u).square()).log().sum(-1)
+
+    expected = (negative_log_density(starts) - negative_log_density(ends)).mean().item()
+    assert abs(expected) > 0.05
+    record = refinement_records(infos, th.tanh(ends))["refiner_energy_drop"]
+    assert record == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_forbidden_start_does_not_hide_the_energy_drop_of_the_others():
+    def step(*drops):
+        return RefinerInfo(th.ones(3, 1), th.ones(3, 1), energy_drop=th.tensor(drops))
+
+    assert refinement_records([step(1.0, math.inf, 2.0), step(0.5, 0.0, -1.0)], th.zeros(3, 1))["refiner_energy_drop"] == 1.25
+    assert "refiner_energy_drop" not in refinement_records([step(math.inf, math.nan, math.inf)], th.zeros(3, 1))

@@ -87,6 +87,14 @@ def test_next_observations_are_encoded_once_for_refinement_and_entropy(make_mode
     assert len(bound) == 2, "the temperature's observations and the target's, each bound to the energy once"
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_acting_leaves_no_graph_whatever_the_refiner_could(deterministic):
+    model = small(dict(refiner="svgd", refiner_kwargs=dict(differentiable=True), refiner_steps=2))
+    assert th.is_grad_enabled()
+    assert not model.policy.refine(th.as_tensor(OBS), deterministic).requires_grad
+    assert all(parameter.grad is None for parameter in model.policy.parameters())
+
+
 def test_unrefined_is_the_actor(make_model):
     model = make_model(learning_rate=1e-2).learn(40)
     with model.policy.unrefined():

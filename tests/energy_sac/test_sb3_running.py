@@ -127,12 +127,23 @@ def test_tensorboard(make_model, tmp_path):
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     rollout = {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps"}
-    refinement = {f"train/{key}" for key in ("refiner_displacement", "refiner_acceptance", "refined_at_edge")}
+    keys = ("refiner_displacement", "refiner_acceptance", "refiner_energy_drop", "refined_at_edge")
+    refinement = {f"train/{key}" for key in keys}
     assert scalars >= SAC_KEYS | OVERESTIMATION_KEYS | rollout | refinement | {"train/refiner_effective_sample_size"}
     value = {key: events.Scalars(key)[-1].value for key in OVERESTIMATION_KEYS}
     difference = value["train/q_value"] - value["train/discounted_return"]
     assert value["train/overestimation"] == pytest.approx(difference, abs=1e-4)
     assert max(event.step for event in events.Scalars("train/actor_loss")) == 80
+
+
+def test_a_refined_target_logs_what_its_refinement_did(make_model, tmp_path):
+    model = make_model(env=Monitor(IdentityEnvBox(ep_length=10)), refine_target=True)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(50, log_interval=1)
+    model.logger.close()
+    lines = (tmp_path / "progress.csv").read_text().splitlines()
+    last = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))
+    assert np.isfinite(float(last["train/refiner_energy_drop"])) and float(last["train/refiner_displacement"]) > 0.0
 
 
 @pytest.mark.parametrize("ent_coef", ["auto", 0.1])

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch as th
+from torch import nn
 
 from sb3_energy.energies import squashed
 from sb3_energy.refiners import Langevin, SteinVariationalGradientDescent, refine
 from sb3_energy.refiners.svgd import rbf_kernel
-from sb3_energy.types import Target
+from sb3_energy.types import Target, Tick
 from tests.laws import modes_energy
 
 FOUR = [[0.6, 0.6], [-0.6, 0.6], [0.6, -0.6], [-0.6, -0.6]]
@@ -105,3 +106,96 @@ def test_no_coordinate_moves_further_than_allowed():
     refiner = SteinVariationalGradientDescent(1.0, max_grad_norm=0.5, max_displacement=None, shuffle=False)
     moved = refine(refiner, th.zeros((1, 1, 2)), steep, 1).particles
     assert moved.norm().item() == pytest.approx(0.5)
+
+
+def autograd_jacobians(refiner, x, gradients):
+    """Of the direction at each particle, with everything else held fixed: ``(B, N, D, D)``."""
+    rows = []
+    for b in range(len(x)):
+        sigma = math.sqrt(rbf_kernel(x[b : b + 1].flatten(2), refiner.bandwidth)[1].item())
+        fixed = SteinVariationalGradientDescent(bandwidth=sigma, max_grad_norm=refiner.max_grad_norm)
+        for i in range(x.shape[1]):
+
+            def direction(moving, fixed=fixed, b=b, i=i):
+                particles = th.cat([x[b, :i], moving.unsqueeze(0), x[b, i + 1 :]]).unsqueeze(0)
+                return fixed.direction(particles, gradients[b : b + 1])[0, i].flatten()
+
+            rows.append(th.autograd.functional.jacobian(direction, x[b, i]).flatten(1))
+    return th.stack(rows).reshape(*x.shape[:2], *rows[0].shape)
+
+
+@pytest.mark.parametrize("bandwidth", [0.7, None])
+@pytest.mark.parametrize("event, n", [((2,), 5), ((3, 2), 4), ((2,), 1)])
+def test_the_direction_s_jacobian_is_autograd_s(bandwidth, event, n):
+    refiner = SteinVariationalGradientDescent(bandwidth=bandwidth, max_grad_norm=1.5)
+    x, gradients = normal((3, n, *event)), normal((3, n, *event), 1)
+    found = refiner.direction_jacobian(x, gradients)
+    th.testing.assert_close(found, autograd_jacobians(refiner, x, gradients))
+    assert (found.abs().max() == 0.0) == (n == 1)
+
+
+@pytest.mark.parametrize("bound", [0.25, 1.0, 2.0])
+def test_no_step_bends_space_further_than_allowed(bound):
+    x = normal((4, 5, 2)) * th.tensor([0.05, 0.3, 3.0, 30.0], dtype=th.float64).reshape(4, 1, 1)
+    goal = Target(lambda x: 0.5 * x.square().sum(-1))
+    settings = dict(max_displacement=None, shuffle=False)
+    refiner, free = (SteinVariationalGradientDescent(0.8, max_step_norm=m, **settings) for m in (bound, None))
+    state = refiner.init(x, goal)
+    moved, unbound = (r.step(state, goal, Tick(0, 2))[0].particles - x for r in (refiner, free))
+    parts = (moved / unbound).flatten(1)
+    th.testing.assert_close(parts, parts[:, :1].expand_as(parts))  # one step size for an observation
+    norms = autograd_jacobians(refiner, x, state.extra).flatten(2).norm(dim=2).amax(1)
+    assert (0.8 * parts[:, 0] * norms <= bound * (1.0 + 1e-9)).all()
+    passes = 0.8 * norms > bound
+    assert passes.any() and not passes.all()
+    th.testing.assert_close(0.8 * parts[passes, 0] * norms[passes], th.full_like(norms[passes], bound))
+    assert th.equal(moved[~passes], unbound[~passes])
+
+
+SMOOTH = dict(max_displacement=None, shuffle=False, differentiable=True)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [dict(), dict(bandwidth=0.7), dict(max_grad_norm=0.8), dict(max_step_norm=0.2), dict(max_displacement=0.1)]
+)
+def test_the_unrolled_steps_have_the_gradient_of_finite_differences(kwargs):
+    th.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    refiner = SteinVariationalGradientDescent(0.5, **(SMOOTH | kwargs))
+    goal = Target(lambda x: net(x).squeeze(-1) + 0.5 * x.square().sum(-1))
+    x, weights, parameter = normal((2, 5, 2)).requires_grad_(True), normal((2, 5, 2), 1), net[0].weight
+
+    def value(particles):
+        return (weights * refine(refiner, particles, goal, 4).particles).sum()
+
+    of_start, of_parameter = th.autograd.grad(value(x), [x, parameter])
+    h = 1e-6
+    with th.no_grad():
+        for moved, gradient in ((x, of_start), (parameter, of_parameter)):
+            step = normal(moved.shape, 2)
+            moved += h * step
+            above = value(x)
+            moved -= 2.0 * h * step
+            below = value(x)
+            moved += h * step
+            assert (gradient * step).sum().item() == pytest.approx(((above - below) / (2.0 * h)).item(), rel=1e-5)
+
+
+def test_particles_and_energies_keep_the_graph_and_infos_do_not():
+    x, infos = normal((2, 5, 2)).requires_grad_(True), []
+    goal = Target(lambda x: 0.5 * x.square().sum(-1))
+    state = refine(SteinVariationalGradientDescent(differentiable=True), x, goal, 3, th.Generator().manual_seed(0), infos)
+    assert state.particles.requires_grad and state.energies.requires_grad and x.grad is None
+    assert not any(part.requires_grad for info in infos for part in (info.displacement, info.acceptance, info.energy_drop))
+    kept = refine(SteinVariationalGradientDescent(), x, goal, 3, th.Generator().manual_seed(0))
+    assert th.equal(state.particles, kept.particles) and not kept.particles.requires_grad
+    with th.no_grad():
+        assert not refine(SteinVariationalGradientDescent(differentiable=True), x, goal, 3).particles.requires_grad
+
+
+def test_the_gradient_is_a_number_where_particles_met_and_no_force_is_left():
+    x = th.zeros((1, 4, 2), dtype=th.float64, requires_grad=True)
+    goal = Target(lambda x: 0.5 * x.square().sum(-1))
+    refiner = SteinVariationalGradientDescent(max_grad_norm=1.0, max_step_norm=0.5, differentiable=True, shuffle=False)
+    (gradient,) = th.autograd.grad(refine(refiner, x, goal, 2).particles.sum(), x)
+    assert th.isfinite(gradient).all()
