@@ -27,7 +27,8 @@ from benchmarks.sampler_targets import CellProbabilities, targets
 from benchmarks.update_cost import Noise
 from sb3_energy import EnergySAC
 from sb3_energy.common.proposals import Gaussian, draw_proposals
-from sb3_energy.common.refinement import Refinement, make_refinement
+from sb3_energy.common.refinement import Refinement
+from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.energies import log_tanh_jacobian, squashed
 from sb3_energy.entropy import soft_value
 from sb3_energy.refiners import REFINERS

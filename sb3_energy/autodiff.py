@@ -1,4 +1,6 @@
-"""Gradients of energies: the only place of the package that calls ``torch.autograd.grad``."""
+"""Derivatives: the only place of the package that calls ``torch.autograd.grad`` and ``torch.func``."""
+
+from collections.abc import Callable
 
 import torch as th
 
@@ -24,3 +26,56 @@ def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> t
             return energies, th.zeros_like(points)
         (gradients,) = th.autograd.grad(energies.sum(), points, create_graph=create_graph, materialize_grads=True)
     return (energies, gradients) if create_graph else (energies.detach(), gradients)
+
+
+def directional_derivative(
+    fn: Callable[..., th.Tensor], x: tuple[th.Tensor, ...], direction: tuple[th.Tensor, ...]
+) -> th.Tensor:
+    """
+    The derivative of a function along a direction, in forward mode: one evaluation, whatever the dimensions.
+
+    :param fn: of as many tensors as there are in ``x``
+    :param x: where
+    :param direction: of the same shapes
+    :return: like what the function returns, without a graph
+    """
+    with th.no_grad():
+        return th.func.jvp(fn, x, direction)[1].detach()
+
+
+def jacobian(fn: Callable[[th.Tensor], th.Tensor], x: th.Tensor) -> th.Tensor:
+    """
+    The Jacobian of what a function makes of each particle.
+
+    :param fn: ``(B, N, *E) -> (B, N, *E)``; each result depends on its own particle alone
+    :param x: ``(B, N, *E)``
+    :return: ``(B, N, D, D)``, ``D`` the size of the event, rows for results, without a graph
+    """
+    with th.enable_grad():
+        points = x.detach().requires_grad_(True)
+        results = fn(points).flatten(2)
+        if not results.requires_grad:
+            return results.new_zeros((*results.shape, results.shape[-1]))
+        rows = [
+            th.autograd.grad(results[..., i].sum(), points, retain_graph=True, materialize_grads=True)[0].flatten(2)
+            for i in range(results.shape[-1])
+        ]
+    return th.stack(rows, dim=2).detach()
+
+
+def hessian_trace(fn: EnergyFn, x: th.Tensor, probes: th.Tensor) -> th.Tensor:
+    """
+    ``zᵀ ∇²E(x) z`` for each particle, whose mean over random signs ``z`` is the trace (Hutchinson 1990).
+
+    :param fn: ``(B, N, *E) -> (B, N)``; each energy depends on its own particle alone
+    :param x: ``(B, N, *E)``
+    :param probes: ``(B, N, *E)``, ``z``
+    :return: ``(B, N)``, without a graph
+    """
+    with th.enable_grad():
+        points = x.detach().requires_grad_(True)
+        _, gradients = energy_and_grad(fn, points, create_graph=True)
+        if not gradients.requires_grad:
+            return x.new_zeros(x.shape[:2])
+        products = th.autograd.grad((gradients * probes).sum(), points, materialize_grads=True)[0]
+    return (products * probes).flatten(2).sum(-1).detach()

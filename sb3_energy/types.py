@@ -16,6 +16,13 @@ EnergyFn = Callable[[th.Tensor], th.Tensor]
 VelocityFn = Callable[[th.Tensor, th.Tensor], th.Tensor]
 """``(B, N, *E), t (B, N) in [0, 1] -> (B, N, *E)``: a velocity field that is already bound to its observations."""
 
+AverageVelocityFn = Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor]
+"""``(B, N, *E), t (B, N), r (B, N) -> (B, N, *E)``: the way from time ``t`` to time ``r``, over ``r - t``; the velocity
+itself where they are equal. Bound to its observations."""
+
+AverageDivergenceFn = Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor]
+"""``(B, N, *E), t (B, N), r (B, N) -> (B, N)``: the mean divergence of the velocity along that way."""
+
 PrefixEnergyFn = Callable[[th.Tensor], th.Tensor]
 """``(B, N, j) -> (B, N)``, the energy of the first ``j`` coordinates of a flattened event of ``D``, ``1 <= j < D``: about
 ``-log ∫ exp(-E(x)) dx_{j+1:D}`` up to a constant for each ``j``, bound to its observations."""
@@ -31,11 +38,31 @@ class Target(NamedTuple):
         importance resampling needs it
     :param prefix_energy: energies of the first coordinates, in the same space and with the same temperature as the energy;
         refiners that draw one coordinate after the other need it
+    :param average_velocity: an average velocity field, for mean-flow refiners only
+    :param average_divergence: its mean divergence, where that has been learned too
     """
 
     energy: EnergyFn
     velocity: VelocityFn | None = None
     proposal_log_prob: th.Tensor | None = None
+    prefix_energy: PrefixEnergyFn | None = None
+    average_velocity: AverageVelocityFn | None = None
+    average_divergence: AverageDivergenceFn | None = None
+
+
+class Head(NamedTuple):
+    """
+    What the networks that a refiner needs beside the energy say at some observations: fields of a :class:`Target`.
+
+    :param velocity: for ``head = "velocity"``, before the squash
+    :param average_velocity: for ``head = "average_velocity"``, before the squash
+    :param average_divergence: its mean divergence
+    :param prefix_energy: for ``head = "prefix_energy"``, on the box and with the temperature
+    """
+
+    velocity: VelocityFn | None = None
+    average_velocity: AverageVelocityFn | None = None
+    average_divergence: AverageDivergenceFn | None = None
     prefix_energy: PrefixEnergyFn | None = None
 
 
@@ -121,14 +148,66 @@ ProposeFn = Callable[[int, float], tuple[th.Tensor, th.Tensor]]
 Temperature included, and both in the space of the actions, as SB3's ``log π(a|s)``: an entropy depends on the space."""
 
 
+ReverseFn = Callable[[th.Tensor, float], th.Tensor]
+"""``(B, N, *E), remaining -> (B, N, *E)``: what a learned reverse kernel adds to its drift, bound to its observations."""
+
+
+class Chains(NamedTuple):
+    """
+    Runs of a refiner that have not begun, in its own coordinates.
+
+    :param refiner: how they move
+    :param target: what they draw from
+    :param particles: ``(B, M, *E)`` where they start
+    :param log_prob: ``(B, M)`` log-density of that, ``None`` where nobody knows it (after a resampling)
+    :param n_steps: how many steps
+    :param log_jacobian: ``(B, M, *E) -> (B, M)``, ``log |da/dx|`` of the actions with respect to the coordinates
+    """
+
+    refiner: "Refiner"
+    target: Target
+    particles: th.Tensor
+    log_prob: th.Tensor | None
+    n_steps: int
+    log_jacobian: EnergyFn
+
+
+class EntropyContext(NamedTuple):
+    """
+    What an estimator may ask. What it does not ask for is not computed.
+
+    :param base_log_prob: ``(B, 1)`` log-density of the base at its own sample
+    :param propose: draws proposals
+    :param simulate: ``n_chains -> Chains`` that are independent of each other (or, of a refiner that compares particles,
+        its one set of them)
+    :param reverse: the learned reverse drift, for an estimator that has ``learns_reverse``
+    """
+
+    base_log_prob: th.Tensor
+    propose: ProposeFn
+    simulate: Callable[[int], Chains]
+    reverse: ReverseFn | None = None
+
+
+class EntropyEstimate(NamedTuple):
+    """
+    :param log_prob: ``(B, 1)``, what stands for ``log π(a|s)`` in the backup and in the temperature's update
+    :param records: numbers for the logger, ``(B,)`` each
+    :param loss: scalar with a graph, for the reverse drift to learn from
+    """
+
+    log_prob: th.Tensor
+    records: dict[str, th.Tensor] | None = None
+    loss: th.Tensor | None = None
+
+
 class EntropyEstimator(Protocol):
     """A frozen dataclass: how the entropy of a refined policy is estimated."""
 
-    def log_prob(self, base_log_prob: th.Tensor, propose: ProposeFn) -> th.Tensor:
+    def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
-        :param base_log_prob: ``(B, 1)`` log-density of the base at its own sample
-        :param propose: draws proposals; an estimator that does not call it costs nothing
-        :return: ``(B, 1)``, what stands for ``log π(a|s)`` in the backup and in the temperature's update
+        :param context: what may be asked
+        :return: the estimate, in the space of the actions on the box
         """
         ...
 
@@ -190,6 +269,10 @@ class Refiner(Protocol):
     """How many particles it is given when nobody says how many."""
     max_steps: ClassVar[int | None]
     """More steps than these would do nothing and are refused (``None``: no limit)."""
+    estimators: ClassVar[tuple[str, ...]]
+    """Names of the entropy estimators that are valid for its particles; the first one is the default."""
+    head: ClassVar[str | None]
+    """The field of a :class:`Head` that it needs, which a policy has to learn (``None``: the energy is enough)."""
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """

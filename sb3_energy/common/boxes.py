@@ -35,6 +35,13 @@ class Box(Protocol):
         """
         ...
 
+    def log_jacobian(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(B, N, A)`` coordinates
+        :return: ``(B, N)``, ``log |da/dx|`` of the actions
+        """
+        ...
+
     def sampled(self, energy: EnergyFn) -> EnergyFn:
         """
         :param energy: of actions in the box
@@ -82,6 +89,13 @@ class TanhBox:
         :return: that of the coordinates
         """
         return log_prob
+
+    def log_jacobian(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(B, N, A)`` coordinates
+        :return: ``(B, N)``, ``log |da/dx|`` of the actions
+        """
+        return log_tanh_jacobian(x)
 
     def sampled(self, energy: EnergyFn) -> EnergyFn:
         """
@@ -135,6 +149,13 @@ class ReflectingBox:
         :return: that of the coordinates
         """
         return log_prob - log_tanh_jacobian(u)
+
+    def log_jacobian(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(B, N, A)`` coordinates
+        :return: ``(B, N)``, ``log |da/dx|`` of the actions
+        """
+        return x.new_zeros(x.shape[:2])
 
     def sampled(self, energy: EnergyFn) -> EnergyFn:
         """

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
@@ -14,16 +15,17 @@ from torch import nn
 
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.heads import HEAD_ARGUMENTS, HEADS, LearnedHead
 from sb3_energy.common.proposals import Gaussian
 from sb3_energy.common.quantile_critic import QuantileCritic
-from sb3_energy.common.refinement import make_refinement
+from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.common.row_energies import bind_rows
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
-from sb3_energy.energies import ENERGIES
+from sb3_energy.energies import ENERGIES, tempered
 from sb3_energy.networks import default_activation
 from sb3_energy.registry import resolve
-from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
+from sb3_energy.types import Chains, Energy, EnergyFn, Head, Networks, Refiner, RefinerInfo
 
 CRITICS = ("scalar", "quantile")
 
@@ -58,15 +60,18 @@ class RefinedPolicy(WarmPredict, SACPolicy):
     :param share_features_extractor: Whether to share or not the features extractor
         between the actor and the critic (this saves computation time)
     :param refiner: How the Gaussian's actions are refined: a name in :data:`sb3_energy.refiners.REFINERS`
-        (``"langevin"``, ``"mala"``, ``"hmc"``, ``"svgd"``, ``"mppi"``, ``"derivative_free"``, ``"snis"``, ``"none"``)
-        or a class
+        (``"langevin"``, ``"mala"``, ``"hmc"``, ``"svgd"``, ``"mppi"``, ``"derivative_free"``,
+        ``"autoregressive_derivative_free"``, ``"flow"``, ``"mean_flow"``, ``"snis"``, ``"none"``) or a class
     :param refiner_kwargs: Keyword arguments of the refiner
     :param refiner_steps: How many steps (``None``: the refiner's own default)
     :param n_particles: How many particles for each observation (``None``: the refiner's own default)
     :param initial_particles: What they are drawn from: ``"base"`` (the Gaussian), ``"uniform"`` (the box) or
-        ``"mixture"`` (half and half, the first from the base)
+        ``"mixture"`` (half and half, the first from the base); ``None``: ``"base"`` for flows, ``"mixture"`` for others
     :param precondition: Whether the refiner measures its steps in units of the Gaussian's standard deviation
-        (of 1, where it is wider)
+        (of 1, where it is wider); ``None``: unless it is a flow
+    :param head_kwargs: Of what the refiner learns (``"flow"``, ``"mean_flow"``, ``"autoregressive_derivative_free"``):
+        ``net_arch`` (``None``: the actor's), ``activation_fn`` (``None``: SiLU), ``backbone`` (``None``: the policy's), for
+        flows ``gated`` and ``n_frequencies``, for ``"mean_flow"`` ``same_fraction``
     :param energy: What is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES` or a class
     :param energy_kwargs: Keyword arguments of the energy, such as ``dict(aggregate="min")``
     :param trust_region: Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)
@@ -87,6 +92,7 @@ class RefinedPolicy(WarmPredict, SACPolicy):
     critic: EnsembleCritic
     critic_target: EnsembleCritic
     temperature: th.Tensor
+    head: LearnedHead | None
 
     def __init__(
         self,
@@ -110,8 +116,9 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         refiner_kwargs: dict[str, Any] | None = None,
         refiner_steps: int | None = None,
         n_particles: int | None = None,
-        initial_particles: str = "mixture",
-        precondition: bool = True,
+        initial_particles: str | None = None,
+        precondition: bool | None = None,
+        head_kwargs: dict[str, Any] | None = None,
         energy: str | type[Energy] = "q",
         energy_kwargs: dict[str, Any] | None = None,
         trust_region: float | None = None,
@@ -129,6 +136,7 @@ class RefinedPolicy(WarmPredict, SACPolicy):
             n_particles=n_particles,
             initial_particles=initial_particles,
             precondition=precondition,
+            head_kwargs=head_kwargs,
             energy=energy,
             energy_kwargs=energy_kwargs,
             trust_region=trust_region,
@@ -142,6 +150,7 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         self.refinement = make_refinement(
             refiner, refiner_kwargs, refiner_steps, n_particles, initial_particles, precondition, trust_region, box, tolerance
         )
+        self._head_kwargs = _checked_head_kwargs(refiner, self.refinement.refiner, head_kwargs)
         self.energy = resolve(ENERGIES, energy, energy_kwargs, "energy")
         if not isinstance(self.energy, Energy):
             raise TypeError(f"energy must have a method bind(networks, obs), {type(self.energy).__name__} has none")
@@ -175,6 +184,20 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         data = super()._get_constructor_parameters()
         # SB3's own policy forgets the first one
         return data | dict(share_features_extractor=self.share_features_extractor) | self._own_parameters
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.head = None
+        if self._head_kwargs is None:
+            return
+        kwargs: dict[str, Any] = dict(backbone=self.backbone, net_arch=self.actor.net_arch, activation_fn=nn.SiLU)
+        kwargs |= {name: value for name, value in self._head_kwargs.items() if value is not None}
+        head_class: Any = HEADS[self.refinement.refiner.head]  # type: ignore[index]
+        head = head_class(self.actor.features_dim, get_action_dim(self.action_space), **kwargs).to(self.device)
+        optimizer_class: Any = self.optimizer_class
+        if any(True for _ in head.parameters()):  # a single coordinate has no prefix
+            head.optimizer = optimizer_class(head.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.head = head
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> BackboneActor:
         """
@@ -265,9 +288,67 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         with th.no_grad():
             base = self.base(obs) if base is None else base
             energy = self.energy_fn(obs) if energy is None else energy
+            head = self.bound_head(obs)
             if deterministic:
-                return self.refinement.best(base, energy, infos, plans)
-            return self.refinement.sample(base, energy, self.temperature, generator, infos, plans)
+                if head.prefix_energy is not None:  # as the energy itself: without the temperature
+                    head = head._replace(prefix_energy=tempered(head.prefix_energy, 1.0 / self.temperature))
+                return self.refinement.best(base, energy, infos, plans, head)
+            return self.refinement.sample(base, energy, self.temperature, generator, infos, plans, head)
+
+    def features(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        The actor's features, which learned heads see too. They learn from the actor's loss only.
+
+        :param obs: ``B`` observations
+        :return: ``(B, F)``, without a graph
+        """
+        with th.no_grad():
+            return self.actor.extract_features(obs, self.actor.features_extractor)
+
+    def bound_head(self, obs: PyTorchObs) -> Head:
+        """
+        :param obs: ``B`` observations
+        :return: what the learned head says there; nothing where the refiner needs none
+        """
+        return Head() if self.head is None else self.head.bind(self.features(obs))
+
+    def simulate(self, obs: PyTorchObs, n_chains: int, base: Gaussian | None = None, energy: EnergyFn | None = None) -> Chains:
+        """
+        Independent runs of the refinement that have not begun, for estimators of its entropy.
+
+        :param obs: ``B`` observations
+        :param n_chains: how many for each; a refiner that compares particles has its ``n_particles`` instead
+        :param base: the Gaussian at these observations, if it is known already
+        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
+        :return: the chains
+        """
+        with th.no_grad():
+            base = self.base(obs) if base is None else base
+            energy = self.energy_fn(obs) if energy is None else energy
+            return self.refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))
+
+    def sample_actions(self, obs: PyTorchObs, n: int) -> th.Tensor:
+        """
+        Several refined actions for each observation, for diagnostics such as
+        :func:`sb3_energy.entropy.von_neumann_entropy`.
+
+        :param obs: ``B`` observations
+        :param n: how many for each
+        :return: ``(B, n, A)`` independent draws, scaled to [-1, 1]
+        """
+        base = self.base(obs)
+        repeated = (
+            {key: value.repeat_interleave(n, 0) for key, value in obs.items()}
+            if isinstance(obs, dict)
+            else (obs.repeat_interleave(n, 0))
+        )
+        with th.no_grad():
+            if self.refinement.is_identity:
+                latent = base.mean.unsqueeze(1) + base.std.unsqueeze(1) * th.randn(
+                    len(base.mean), n, base.mean.shape[1], device=base.mean.device
+                )
+                return th.tanh(latent)
+            return th.tanh(self.refine(repeated)).reshape(len(base.mean), n, -1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.refinement.is_identity or not self._refines:
@@ -282,6 +363,22 @@ class RefinedPolicy(WarmPredict, SACPolicy):
             yield
         finally:
             self._refines = before
+
+
+def _checked_head_kwargs(name: Any, refiner: Refiner, head_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
+    head = getattr(refiner, "head", None)
+    if head is None:
+        if head_kwargs is not None:
+            raise ValueError(f"head_kwargs needs a refiner that learns, such as 'flow', got {head_kwargs!r} with {name!r}")
+        return None
+    if head not in HEADS:
+        raise ValueError(f"the head of {type(refiner).__name__} must be one of {sorted(HEADS)}, got {head!r}")
+    if head_kwargs is not None and not isinstance(head_kwargs, dict):
+        raise TypeError(f"head_kwargs must be a dict, got {head_kwargs!r}")
+    unknown = sorted(set(head_kwargs or {}) - set(HEAD_ARGUMENTS[head]))
+    if unknown:
+        raise TypeError(f"head_kwargs of refiner={name!r} must be among {sorted(HEAD_ARGUMENTS[head])}, got {unknown}")
+    return dict(head_kwargs or {})
 
 
 def _quantile_kwargs(critic: str, n_quantiles: int | None, n_dropped: int | None) -> dict[str, int] | None:

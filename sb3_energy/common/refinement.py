@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import torch as th
 
@@ -13,7 +13,6 @@ from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
 from sb3_energy.refiners import (
     MPPI,
-    REFINERS,
     Identity,
     effective_sample_size,
     importance_resample,
@@ -22,9 +21,7 @@ from sb3_energy.refiners import (
     refine_until_still,
     select,
 )
-from sb3_energy.refiners.checks import check_integer, check_positive, check_tolerance
-from sb3_energy.registry import resolve
-from sb3_energy.types import EnergyFn, Refiner, RefinerInfo, RefinerState, Target
+from sb3_energy.types import Chains, EnergyFn, Head, Refiner, RefinerInfo, RefinerState, Target
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,7 @@ class Refinement:
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
         plans: Plans | None = None,
+        head: Head | None = None,
     ) -> th.Tensor:
         """
         A draw from (about) ``exp(-E / temperature)`` on the box.
@@ -88,32 +86,106 @@ class Refinement:
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
         :param plans: where to start from and where to write the plans, if the refiner has some
+        :param head: what a learned head says at these observations, if the refiner needs one
         :return: ``(B, A)``, before the squash
         :raises ValueError: if there are plans and the refiner has none
         """
         self._check_plans(plans)
-        energy_fn = tempered(energy, temperature)
-        proposals = draw_proposals(base, self.n_particles, INITIAL_PARTICLES[self.initial_particles], generator)
-        log_weights = None
-        if self.n_particles > 1 and not self.refiner.resamples:
-            proposals, log_weights = _resampled(proposals, squashed(energy_fn), generator)
-        if self.trust_region is not None:
-            energy_fn = tempered(near_proposal(energy, th.tanh(proposals.particles), self.trust_region), temperature)
+        if is_flow(self.refiner) and infos is None:
+            energy = _unasked  # nobody would see it, and each costs an evaluation of the critics
+        starts, energy_fn = self._starts(base, energy, temperature, 1, generator)
         steps: list[RefinerInfo] | None = None if infos is None else []
-        starts, log_prob = proposals.particles, self.box.log_prob(*proposals)
+        particles, log_prob = starts.particles, self.box.log_prob(starts.particles, starts.log_prob)
         if plans is not None:
-            starts = plans.warmed(starts, base, generator, quasi_random=False)
-        target = self._target(base, self.box.sampled(energy_fn), log_prob if starts is proposals.particles else None)
-        state = refine(self.refiner, self._to(base, starts), target, self.n_steps, generator, steps)
+            particles = plans.warmed(particles, base, generator, quasi_random=False)
+        known = log_prob if particles is starts.particles else None
+        target = self._target(base, self.box.sampled(energy_fn), known, self._sampled_head(head))
+        state = refine(self.refiner, self._to(base, particles), target, self.n_steps, generator, steps)
         self._keep(base, state, plans)
         if infos is not None and steps:
-            if log_weights is not None:  # the resampling belongs to the step that follows it
-                steps[0] = steps[0]._replace(effective_sample_size=effective_sample_size(log_weights))
+            if starts.log_weights is not None:  # the resampling belongs to the step that follows it
+                steps[0] = steps[0]._replace(effective_sample_size=effective_sample_size(starts.log_weights))
             infos += steps
         return select(state._replace(particles=self._from(base, state.particles)), deterministic=False)
 
+    def simulate(
+        self,
+        base: Gaussian,
+        energy: EnergyFn,
+        temperature: th.Tensor,
+        n_chains: int,
+        head: Head | None = None,
+        generator: th.Generator | None = None,
+    ) -> Chains:
+        """
+        Runs of the refiner that have not begun, each started as :meth:`sample` starts, for whoever looks at their density.
+
+        :param base: the Gaussian before the squash
+        :param energy: ``(B, N, A) -> (B, N)`` on the box
+        :param temperature: scalar
+        :param n_chains: how many for each observation; a refiner that compares particles has its ``n_particles`` instead
+        :param head: what a learned head says at these observations
+        :param generator: source of the noise (``None``: torch's global one)
+        :return: the chains
+        """
+        starts, energy_fn = self._starts(base, energy, temperature, n_chains, generator)
+        log_prob = self.box.log_prob(starts.particles, starts.log_prob)
+        if self.precondition:
+            log_prob = log_prob + self.box.frame(base).std.log().sum(-1)
+        target = self._target(base, self.box.sampled(energy_fn), log_prob, self._sampled_head(head))
+        known = None if starts.log_weights is not None else log_prob
+        log_jacobian = partial(self._log_jacobian, base)
+        return Chains(self.refiner, target, self._to(base, starts.particles), known, self.n_steps, log_jacobian)
+
+    def actions(self, base: Gaussian, particles: th.Tensor) -> th.Tensor:
+        """
+        :param base: the Gaussian before the squash
+        :param particles: ``(B, N, A)`` where a refiner sees them
+        :return: ``(B, N, A)``, scaled to [-1, 1]
+        """
+        return th.tanh(self._from(base, particles))
+
+    def _starts(
+        self,
+        base: Gaussian,
+        energy: EnergyFn,
+        temperature: th.Tensor,
+        n_chains: int,
+        generator: th.Generator | None,
+    ) -> tuple["_Starts", EnergyFn]:
+        """Where chains start before the squash, and the tempered energy that they follow."""
+        fraction = INITIAL_PARTICLES[self.initial_particles]
+        energy_fn = tempered(energy, temperature)
+        if self.refiner.resamples:  # one set of particles
+            return _Starts(*draw_proposals(base, self.n_particles, fraction, generator), None), energy_fn
+        n_proposals = 1 if is_flow(self.refiner) else self.n_particles
+        repeated = Gaussian(*(part.repeat_interleave(n_chains, dim=0) for part in base)) if n_chains > 1 else base
+        proposals, log_weights = draw_proposals(repeated, n_proposals, fraction, generator), None
+        if n_proposals > 1:
+            proposals, log_weights = _resampled(proposals, n_chains, squashed(energy_fn), generator)
+        particles, log_prob = (part.reshape(len(base.mean), n_chains, *part.shape[2:]) for part in proposals)
+        if self.trust_region is not None:
+            energy_fn = tempered(near_proposal(energy, th.tanh(particles), self.trust_region), temperature)
+        return _Starts(particles, log_prob, log_weights), energy_fn
+
+    def _sampled_head(self, head: Head | None) -> Head:
+        if head is None or head.prefix_energy is None:
+            return head or Head()
+        return head._replace(prefix_energy=self.box.sampled(head.prefix_energy))
+
+    def _log_jacobian(self, base: Gaussian, x: th.Tensor) -> th.Tensor:
+        if not self.precondition:
+            return self.box.log_jacobian(x)
+        loc, std = self.box.frame(base)
+        return self.box.log_jacobian(loc + std * x) + std.log().sum(-1)
+
     def best(
-        self, base: Gaussian, energy: EnergyFn, infos: list[RefinerInfo] | None = None, plans: Plans | None = None
+        self,
+        base: Gaussian,
+        energy: EnergyFn,
+        infos: list[RefinerInfo] | None = None,
+        plans: Plans | None = None,
+        head: Head | None = None,
     ) -> th.Tensor:
         """
         The action of lowest energy among the starts and where descent takes them. Asks no random number generator.
@@ -123,6 +195,8 @@ class Refinement:
             :class:`sb3_energy.common.row_energies.RowEnergy`
         :param infos: a list to which one ``RefinerInfo`` a step is appended
         :param plans: where to start from and where to write the plans, if the refiner has some
+        :param head: what a learned head says at these observations, if the refiner needs one; energies of prefixes in the
+            units of the energy
         :return: ``(B, A)``, before the squash
         :raises TypeError: if there is a tolerance and the energy is not one of rows
         :raises ValueError: if there are plans and the refiner has none
@@ -132,15 +206,19 @@ class Refinement:
         starts = mean + std * normal_quantiles(self.n_particles, base.mean)
         if plans is not None:
             starts = plans.warmed(starts, base, None, quasi_random=True)
-        state = self._ends(base, starts, energy, infos)
+        state = self._ends(base, starts, energy, infos, head or Head())
         self._keep(base, state, plans)
         ends = self._from(base, state.particles)
         candidates = th.cat([starts, ends], dim=1)
         return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
 
-    def _ends(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn, infos: list[RefinerInfo] | None) -> RefinerState:
+    def _ends(
+        self, base: Gaussian, starts: th.Tensor, energy: EnergyFn, infos: list[RefinerInfo] | None, head: Head
+    ) -> RefinerState:
         refiner, particles = self.refiner.deterministic(), self._to(base, starts)
-        target = self._descended(base, starts, energy)
+        if head.prefix_energy is not None:
+            head = head._replace(prefix_energy=self.box.descended(head.prefix_energy))
+        target = self._descended(base, starts, energy, head)
         if self.tolerance is None:
             return refine(refiner, particles, target, self.n_steps, infos=infos)
         if not isinstance(energy, RowEnergy):
@@ -151,10 +229,10 @@ class Refinement:
         target_of = partial(self._descended_rows, base, starts, energy)
         return refine_until_still(refiner, particles, target, target_of, self.n_steps, self.tolerance, infos)
 
-    def _descended(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn) -> Target:
+    def _descended(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn, head: Head | None = None) -> Target:
         if self.trust_region is not None:
             energy = near_proposal(energy, th.tanh(starts), self.trust_region)
-        return self._target(base, self.box.descended(energy))
+        return self._target(base, self.box.descended(energy), None, head or Head())
 
     def _descended_rows(self, base: Gaussian, starts: th.Tensor, energy: RowEnergy, index: th.Tensor) -> Target:
         return self._descended(Gaussian(base.mean[index], base.std[index]), starts[index], energy.rows(index))
@@ -169,10 +247,13 @@ class Refinement:
         if plans is not None:
             plans.keep(self._from(base, state.extra.mean).squeeze(1))
 
-    def _target(self, base: Gaussian, energy_fn: EnergyFn, proposal_log_prob: th.Tensor | None = None) -> Target:
+    def _target(self, base: Gaussian, energy_fn: EnergyFn, proposal_log_prob: th.Tensor | None, head: Head) -> Target:
         if self.precondition:
-            energy_fn = standardized(energy_fn, *self.box.frame(base))
-        return Target(energy_fn, None, proposal_log_prob)
+            frame = self.box.frame(base)
+            energy_fn = standardized(energy_fn, *frame)
+            if head.prefix_energy is not None:
+                head = head._replace(prefix_energy=standardized(head.prefix_energy, *frame))
+        return Target(energy_fn, proposal_log_prob=proposal_log_prob, **head._asdict())
 
     def _to(self, base: Gaussian, u: th.Tensor) -> th.Tensor:
         """``(B, N, A)`` before the squash -> where a refiner sees it."""
@@ -190,9 +271,32 @@ class Refinement:
         return self.box.end(x)
 
 
-def _resampled(proposals: Proposals, energy_fn: EnergyFn, generator: th.Generator | None) -> tuple[Proposals, th.Tensor]:
+class _Starts(NamedTuple):
+    particles: th.Tensor  # (B, M, A), before the squash
+    log_prob: th.Tensor  # (B, M) of what they were resampled from, where they were
+    log_weights: th.Tensor | None  # (B M, N) of the resampling, if there was one
+
+
+def is_flow(refiner: Refiner) -> bool:
+    """
+    :param refiner: any
+    :return: whether it follows a learned velocity from the base
+    """
+    return getattr(refiner, "head", None) in ("velocity", "average_velocity")
+
+
+def _unasked(x: th.Tensor) -> th.Tensor:
+    return 0.0 * x.flatten(2).sum(-1)  # and no number where a particle is none
+
+
+def _resampled(
+    proposals: Proposals, n_chains: int, energy_fn: EnergyFn, generator: th.Generator | None
+) -> tuple[Proposals, th.Tensor]:
+    """One proposal of each chain's, drawn by weight."""
+    rows, n = proposals.log_prob.shape
     with th.no_grad():
-        log_weights = -energy_fn(proposals.particles) - proposals.log_prob
+        energies = energy_fn(proposals.particles.reshape(rows // n_chains, n_chains * n, *proposals.particles.shape[2:]))
+        log_weights = -energies.reshape(rows, n) - proposals.log_prob
     particles, index = importance_resample(proposals.particles, log_weights, 1, generator)
     return Proposals(particles, proposals.log_prob.gather(1, index)), log_weights
 
@@ -222,73 +326,3 @@ def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str
         if len(finite) > 0:
             records["refiner_energy_drop"] = finite.mean().item()
     return records
-
-
-def make_refinement(
-    refiner: str | type[Refiner],
-    refiner_kwargs: dict[str, Any] | None,
-    refiner_steps: int | None,
-    n_particles: int | None,
-    initial_particles: str,
-    precondition: bool,
-    trust_region: float | None,
-    box: str = "tanh",
-    tolerance: float | None = None,
-) -> Refinement:
-    """
-    Check the arguments of a refined policy and put them together.
-
-    :param refiner: a name in :data:`sb3_energy.refiners.REFINERS`, or a class
-    :param refiner_kwargs: its arguments
-    :param refiner_steps: how many steps (``None``: the refiner's own default)
-    :param n_particles: how many particles (``None``: the refiner's own default)
-    :param initial_particles: ``"base"``, ``"uniform"`` or ``"mixture"``
-    :param precondition: whether steps are measured in units of the base's standard deviation
-    :param trust_region: step of the JKO transport cost, or ``None``
-    :param box: ``"tanh"`` or ``"reflect"``
-    :param tolerance: by how much the energy must fall for a deterministic refinement to go on, or ``None``
-    :return: the refinement
-    :raises ValueError: if a number or a name is not one of those that are accepted
-    :raises TypeError: if something has the wrong type
-    """
-    instance = resolve(REFINERS, refiner, refiner_kwargs, "refiner")
-    missing = [name for name in ("init", "step", "deterministic", "resamples") if not hasattr(instance, name)]
-    if missing:
-        raise TypeError(
-            f"refiner must have init, step, deterministic and resamples, but {type(instance).__name__} lacks {missing}"
-        )
-    n_steps = getattr(instance, "default_steps", 1) if refiner_steps is None else refiner_steps
-    check_integer("refiner_steps", n_steps, minimum=0)
-    max_steps = getattr(instance, "max_steps", None)
-    if max_steps is not None and n_steps > max_steps:
-        raise ValueError(f"refiner_steps must be at most {max_steps} with refiner={refiner!r}, got {n_steps}")
-    n_particles = getattr(instance, "default_particles", 1) if n_particles is None else n_particles
-    check_integer("n_particles", n_particles, minimum=1)
-    if isinstance(instance, Identity) and (n_particles > 1 or trust_region is not None):
-        raise ValueError(
-            f"refiner={refiner!r} leaves actions as they are and takes n_particles=1 and trust_region=None, "
-            f"got {n_particles} and {trust_region!r}"
-        )
-    if not isinstance(initial_particles, str) or initial_particles not in INITIAL_PARTICLES:
-        raise ValueError(f"initial_particles must be one of {sorted(INITIAL_PARTICLES)}, got {initial_particles!r}")
-    if not isinstance(precondition, bool):
-        raise TypeError(f"precondition must be True or False, got {precondition!r}")
-    check_positive("trust_region", trust_region)
-    if trust_region is not None and instance.resamples:
-        raise ValueError(f"trust_region needs a refiner that moves each particle alone, such as 'langevin', got {refiner!r}")
-    if not isinstance(box, str) or box not in BOXES:
-        raise ValueError(f"box must be one of {sorted(BOXES)}, got {box!r}")
-    check_tolerance("tolerance", tolerance)
-    if tolerance is not None and n_steps < 2:
-        raise ValueError(
-            f"tolerance saves steps after the first and needs refiner_steps of at least 2, got {n_steps} "
-            f"with refiner={refiner!r}"
-        )
-    refinement = Refinement(
-        instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box], tolerance
-    )
-    if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
-        raise ValueError(
-            f"warm_start=True needs n_particles of at least 2 and refiner_steps of at least 1, got {n_particles} and {n_steps}"
-        )
-    return refinement

@@ -151,4 +151,5 @@ def standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor) -> EnergyFn:
 
 
 def _standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor, z: th.Tensor) -> th.Tensor:
-    return fn(loc + scale * z)
+    n = z.shape[-1]  # fewer than loc has, where the energy is that of a prefix
+    return fn(loc[..., :n] + scale[..., :n] * z)

@@ -9,23 +9,27 @@ import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.collection import TrackedCollection
 from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.entropy_choice import choose_estimator
 from sb3_energy.common.guards import guarded_step
+from sb3_energy.common.heads import HeadTraining, Lesson
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.proposals import Gaussian, draw_proposals, squashed_log_prob
+from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian, draw_proposals, squashed_log_prob
 from sb3_energy.common.refinement import refinement_records
 from sb3_energy.energies import log_tanh_jacobian, tempered
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_energy.entropy import ENTROPY_ESTIMATORS, BaseEntropy
+from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
+from sb3_energy.networks import FieldNetwork
 from sb3_energy.registry import resolve
-from sb3_energy.types import EnergyFn, EntropyEstimator, RefinerInfo
+from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator, RefinerInfo
 
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
 
@@ -46,10 +50,12 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
     :param refine_exploration: whether the actions that collect experience are refined
     :param refine_target: whether the next actions in the critic's target are refined
     :param entropy_estimator: what stands for ``log π(a|s)`` of refined actions, in the temperature's update and, with
-        ``refine_target``, in the critic's target: ``"base"``, ``"soft_value"``, or a class
+        ``refine_target``, in the critic's target: ``"base"``, ``"soft_value"``, ``"trace"``, ``"mixture"``, ``"path"``,
+        ``"divergence"``, or a class; the refiner says which are valid for it and which it has by default (``None``)
     :param entropy_estimator_kwargs: Keyword arguments of the estimator
     :param distillation_coef: weight of the loss that pulls the Gaussian toward its own refined actions, in units of
         the entropy coefficient; 0 switches it off
+    :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.common.heads.HeadTraining`, for a refiner that learns
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param kwargs: all of SAC's keyword arguments
     :raises ValueError: if a name or a number is not one of those that are accepted
@@ -73,9 +79,10 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         *args: Any,
         refine_exploration: bool = True,
         refine_target: bool = False,
-        entropy_estimator: str | type[EntropyEstimator] = "base",
+        entropy_estimator: str | type[EntropyEstimator] | None = None,
         entropy_estimator_kwargs: dict[str, Any] | None = None,
         distillation_coef: float = 0.0,
+        head_training_kwargs: dict[str, Any] | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
@@ -84,6 +91,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         self.entropy_estimator = entropy_estimator
         self.entropy_estimator_kwargs = entropy_estimator_kwargs
         self.distillation_coef = distillation_coef
+        self.head_training_kwargs = head_training_kwargs
         if isinstance(policy, type) and not issubclass(policy, RefinedPolicy):
             raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[misc]
@@ -91,12 +99,31 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        self._estimator = resolve(
-            ENTROPY_ESTIMATORS, self.entropy_estimator, self.entropy_estimator_kwargs, "entropy_estimator"
-        )
         super()._setup_model()
+        refinement = self.policy.refinement
+        self._estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, refinement)
+        self._head_training = self._make_head_training()
+        self.reverse_drift = self._make_reverse_drift()
         self._check_settings()
         self._sync_temperature()
+
+    def _make_head_training(self) -> HeadTraining:
+        if self.head_training_kwargs is not None and self.policy.head is None:
+            raise ValueError(
+                f"head_training_kwargs needs a refiner that learns, such as 'flow', got {self.head_training_kwargs!r}"
+            )
+        return resolve({}, HeadTraining, self.head_training_kwargs, "head_training")
+
+    def _make_reverse_drift(self) -> FieldNetwork | None:
+        if not getattr(self._estimator, "learns_reverse", False):
+            return None
+        actor, n_actions = self.actor, get_action_dim(self.action_space)
+        network = FieldNetwork(actor.features_dim, n_actions, n_actions, actor.net_arch, backbone=self.policy.backbone)
+        optimizer_class: Any = self.policy.optimizer_class
+        network = network.to(self.device)
+        optimizer = optimizer_class(network.parameters(), lr=self.lr_schedule(1), **self.policy.optimizer_kwargs)
+        network.optimizer = optimizer
+        return network
 
     def _check_settings(self) -> None:
         for name in ("refine_exploration", "refine_target"):
@@ -113,7 +140,8 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         if self.ent_coef_optimizer is None and refines and not self.ent_coef_tensor.item() > 0.0:
             raise ValueError(f"ent_coef is the temperature of the energy and must be above 0, got {self.ent_coef!r}")
         uses_estimate = self.ent_coef_optimizer is not None or (self.refine_target and refines)
-        if not isinstance(self._estimator, BaseEntropy) and not uses_estimate:
+        asked_for = self.entropy_estimator is not None and not isinstance(self._estimator, BaseEntropy)
+        if asked_for and not uses_estimate:
             raise ValueError(
                 f"entropy_estimator={self.entropy_estimator!r} would not be asked: with a fixed ent_coef it needs "
                 "refine_target=True and a refiner"
@@ -136,7 +164,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         :raises FloatingPointError: if a loss or an energy is not finite
         """
         self.policy.set_training_mode(True)
-        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        optimizers = [self.actor.optimizer, self.critic.optimizer, *self._head_optimizers()]
         if self.ent_coef_optimizer is not None:
             optimizers += [self.ent_coef_optimizer]
         self._update_learning_rate(optimizers)
@@ -152,6 +180,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
             ent_coef = self._update_temperature(batch.observations, log_prob, records)
             self._update_critic(batch, ent_coef, records)
             self._update_actor(batch.observations, actions, log_prob, ent_coef, records)
+            self._update_head(batch, records)
             if gradient_step % self.target_update_interval == 0:
                 self._update_target()
         self._n_updates += gradient_steps
@@ -166,7 +195,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         # Detached, so that no other loss changes it, see https://github.com/rail-berkeley/softlearning/issues/60
         ent_coef = th.exp(self.log_ent_coef.detach())
         with th.no_grad():
-            estimate = self._estimator.log_prob(log_prob.detach(), partial(self._propose, obs))
+            estimate = self._entropy_estimate(obs, log_prob.detach(), records)
         self._entropy = -estimate.mean().item()
         assert isinstance(self.target_entropy, float)
         loss = temperature_loss(self.log_ent_coef, estimate, self.target_entropy)
@@ -192,11 +221,56 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         infos: list[RefinerInfo] = []
         base, energy = self._last_base(), self.policy.energy_fn(next_obs)
         next_actions = th.tanh(self.policy.refine(next_obs, base=base, energy=energy, infos=infos))
-        propose = partial(self._propose, next_obs, base=base, energy=energy)
-        next_log_prob = self._estimator.log_prob(next_log_prob, propose)
+        next_log_prob = self._entropy_estimate(next_obs, next_log_prob, records, base=base, energy=energy)
         for name, value in refinement_records(infos, next_actions).items():
             records[name].append(value)
         return next_actions, next_log_prob
+
+    def _entropy_estimate(
+        self,
+        obs: PyTorchObs,
+        base_log_prob: th.Tensor,
+        records: dict[str, list[float]],
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
+    ) -> th.Tensor:
+        reverse = None if self.reverse_drift is None else partial(_reverse, self.reverse_drift, self.policy.features(obs))
+        context = EntropyContext(
+            base_log_prob,
+            partial(self._propose, obs, base=base, energy=energy),
+            partial(self.policy.simulate, obs, base=base, energy=energy),
+            reverse,
+        )
+        found = self._estimator.estimate(context)
+        if not th.isfinite(found.log_prob).all():
+            raise FloatingPointError(
+                f"the entropy by {type(self._estimator).__name__} is not finite; try a lower learning_rate, "
+                "entropy_estimator='soft_value', or backbone='layer_norm'"
+            )
+        for name, values in (found.records or {}).items():
+            records[name].append(values.mean().item())
+        if found.loss is not None and self.reverse_drift is not None:
+            with th.enable_grad():
+                guarded_step(self.reverse_drift.optimizer, found.loss, "reverse_loss", records)  # type: ignore[arg-type]
+        return found.log_prob
+
+    def _update_head(self, batch: ReplayBufferSamples, records: dict[str, list[float]]) -> None:
+        head, policy = self.policy.head, self.policy
+        if head is None or not hasattr(head, "optimizer"):  # of one coordinate there is no prefix
+            return
+        with th.no_grad():
+            base = policy.base(batch.observations)
+            energy = tempered(policy.energy_fn(batch.observations), policy.temperature)
+            replayed = th.atanh(batch.actions.clamp(-LARGEST_ACTION, LARGEST_ACTION))
+        lesson = Lesson(policy.features(batch.observations), base, energy, replayed)
+        loss, found = head.loss(lesson, self._head_training)
+        for name, value in found.items():
+            records[name].append(value)
+        guarded_step(head.optimizer, loss, "head_loss", records)
+
+    def _head_optimizers(self) -> list[th.optim.Optimizer]:
+        learned: tuple[Any, ...] = (self.policy.head, self.reverse_drift)
+        return [module.optimizer for module in learned if hasattr(module, "optimizer")]
 
     def _update_actor(
         self,
@@ -276,4 +350,16 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_estimator"]
+        return [*super()._excluded_save_params(), "_estimator", "_head_training", "reverse_drift"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        if hasattr(self.policy.head, "optimizer"):
+            state_dicts.append("policy.head.optimizer")
+        if self.reverse_drift is not None:
+            state_dicts += ["reverse_drift", "reverse_drift.optimizer"]
+        return state_dicts, tensors
+
+
+def _reverse(network: FieldNetwork, features: th.Tensor, x: th.Tensor, remaining: float) -> th.Tensor:
+    return network(features, x, x.new_full(x.shape[:2], remaining))

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch as th
-
-from sb3_energy.types import ProposeFn
+from sb3_energy.types import EntropyContext, EntropyEstimate
 
 
 @dataclass(frozen=True)
@@ -14,10 +12,9 @@ class BaseEntropy:
     Biased once actions are refined, and the fastest.
     """
 
-    def log_prob(self, base_log_prob: th.Tensor, propose: ProposeFn) -> th.Tensor:
+    def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
-        :param base_log_prob: ``(B, 1)``
-        :param propose: not asked
+        :param context: of which ``base_log_prob`` is all that is asked
         :return: ``base_log_prob``
         """
-        return base_log_prob
+        return EntropyEstimate(context.base_log_prob)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_energy.types import ProposeFn
+from sb3_energy.types import EntropyContext, EntropyEstimate
 
 
 class SoftValue(NamedTuple):
@@ -69,10 +69,12 @@ class SoftValueEntropy:
         if not 0.0 <= self.uniform_fraction < 1.0:
             raise ValueError(f"uniform_fraction must lie in [0, 1), got {self.uniform_fraction!r}")
 
-    def log_prob(self, base_log_prob: th.Tensor, propose: ProposeFn) -> th.Tensor:
+    def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
-        :param base_log_prob: ``(B, 1)``, not asked
-        :param propose: draws proposals and says their energies and densities
-        :return: ``(B, 1)``, minus the entropy: what SAC's backup calls ``log π(a|s)``, in the mean over actions
+        :param context: which draws proposals and says their energies and densities
+        :return: minus the entropy: what SAC's backup calls ``log π(a|s)``, in the mean over actions; and how many proposals
+            the weights are worth
         """
-        return -soft_value(*propose(self.n_proposals, self.uniform_fraction)).entropy.unsqueeze(1)
+        found = soft_value(*context.propose(self.n_proposals, self.uniform_fraction))
+        records = dict(entropy_effective_sample_size=found.effective_sample_size)
+        return EntropyEstimate(-found.entropy.unsqueeze(1), records)

@@ -4,12 +4,15 @@ from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activatio
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.prefix_energy import PrefixEnergies
+from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
 
 __all__ = [
     "BACKBONES",
     "Backbone",
+    "FieldNetwork",
     "PrefixEnergies",
     "RunningNorm",
+    "VelocityNetwork",
     "default_activation",
     "evaluate_particles",
     "make_backbone",

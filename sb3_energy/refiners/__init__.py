@@ -3,11 +3,13 @@
 from sb3_energy.refiners.adaptive import computed_part, refine_until_still
 from sb3_energy.refiners.autoregressive_derivative_free import AutoregressiveDerivativeFree
 from sb3_energy.refiners.derivative_free import DerivativeFree
+from sb3_energy.refiners.flow import Flow
 from sb3_energy.refiners.hmc import HamiltonianMonteCarlo
 from sb3_energy.refiners.identity import Identity
 from sb3_energy.refiners.langevin import Langevin
 from sb3_energy.refiners.loop import effective_sample_size, importance_resample, refine, select, systematic_resample
 from sb3_energy.refiners.mala import MetropolisAdjustedLangevin
+from sb3_energy.refiners.mean_flow import MeanFlow
 from sb3_energy.refiners.mppi import MPPI
 from sb3_energy.refiners.quasi import normal_quantiles
 from sb3_energy.refiners.snis import SelfNormalizedImportanceSampling
@@ -23,6 +25,8 @@ REFINERS: dict[str, type[Refiner]] = {
     "mppi": MPPI,
     "derivative_free": DerivativeFree,
     "autoregressive_derivative_free": AutoregressiveDerivativeFree,
+    "flow": Flow,
+    "mean_flow": MeanFlow,
     "snis": SelfNormalizedImportanceSampling,
 }
 
@@ -31,9 +35,11 @@ __all__ = [
     "REFINERS",
     "AutoregressiveDerivativeFree",
     "DerivativeFree",
+    "Flow",
     "HamiltonianMonteCarlo",
     "Identity",
     "Langevin",
+    "MeanFlow",
     "MetropolisAdjustedLangevin",
     "SelfNormalizedImportanceSampling",
     "SteinVariationalGradientDescent",

@@ -46,6 +46,8 @@ class AutoregressiveDerivativeFree:
     default_steps: ClassVar[int] = 3
     default_particles: ClassVar[int] = 64
     max_steps: ClassVar[int | None] = None
+    estimators: ClassVar[tuple[str, ...]] = ("base",)
+    head: ClassVar[str | None] = "prefix_energy"
 
     def __post_init__(self) -> None:
         check_rounds(self.noise_std, self.noise_decay, self.quasi_random)

@@ -38,6 +38,8 @@ class DerivativeFree:
     default_steps: ClassVar[int] = 3
     default_particles: ClassVar[int] = 64
     max_steps: ClassVar[int | None] = None
+    estimators: ClassVar[tuple[str, ...]] = ("base",)
+    head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         check_rounds(self.noise_std, self.noise_decay, self.quasi_random)

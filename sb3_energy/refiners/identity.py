@@ -17,6 +17,8 @@ class Identity:
     default_steps: ClassVar[int] = 0
     default_particles: ClassVar[int] = 1
     max_steps: ClassVar[int | None] = 0
+    estimators: ClassVar[tuple[str, ...]] = ("base",)
+    head: ClassVar[str | None] = None
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """

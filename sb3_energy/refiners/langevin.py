@@ -25,7 +25,8 @@ class Langevin(GradientStart):
     :param step_size: ``ε``, a number or a schedule
     :param noise_scale: 1 samples, 0 descends, a schedule from 0 to 1 transports first and samples then
     :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
-    :param max_displacement: largest move of a coordinate in one step (``None``: any)
+    :param max_displacement: largest drift of a coordinate in one step (``None``: any); the noise is not counted, so that a
+        step is a draw from a Gaussian
     :raises ValueError: if a number is out of range
     """
 
@@ -37,8 +38,10 @@ class Langevin(GradientStart):
     exact: ClassVar[bool] = True
     resamples: ClassVar[bool] = False
     default_steps: ClassVar[int] = 3
-    default_particles: ClassVar[int] = 16
+    default_particles: ClassVar[int] = 128
     max_steps: ClassVar[int | None] = None
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "mixture", "path")
+    head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
@@ -54,14 +57,15 @@ class Langevin(GradientStart):
         :param generator: source of the noise
         :return: the next state, and how far the particles went
         """
-        gradients = energy_and_grad(target.energy, state.particles)[1] if state.extra is None else state.extra
-        displacement = self._displacement(gradients, tick.remaining, generator)
-        particles = state.particles + displacement
+        particles, std = self.kernel(state, target, tick)
+        if std > 0.0:
+            noise = th.randn(particles.shape, generator=generator, device=particles.device, dtype=particles.dtype)
+            particles = particles + std * noise
         if tick.is_last:  # nobody will ask for the gradients
             energies, next_gradients = target.energy(particles), None
         else:
             energies, next_gradients = energy_and_grad(target.energy, particles)
-        length = displacement.flatten(2).norm(dim=-1)
+        length = (particles - state.particles).flatten(2).norm(dim=-1)
         return RefinerState(particles, energies, next_gradients), RefinerInfo(th.ones_like(length), length)
 
     def deterministic(self) -> "Langevin":
@@ -70,13 +74,18 @@ class Langevin(GradientStart):
         """
         return replace(self, noise_scale=0.0)
 
-    def _displacement(self, gradients: th.Tensor, remaining: float, generator: th.Generator | None) -> th.Tensor:
-        step_size = value_at(self.step_size, remaining)
-        noise_scale = value_at(self.noise_scale, remaining)
-        displacement = -0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
-        if noise_scale > 0.0:
-            noise = th.randn(gradients.shape, generator=generator, device=gradients.device, dtype=gradients.dtype)
-            displacement = displacement + noise_scale * math.sqrt(step_size) * noise
+    def kernel(self, state: RefinerState, target: Target, tick: Tick) -> tuple[th.Tensor, float]:
+        """
+        The Gaussian that a step draws from.
+
+        :param state: with the gradients at its particles in ``extra``, or ``None`` there
+        :param target: what to draw from
+        :param tick: which step of how many
+        :return: its mean ``(B, N, *E)`` and its standard deviation
+        """
+        gradients = energy_and_grad(target.energy, state.particles)[1] if state.extra is None else state.extra
+        step_size = value_at(self.step_size, tick.remaining)
+        drift = -0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
         if self.max_displacement is not None:
-            displacement = displacement.clamp(-self.max_displacement, self.max_displacement)
-        return displacement
+            drift = drift.clamp(-self.max_displacement, self.max_displacement)
+        return state.particles + drift, value_at(self.noise_scale, tick.remaining) * math.sqrt(step_size)

@@ -43,8 +43,10 @@ class MetropolisAdjustedLangevin(TunedStart):
     exact: ClassVar[bool] = True
     resamples: ClassVar[bool] = False
     default_steps: ClassVar[int] = 5
-    default_particles: ClassVar[int] = 16
+    default_particles: ClassVar[int] = 128
     max_steps: ClassVar[int | None] = None
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value")
+    head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)

@@ -48,6 +48,8 @@ class MPPI:
     default_steps: ClassVar[int] = 3
     default_particles: ClassVar[int] = 64
     max_steps: ClassVar[int | None] = None
+    estimators: ClassVar[tuple[str, ...]] = ("base",)
+    head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         if self.n_elites is not None:

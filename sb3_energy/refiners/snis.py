@@ -20,8 +20,10 @@ class SelfNormalizedImportanceSampling:
     exact: ClassVar[bool] = True
     resamples: ClassVar[bool] = True
     default_steps: ClassVar[int] = 1
-    default_particles: ClassVar[int] = 32
+    default_particles: ClassVar[int] = 128
     max_steps: ClassVar[int | None] = 1
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value")
+    head: ClassVar[str | None] = None
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """

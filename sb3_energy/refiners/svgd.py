@@ -54,6 +54,8 @@ class SteinVariationalGradientDescent:
     default_steps: ClassVar[int] = 10
     default_particles: ClassVar[int] = 16
     max_steps: ClassVar[int | None] = None
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "trace")
+    head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
@@ -133,6 +135,27 @@ class SteinVariationalGradientDescent:
         outer = th.einsum("bij,bijc,bijd->bicd", others, pulled, apart)
         identity = th.eye(flat.shape[2], device=flat.device, dtype=flat.dtype)
         return (others.sum(dim=2)[..., None, None] * identity - outer) / flat.shape[1]
+
+    def step_jacobian(self, state: RefinerState, tick: Tick) -> th.Tensor:
+        """
+        :param state: with the gradients at its particles in ``extra``
+        :param tick: which step of how many
+        :return: ``ε ∂φ(x_i)/∂x_i``, ``(B, N, D, D)``, of the step that follows, as :meth:`direction_jacobian` has it
+        """
+        step_size = self._step_size(state, tick)
+        if isinstance(step_size, th.Tensor):
+            step_size = step_size.reshape(-1, 1, 1, 1)
+        return step_size * self.direction_jacobian(state.particles, state.extra)
+
+    def own_share(self, n_particles: int, tick: Tick) -> float:
+        """
+        The factor of ``-∇²E(x_i)`` in the Jacobian of a step, which :meth:`step_jacobian` leaves out.
+
+        :param n_particles: ``N``
+        :param tick: which step of how many
+        :return: ``ε / N``, without the bound of ``max_step_norm``
+        """
+        return value_at(self.step_size, tick.remaining) / n_particles
 
     def _step_size(self, state: RefinerState, tick: Tick) -> float | th.Tensor:
         step_size = value_at(self.step_size, tick.remaining)

@@ -8,7 +8,7 @@ import torch as th
 
 from benchmarks import samplers
 from benchmarks.sampler_targets import FOUR_GOALS_ALPHA, CellProbabilities, correlated, flat, four_goals, four_modes, targets
-from sb3_energy.common.refinement import make_refinement
+from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.envs.soft_values import soft_value_iteration
 from sb3_energy.refiners import REFINERS
 

@@ -9,7 +9,7 @@ import torch as th
 from sb3_energy import EnergySAC
 from sb3_energy.common.boxes import BOXES
 from sb3_energy.common.proposals import Gaussian, draw_proposals
-from sb3_energy.common.refinement import make_refinement
+from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.energies import folded, reflected
 from sb3_energy.refiners import REFINERS, Langevin, refine
 from sb3_energy.types import Target

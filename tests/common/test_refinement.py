@@ -7,7 +7,8 @@ import pytest
 import torch as th
 
 from sb3_energy.common.proposals import Gaussian
-from sb3_energy.common.refinement import make_refinement, refinement_records
+from sb3_energy.common.refinement import refinement_records
+from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.refiners import REFINERS, Langevin, normal_quantiles
 from sb3_energy.types import RefinerInfo
 from tests.laws import frequencies, modes_energy, total_variation

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 
 from sb3_energy.common.proposals import Gaussian
-from sb3_energy.common.refinement import make_refinement
+from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.common.warm_start import Plans, n_warm
 from sb3_energy.refiners import normal_quantiles
 

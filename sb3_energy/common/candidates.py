@@ -1,0 +1,151 @@
+"""Weighted candidates for what learns to draw from the Gibbs distribution."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.common.proposals import Gaussian, draw_proposals, mixture_log_prob
+from sb3_energy.energies import squashed
+from sb3_energy.refiners import importance_resample
+from sb3_energy.refiners.checks import check_integer, check_positive
+from sb3_energy.types import EnergyFn
+
+
+class Candidates(NamedTuple):
+    """
+    :param particles: ``(B, N, A)``, before the squash
+    :param log_weights: ``(B, N)``, of the Gibbs distribution over the density they were drawn from
+    """
+
+    particles: th.Tensor
+    log_weights: th.Tensor
+
+
+class Kernels(NamedTuple):
+    """
+    A mixture of Gaussians of one width.
+
+    :param means: ``(B, K, A)``
+    :param std: ``(B, 1, A)``
+    """
+
+    means: th.Tensor
+    std: th.Tensor
+
+    def draw(self, generator: th.Generator | None) -> th.Tensor:
+        """
+        :param generator: source of the noise
+        :return: ``(B, K, A)``, one from each
+        """
+        noise = th.randn(self.means.shape, generator=generator, device=self.means.device, dtype=self.means.dtype)
+        return self.means + self.std * noise
+
+    def log_prob(self, particles: th.Tensor) -> th.Tensor:
+        """
+        :param particles: ``(B, N, A)``
+        :return: ``(B, N)``
+        """
+        z = (particles.unsqueeze(2) - self.means.unsqueeze(1)) / self.std.unsqueeze(1)
+        log_kernels = -0.5 * z.square().sum(-1) - (self.std.log() + 0.5 * math.log(2.0 * math.pi)).sum(-1, keepdim=True)
+        return log_kernels.logsumexp(dim=2) - math.log(self.means.shape[1])
+
+
+@dataclass(frozen=True)
+class CandidateSettings:
+    """
+    What the candidates are drawn from: the Gaussian base, the box, a kernel around the replayed action, and kernels around
+    where a gradient step takes the best of the others (resample, then move).
+
+    Each weight divides by the density of the whole mixture (deterministic mixture weights: Veach and Guibas 1995, section
+    3.3; with kernels at what was found, population Monte Carlo, Cappé et al. 2004), so that where candidates come from
+    decides how many of them count and not what they are draws of.
+
+    :param n_candidates: for each observation, at least 8
+    :param refined_fraction: part of them that is refined, in [0, 1)
+    :param replay_std: standard deviation of the kernel around the replayed action, before the squash (``None``: the
+        replayed action is not used)
+    :param step_size: of the refined ones' Langevin step, in units of the base's variance
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if something has the wrong type
+    """
+
+    n_candidates: int = 16
+    refined_fraction: float = 0.25
+    replay_std: float | None = 0.2
+    step_size: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_integer("n_candidates", self.n_candidates, minimum=8)
+        if isinstance(self.refined_fraction, bool) or not isinstance(self.refined_fraction, (int, float)):
+            raise TypeError(f"refined_fraction must be a number, got {self.refined_fraction!r}")
+        if not 0.0 <= self.refined_fraction < 1.0:
+            raise ValueError(f"refined_fraction must lie in [0, 1), got {self.refined_fraction!r}")
+        check_positive("replay_std", self.replay_std)
+        if self.step_size is None:
+            raise TypeError("step_size must be a number, got None")
+        check_positive("step_size", self.step_size)
+
+
+def draw_candidates(
+    base: Gaussian,
+    energy: EnergyFn,
+    replayed: th.Tensor | None,
+    settings: CandidateSettings,
+    generator: th.Generator | None = None,
+) -> Candidates:
+    """
+    :param base: the Gaussian
+    :param energy: ``(B, N, A) -> (B, N)`` on the box, temperature included
+    :param replayed: ``(B, A)`` actions of the replay buffer before the squash, or ``None``
+    :param settings: of what they are drawn
+    :param generator: source of the noise (``None``: torch's global one)
+    :return: candidates and their weights, without a graph
+    """
+    energy_fn, n = squashed(energy), settings.n_candidates
+    with th.no_grad():
+        n_refined = int(n * settings.refined_fraction)
+        n_replayed = 0 if replayed is None or settings.replay_std is None else max(1, n // 8)
+        n_proposals = n - n_refined - n_replayed
+        proposals = draw_proposals(base, n_proposals, 0.5, generator)
+        particles = proposals.particles
+        kernels: list[tuple[int, Kernels]] = []
+        if replayed is not None and n_replayed > 0:
+            assert settings.replay_std is not None
+            width = th.full_like(replayed, settings.replay_std).unsqueeze(1)
+            kernels.append((n_replayed, Kernels(replayed.unsqueeze(1).expand(-1, n_replayed, -1), width)))
+            particles = th.cat([particles, kernels[0][1].draw(generator)], dim=1)
+        energies = energy_fn(particles)
+        if n_refined > 0:
+            log_weights = -energies - _log_mixture(particles, base, n_proposals, kernels)
+            kernels.append((n_refined, _moved(base, energy_fn, particles, log_weights, n_refined, settings, generator)))
+            refined = kernels[-1][1].draw(generator)
+            particles = th.cat([particles, refined], dim=1)
+            energies = th.cat([energies, energy_fn(refined)], dim=1)
+        return Candidates(particles, -energies - _log_mixture(particles, base, n_proposals, kernels))
+
+
+def _moved(
+    base: Gaussian,
+    energy_fn: EnergyFn,
+    particles: th.Tensor,
+    log_weights: th.Tensor,
+    n: int,
+    settings: CandidateSettings,
+    generator: th.Generator | None,
+) -> Kernels:
+    """The kernels of one preconditioned Langevin step from resampled particles, whose drift is bounded by the base's width."""
+    centres, _ = importance_resample(particles, log_weights, n, generator)
+    std = base.std.unsqueeze(1).clamp(max=1.0)
+    drift = -0.5 * settings.step_size * std * energy_and_grad(energy_fn, centres)[1]
+    return Kernels(centres + std * drift.clamp(-1.0, 1.0), settings.step_size**0.5 * std)
+
+
+def _log_mixture(particles: th.Tensor, base: Gaussian, n_proposals: int, kernels: list[tuple[int, Kernels]]) -> th.Tensor:
+    n_uniform = math.floor(n_proposals * 0.5)
+    total = n_proposals + sum(n for n, _ in kernels)
+    parts = [mixture_log_prob(base, particles, n_uniform / n_proposals) + math.log(n_proposals / total)]
+    parts += [kernel.log_prob(particles) + math.log(n / total) for n, kernel in kernels]
+    return th.stack(parts).logsumexp(dim=0)

@@ -1,0 +1,56 @@
+"""Which estimators of the entropy are valid for a refinement."""
+
+from typing import Any
+
+from sb3_energy.common.boxes import TanhBox
+from sb3_energy.common.refinement import Refinement
+from sb3_energy.entropy import ENTROPY_ESTIMATORS, DivergenceEntropy, MixtureEntropy, PathEntropy
+from sb3_energy.refiners import MeanFlow
+from sb3_energy.registry import resolve
+from sb3_energy.types import EntropyEstimator
+
+DENSITIES = ("trace", "mixture", "path", "divergence")
+"""Estimators that follow the density of the particles, which reflecting walls fold."""
+
+
+def choose_estimator(
+    name: str | type[EntropyEstimator] | None, kwargs: dict[str, Any] | None, refinement: Refinement
+) -> EntropyEstimator:
+    """
+    :param name: in :data:`sb3_energy.entropy.ENTROPY_ESTIMATORS`, a class, or ``None`` for the refiner's own default
+    :param kwargs: its arguments
+    :param refinement: whose entropy it is to estimate
+    :return: the estimator
+    :raises ValueError: if it is not valid for this refinement
+    :raises TypeError: if something has the wrong type
+    """
+    valid = getattr(refinement.refiner, "estimators", ("base", "soft_value"))
+    estimator = resolve(ENTROPY_ESTIMATORS, valid[0] if name is None else name, kwargs, "entropy_estimator")
+    if not hasattr(estimator, "estimate"):
+        raise TypeError(f"entropy_estimator must have a method estimate(context), {type(estimator).__name__} has none")
+    name = next((known for known, cls in ENTROPY_ESTIMATORS.items() if type(estimator) is cls), None)
+    if name is None:  # of the user's own
+        return estimator
+    refiner = type(refinement.refiner).__name__
+    if name not in valid:
+        raise ValueError(f"entropy_estimator must be one of {list(valid)} with {refiner}, got {name!r}")
+    if name in DENSITIES and not isinstance(refinement.box, TanhBox):
+        raise ValueError(f"entropy_estimator={name!r} needs box='tanh': behind reflecting walls densities are folded")
+    if name in DENSITIES and refinement.n_steps < 1:
+        raise ValueError(f"entropy_estimator={name!r} needs refiner_steps of at least 1, got {refinement.n_steps}")
+    _check_settings(estimator, refinement)
+    return estimator
+
+
+def _check_settings(estimator: EntropyEstimator, refinement: Refinement) -> None:
+    noise_scale = getattr(refinement.refiner, "noise_scale", None)
+    if isinstance(estimator, (MixtureEntropy, PathEntropy)) and noise_scale != 1.0:
+        raise ValueError(f"entropy_estimator needs steps with noise_scale=1, got {noise_scale!r}")
+    if isinstance(estimator, PathEntropy) and refinement.n_particles != 1:
+        raise ValueError(
+            "entropy_estimator='path' needs n_particles=1, so that the density of the start is known, "
+            f"got {refinement.n_particles}"
+        )
+    if isinstance(estimator, DivergenceEntropy) and estimator.method == "learned":
+        if not isinstance(refinement.refiner, MeanFlow):
+            raise ValueError("method='learned' needs refiner='mean_flow', which learns its average divergence")

@@ -1,0 +1,94 @@
+"""The density that a flow leaves."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch as th
+
+from sb3_energy.autodiff import directional_derivative, jacobian
+from sb3_energy.types import Chains, EntropyContext, EntropyEstimate, Tick
+
+METHODS = ("exact", "hutchinson", "learned")
+
+
+@dataclass(frozen=True)
+class DivergenceEntropy:
+    """
+    ``log p(x_1) = log p(x_0) - ∫ div v dt`` along a flow (Chen et al. 2018, theorem 1).
+
+    ``"exact"`` takes the logarithm of the determinant of each step as it is computed, so that the density is that of the
+    draws, whatever the step; it costs as many derivatives as an action has coordinates. ``"hutchinson"`` sums the divergence
+    over the solver's stages, with random signs (Hutchinson 1990; Grathwohl et al. 2019), and is right where steps are short.
+    ``"learned"`` asks the network of a mean flow's average divergence: one evaluation.
+
+    :param method: ``"exact"``, ``"hutchinson"`` or ``"learned"`` (``mean_flow`` only)
+    :param n_probes: of ``"hutchinson"`` (``None``: 1), which alone takes it
+    :param n_chains: for each observation
+    :raises TypeError: if a number is no integer
+    :raises ValueError: if there is no such method or a number is out of range
+    """
+
+    method: str = "exact"
+    n_probes: int | None = None
+    n_chains: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise ValueError(f"method must be one of {list(METHODS)}, got {self.method!r}")
+        if self.n_probes is not None and self.method != "hutchinson":
+            raise ValueError(f"n_probes is used by method='hutchinson' only, got {self.n_probes!r} with {self.method!r}")
+        for name, value in (("n_probes", 1 if self.n_probes is None else self.n_probes), ("n_chains", self.n_chains)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
+
+    def estimate(self, context: EntropyContext) -> EntropyEstimate:
+        """
+        :param context: which starts the flow
+        :return: the log-density where it ends
+        """
+        chains = context.simulate(self.n_chains)
+        assert chains.log_prob is not None  # a flow starts at draws from the base
+        refiner: Any = chains.refiner
+        particles, log_prob = chains.particles, chains.log_prob
+        for k in range(chains.n_steps):
+            tick = Tick(k, chains.n_steps)
+            log_prob = log_prob - self._log_volume(chains, particles, tick)
+            particles = refiner.transport(particles, chains.target, tick)
+        log_prob = log_prob - chains.log_jacobian(particles)
+        return EntropyEstimate(log_prob.mean(dim=1, keepdim=True))
+
+    def _log_volume(self, chains: Chains, particles: th.Tensor, tick: Tick) -> th.Tensor:
+        refiner: Any = chains.refiner
+        if self.method == "exact":
+            transport = partial(refiner.transport, target=chains.target, tick=tick)
+            return th.linalg.slogdet(jacobian(transport, particles)).logabsdet
+        if self.method == "learned":
+            assert chains.target.average_divergence is not None  # seen to at construction
+            return tick.dt * chains.target.average_divergence(particles, *refiner.times(particles, tick))
+        if chains.target.velocity is None:  # a mean flow: the divergence of its average velocity
+            assert chains.target.average_velocity is not None
+            begin, end = refiner.times(particles, tick)
+            return tick.dt * self._divergence(partial(_averaged, chains.target.average_velocity, begin, end), particles)
+        return sum(
+            stage.weight * self._divergence(partial(_at, chains.target.velocity, stage.time), stage.particles)
+            for stage in refiner.stages(particles, chains.target, tick)
+        )
+
+    def _divergence(self, velocity: Any, particles: th.Tensor) -> th.Tensor:
+        total = particles.new_zeros(particles.shape[:2])
+        n_probes = self.n_probes or 1
+        for _ in range(n_probes):
+            signs = th.randint_like(particles, 0, 2) * 2.0 - 1.0
+            total += (signs * directional_derivative(velocity, (particles,), (signs,))).flatten(2).sum(-1)
+        return total / n_probes
+
+
+def _at(velocity: Any, time: th.Tensor, x: th.Tensor) -> th.Tensor:
+    return velocity(x, time)
+
+
+def _averaged(velocity: Any, begin: th.Tensor, end: th.Tensor, x: th.Tensor) -> th.Tensor:
+    return velocity(x, begin, end)

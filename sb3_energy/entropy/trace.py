@@ -1,0 +1,97 @@
+"""The density of particles that Stein variational gradient descent has moved."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch as th
+
+from sb3_energy.autodiff import hessian_trace
+from sb3_energy.types import EntropyContext, EntropyEstimate, RefinerState, Target, Tick
+
+
+class SteinRefiner(Protocol):
+    """What is asked of a refiner."""
+
+    def deterministic(self) -> "SteinRefiner":
+        """The same steps without a permutation."""
+        ...
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """As a refiner's."""
+        ...
+
+    def step(self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None) -> tuple:
+        """As a refiner's."""
+        ...
+
+    def step_jacobian(self, state: RefinerState, tick: Tick) -> th.Tensor:
+        """``ε ∂φ(x_i)/∂x_i``, ``(B, N, D, D)``, without the particle's own gradient's share."""
+        ...
+
+    def own_share(self, n_particles: int, tick: Tick) -> float:
+        """The factor of ``-∇²E(x_i)`` that is left out there."""
+        ...
+
+
+@dataclass(frozen=True)
+class TraceEntropy:
+    """
+    ``log q_L = log q_0 - Σ_l ε Tr ∇φ(a^l)``: the density that the steps of SVGD leave, to first order, in S2AC's closed form
+    (Messaoud et al. 2024, theorem 3.3), in the mean over the particles. It holds for steps with ``ε |∇φ|`` well below 1 and a
+    warning says where they are not; clipped steps count as if they were not clipped.
+
+    :param self_term: whether the trace of the Hessian at the particle itself is added, which S2AC leaves out, with one probe
+        (Hutchinson 1990); it costs a second derivative of the energy
+    :param determinant: whether to use ``log |det(I + ε ∇φ)|`` in place of its first order, without the self term's share
+    :raises TypeError: if something is no bool
+    :raises ValueError: if both are asked for
+    """
+
+    self_term: bool = False
+    determinant: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("self_term", "determinant"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.self_term and self.determinant:
+            raise ValueError("self_term=True adds to the first order and needs determinant=False, got True")
+
+    def estimate(self, context: EntropyContext) -> EntropyEstimate:
+        """
+        :param context: which starts the particles
+        :return: the mean over particles, and the longest step in units of where the first order fails
+        """
+        chains = context.simulate(1)
+        assert chains.log_prob is not None  # refiners that compare particles start without a resampling
+        refiner: SteinRefiner = chains.refiner.deterministic()  # type: ignore[assignment]
+        state, log_prob = refiner.init(chains.particles, chains.target), chains.log_prob
+        longest = log_prob.new_zeros(len(log_prob))
+        for k in range(chains.n_steps):
+            tick = Tick(k, chains.n_steps)
+            jacobian = refiner.step_jacobian(state, tick)
+            log_prob = log_prob - self._log_volume(refiner, state, chains.target, tick, jacobian)
+            longest = th.maximum(longest, jacobian.flatten(2).norm(dim=2).amax(dim=1))
+            state, _ = refiner.step(state, chains.target, tick)
+        log_prob = log_prob - chains.log_jacobian(state.particles)
+        if longest.mean() > 1.0:
+            warnings.warn(
+                f"entropy_estimator='trace' counts steps to first order, and theirs are too long for it: ε|∇φ| is "
+                f"{longest.mean():.2g} in the mean over observations; try a smaller step_size or max_step_norm=0.5",
+                stacklevel=2,
+            )
+        return EntropyEstimate(log_prob.mean(dim=1, keepdim=True), dict(entropy_step_norm=longest))
+
+    def _log_volume(
+        self, refiner: SteinRefiner, state: RefinerState, target: Target, tick: Tick, jacobian: th.Tensor
+    ) -> th.Tensor:
+        if self.determinant:
+            identity = th.eye(jacobian.shape[-1], device=jacobian.device, dtype=jacobian.dtype)
+            return th.linalg.slogdet(identity + jacobian).logabsdet
+        trace = jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
+        if not self.self_term:
+            return trace
+        probes = th.randint_like(state.particles, 0, 2) * 2.0 - 1.0
+        hessian = hessian_trace(target.energy, state.particles, probes)
+        return trace - refiner.own_share(state.particles.shape[1], tick) * hessian

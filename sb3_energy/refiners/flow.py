@@ -1,0 +1,136 @@
+"""Integration of a learned velocity field."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch as th
+
+from sb3_energy.refiners.norms import squared_norm
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick, VelocityFn
+
+
+class Stage(NamedTuple):
+    """
+    Where a solver asks for the velocity within a step.
+
+    :param particles: ``(B, N, *E)``
+    :param time: ``(B, N)``
+    :param weight: by which the velocity there is multiplied in the sum that is the step
+    :param velocity: ``(B, N, *E)``
+    """
+
+    particles: th.Tensor
+    time: th.Tensor
+    weight: float
+    velocity: th.Tensor
+
+
+@dataclass(frozen=True)
+class Flow:
+    """
+    ``dx/dt = v(x, t)`` from the base at ``t = 0`` to the target at ``t = 1``, in as many steps as there are.
+
+    Flow matching (Lipman et al. 2023, section 2); the velocity comes with the target, and a policy learns it. Steps ask no
+    random numbers: the base's are all there is. What comes out is as good as what was learned.
+
+    :param solver: ``"euler"``, ``"heun"`` or ``"rk4"`` (Runge and Kutta's fourth order): 1, 2 or 4 velocities a step
+    :raises ValueError: if there is no such solver
+    """
+
+    solver: str = "heun"
+
+    exact: ClassVar[bool] = False
+    resamples: ClassVar[bool] = False
+    default_steps: ClassVar[int] = 4
+    default_particles: ClassVar[int] = 8
+    max_steps: ClassVar[int | None] = None
+    estimators: ClassVar[tuple[str, ...]] = ("divergence", "base", "soft_value")
+    head: ClassVar[str | None] = "velocity"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, str) or self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {sorted(SOLVERS)}, got {self.solver!r}")
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``, draws from the base
+        :param target: with its ``velocity``
+        :return: particles and energies
+        :raises ValueError: if the target has no velocity
+        """
+        if target.velocity is None:
+            raise ValueError("flow needs Target.velocity, (B, N, *E), t (B, N) -> (B, N, *E), got None")
+        return RefinerState(particles, target.energy(particles))
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: particles at the time the step begins
+        :param target: with its ``velocity``
+        :param tick: which step of how many
+        :param generator: not asked
+        :return: particles at the time the step ends, and how far they went
+        """
+        particles = self.transport(state.particles, target, tick)
+        length = squared_norm(particles - state.particles).sqrt()
+        return RefinerState(particles, target.energy(particles)), RefinerInfo(th.ones_like(length), length)
+
+    def deterministic(self) -> "Flow":
+        """
+        :return: itself
+        """
+        return self
+
+    def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
+        """
+        One step as a function of the particles, for whoever differentiates it.
+
+        :param particles: ``(B, N, *E)``
+        :param target: with its ``velocity``
+        :param tick: which step of how many
+        :return: ``(B, N, *E)``
+        """
+        for stage in self.stages(particles, target, tick):
+            particles = particles + stage.weight * stage.velocity
+        return particles
+
+    def stages(self, particles: th.Tensor, target: Target, tick: Tick) -> list[Stage]:
+        """
+        :param particles: ``(B, N, *E)``
+        :param target: with its ``velocity``
+        :param tick: which step of how many
+        :return: where the solver asks for velocities
+        """
+        assert target.velocity is not None  # init has seen to it
+        time = particles.new_full(particles.shape[:2], tick.step * tick.dt)
+        return SOLVERS[self.solver](target.velocity, particles, time, tick.dt)
+
+
+def _stage(velocity: VelocityFn, particles: th.Tensor, time: th.Tensor, weight: float) -> Stage:
+    return Stage(particles, time, weight, velocity(particles, time))
+
+
+def _euler(velocity: VelocityFn, particles: th.Tensor, time: th.Tensor, dt: float) -> list[Stage]:
+    return [_stage(velocity, particles, time, dt)]
+
+
+def _heun(velocity: VelocityFn, particles: th.Tensor, time: th.Tensor, dt: float) -> list[Stage]:
+    first = _stage(velocity, particles, time, dt / 2.0)
+    return [first, _stage(velocity, particles + dt * first.velocity, time + dt, dt / 2.0)]
+
+
+def _rk4(velocity: VelocityFn, particles: th.Tensor, time: th.Tensor, dt: float) -> list[Stage]:
+    first = _stage(velocity, particles, time, dt / 6.0)
+    second = _stage(velocity, particles + dt / 2.0 * first.velocity, time + dt / 2.0, dt / 3.0)
+    third = _stage(velocity, particles + dt / 2.0 * second.velocity, time + dt / 2.0, dt / 3.0)
+    return [first, second, third, _stage(velocity, particles + dt * third.velocity, time + dt, dt / 6.0)]
+
+
+SOLVERS: dict[str, Callable[[VelocityFn, th.Tensor, th.Tensor, float], list[Stage]]] = {
+    "euler": _euler,
+    "heun": _heun,
+    "rk4": _rk4,
+}
+"""Explicit Runge-Kutta methods (Hairer et al. 1993, section II.1), by name."""

@@ -1,0 +1,81 @@
+"""One step with a learned average velocity."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch as th
+
+from sb3_energy.refiners.norms import squared_norm
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+
+
+@dataclass(frozen=True)
+class MeanFlow:
+    """
+    ``x ← x + (r - t) u(x, t, r)`` with the average velocity ``u`` of a flow from the base to the target: one step takes the
+    whole way, and costs one evaluation of the network.
+
+    MeanFlow (Geng et al. 2025), with time from the base at 0 to the target at 1. More steps than one take the
+    way in as many parts. Steps ask no random numbers.
+    """
+
+    exact: ClassVar[bool] = False
+    resamples: ClassVar[bool] = False
+    default_steps: ClassVar[int] = 1
+    default_particles: ClassVar[int] = 8
+    max_steps: ClassVar[int | None] = None
+    estimators: ClassVar[tuple[str, ...]] = ("divergence", "base", "soft_value")
+    head: ClassVar[str | None] = "average_velocity"
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``, draws from the base
+        :param target: with its ``average_velocity``
+        :return: particles and energies
+        :raises ValueError: if the target has no average velocity
+        """
+        if target.average_velocity is None:
+            raise ValueError("mean_flow needs Target.average_velocity, (B, N, *E), t, r (B, N) -> (B, N, *E), got None")
+        return RefinerState(particles, target.energy(particles))
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: particles at the time the step begins
+        :param target: with its ``average_velocity``
+        :param tick: which step of how many
+        :param generator: not asked
+        :return: particles at the time the step ends, and how far they went
+        """
+        particles = self.transport(state.particles, target, tick)
+        length = squared_norm(particles - state.particles).sqrt()
+        return RefinerState(particles, target.energy(particles)), RefinerInfo(th.ones_like(length), length)
+
+    def deterministic(self) -> "MeanFlow":
+        """
+        :return: itself
+        """
+        return self
+
+    def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
+        """
+        One step as a function of the particles, for whoever differentiates it.
+
+        :param particles: ``(B, N, *E)``
+        :param target: with its ``average_velocity``
+        :param tick: which step of how many
+        :return: ``(B, N, *E)``
+        """
+        assert target.average_velocity is not None  # init has seen to it
+        begin, end = self.times(particles, tick)
+        return particles + tick.dt * target.average_velocity(particles, begin, end)
+
+    def times(self, particles: th.Tensor, tick: Tick) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param particles: ``(B, N, *E)``
+        :param tick: which step of how many
+        :return: ``(B, N)`` when the step begins and when it ends
+        """
+        begin = particles.new_full(particles.shape[:2], tick.step * tick.dt)
+        return begin, begin + tick.dt
