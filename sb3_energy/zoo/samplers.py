@@ -8,26 +8,34 @@ from typing import Any
 
 import optuna
 
+from sb3_energy import refiners
 from sb3_energy.networks import BACKBONES
 
 # A name has one distribution in all trials of a study, so that ranges that depend on the refiner carry its name.
-REFINERS = ("none", "langevin", "mala", "hmc", "svgd", "mppi", "derivative_free", "snis")
-STEPS = {"langevin": (1, 10), "mala": (1, 10), "hmc": (1, 3), "svgd": (1, 10), "mppi": (1, 6), "derivative_free": (1, 4)}
+REFINERS = (
+    *("none", "langevin", "mala", "hmc", "svgd", "mppi", "derivative_free"),
+    *("autoregressive_derivative_free", "flow", "mean_flow", "snis"),
+)
+STEPS = {
+    **{"langevin": (1, 10), "mala": (1, 10), "hmc": (1, 3), "svgd": (1, 10), "mppi": (1, 6), "derivative_free": (1, 4)},
+    **{"autoregressive_derivative_free": (1, 3), "flow": (1, 8), "mean_flow": (1, 2)},
+}
 STEP_SIZES = {"langevin": (1e-3, 0.5), "mala": (1e-2, 1.0), "hmc": (0.03, 1.0), "svgd": (1e-2, 1.0)}
-NOISE_STDS = {"derivative_free": (0.03, 1.0)}
+NOISE_STDS = dict.fromkeys(("derivative_free", "autoregressive_derivative_free"), (0.03, 1.0))
 PARTICLES_POW = {
-    **dict.fromkeys(("langevin", "mala", "hmc"), (0, 5)),
-    **{"svgd": (2, 5), "mppi": (4, 7), "derivative_free": (4, 7), "snis": (3, 6)},
+    **dict.fromkeys(("langevin", "mala", "hmc"), (0, 7)),
+    **dict.fromkeys(("mppi", "derivative_free", "autoregressive_derivative_free"), (4, 7)),
+    **{"svgd": (2, 5), "snis": (3, 7), "flow": (0, 4), "mean_flow": (0, 4)},
 }
 LENGTHS = {"step_size": STEP_SIZES, "noise_std": NOISE_STDS}
 AGGREGATES = ("mean", "min", "lcb")
 RESIDUAL_BACKBONES = ("simba", "bro")  # of one width, which the zoo's "big" is not
 INITIAL_PARTICLES = ("base", "uniform", "mixture")
 BOXES = ("tanh", "reflect")
-ENTROPY_ESTIMATORS = ("base", "soft_value")
+FLOWS = ("flow", "mean_flow")  # they start at the Gaussian, before the squash
 
 _POLICY = ("refiner", "backbone", "initial_particles", "box")
-_ALGORITHM = ("refine_exploration", "refine_target", "entropy_estimator")
+_ALGORITHM = ("refine_exploration", "refine_target")
 _HER = ("n_sampled_goal", "goal_selection_strategy")
 
 
@@ -77,14 +85,22 @@ def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
     for name, lengths in LENGTHS.items():
         if refiner in lengths:
             params[f"{refiner}_{name}"] = trial.suggest_float(f"{refiner}_{name}", *lengths[refiner], log=True)
-    params["initial_particles"] = trial.suggest_categorical("initial_particles", INITIAL_PARTICLES)
-    params["box"] = trial.suggest_categorical("box", BOXES)
+    if refiner not in FLOWS:
+        params["initial_particles"] = trial.suggest_categorical("initial_particles", INITIAL_PARTICLES)
+        params["box"] = trial.suggest_categorical("box", BOXES)
     params["aggregate"] = trial.suggest_categorical("aggregate", AGGREGATES)
     params["refine_exploration"] = trial.suggest_categorical("refine_exploration", [True, False])
     params["refine_target"] = trial.suggest_categorical("refine_target", [True, False])
     if params["refine_target"]:  # the soft value of a target that is not refined is refused with a fixed ent_coef
-        params["entropy_estimator"] = trial.suggest_categorical("entropy_estimator", ENTROPY_ESTIMATORS)
+        estimators = _estimators(refiner)
+        if len(estimators) > 1:
+            params[f"{refiner}_entropy"] = trial.suggest_categorical(f"{refiner}_entropy", estimators)
     return params
+
+
+def _estimators(refiner: str) -> tuple[str, ...]:
+    # Those whose validity hangs on the refiner alone, and not on the box or the number of particles too
+    return tuple(name for name in refiners.REFINERS[refiner].estimators if name not in ("mixture", "path", "trace"))
 
 
 def _is_refinement(key: str) -> bool:
@@ -107,4 +123,6 @@ def _add_refinement(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict
     if "aggregate" in params:
         policy_kwargs["energy_kwargs"] = {"aggregate": params["aggregate"]}
     algorithm = {key: params[key] for key in _ALGORITHM if key in params}
+    if f"{refiner}_entropy" in params:
+        algorithm["entropy_estimator"] = params[f"{refiner}_entropy"]
     return {**hyperparams, **algorithm, "policy_kwargs": policy_kwargs}

@@ -21,18 +21,26 @@ OTHERS = {
     "svgd": dict(svgd_steps=2, svgd_particles_pow=2, svgd_step_size=0.1),
     "derivative_free": dict(derivative_free_steps=2, derivative_free_particles_pow=4, derivative_free_noise_std=0.3),
     "mppi": dict(mppi_steps=2, mppi_particles_pow=4),
+    "autoregressive_derivative_free": dict(
+        autoregressive_derivative_free_steps=1,
+        autoregressive_derivative_free_particles_pow=4,
+        autoregressive_derivative_free_noise_std=0.3,
+    ),
+    "flow": dict(flow_steps=2, flow_particles_pow=1),
+    "mean_flow": dict(mean_flow_steps=1, mean_flow_particles_pow=0),
     "snis": dict(snis_particles_pow=3),
 }
 
 
 def branches():
     for refiner, refine_target in itertools.product(REFINERS, (True, False)):
-        for estimator, initial in itertools.product(("base", "soft_value"), ("base", "uniform", "mixture")):
+        estimators = [name for name in REFINERS[refiner].estimators if name not in ("mixture", "path", "trace")]
+        for estimator, initial in itertools.product(estimators, ("base", "uniform", "mixture")):
             yield {
                 **SAC_PARAMS,
                 **OTHERS[refiner],
                 **dict(refiner=refiner, backbone="layer_norm", initial_particles=initial, box="reflect", aggregate="lcb"),
-                **dict(refine_exploration=True, refine_target=refine_target, entropy_estimator=estimator),
+                **{"refine_exploration": True, "refine_target": refine_target, f"{refiner}_entropy": estimator},
             }
 
 
@@ -51,8 +59,10 @@ def test_every_branch_is_accepted(ent_coef):
             seen.add(str(hyperparams))
             model = build(hyperparams, ent_coef)
             assert model.policy.refinement.is_identity == (params["refiner"] == "none")
-    # initial particles x (no refined target, or two estimators), and nothing of it without a refiner
-    assert len(seen) == (len(REFINERS) - 1) * 3 * 3 + 1
+    # initial particles x (no refined target, or its estimators), flows without the first, and nothing of it without a refiner
+    n_starts = {name: 1 if name in ("flow", "mean_flow") else 3 for name in set(REFINERS) - {"none"}}
+    n_estimators = {name: len(set(REFINERS[name].estimators) - {"mixture", "path", "trace"}) for name in n_starts}
+    assert len(seen) == sum(n_starts[name] * (1 + n_estimators[name]) for name in n_starts) + 1
 
 
 def test_what_is_sampled_is_what_the_model_has():
@@ -60,7 +70,7 @@ def test_what_is_sampled_is_what_the_model_has():
         **SAC_PARAMS,
         **dict(refiner="langevin", langevin_steps=4, langevin_particles_pow=3, langevin_step_size=0.02, backbone="bro"),
         **dict(initial_particles="uniform", aggregate="min", refine_exploration=False, refine_target=True),
-        entropy_estimator="soft_value",
+        langevin_entropy="soft_value",
     )
     model = build(convert_energy_sac_params(params), "auto")
     refinement = model.policy.refinement
