@@ -8,6 +8,12 @@ the same network sizes, then draws both beside the exact answer into one picture
 EnergySAC refines with its default settings. Both have SB3's networks (``backbone="plain"``), so the refinement is all that
 differs. ``--backbone layer_norm`` gives EnergySAC its default body, whose critic takes longer to reach returns of this size.
 
+At a smaller entropy coefficient the four modes are narrow and a critic has to be right to a fraction of it. There a learning
+rate that falls to next to nothing and more updates are what it takes, with any refiner that draws from the critic:
+
+    python examples/multi_goal.py --ent-coef 1 --timesteps 248000 --n-envs 8 --learning-rate 1e-3 --final-learning-rate 1e-5 \
+        --refiner mala --episodes 1000
+
 Upper row: the critic's landscape over the actions at the origin, and sampled first actions. Lower row: sampled rollouts.
 """
 
@@ -31,12 +37,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_energy import EnergySAC
 from sb3_energy.envs.multi_goal import GOAL_NAMES, GOALS, HORIZON, LIMIT, standing_reward, step_dynamics
-from sb3_energy.envs.soft_values import SoftValues, soft_value_iteration
+from sb3_energy.envs.soft_values import SoftValues, action_grid, soft_value_iteration
 from sb3_energy.networks import BACKBONES
+from sb3_energy.refiners import REFINERS
 
 Policy = Callable[[np.ndarray], np.ndarray]
 """``(n, 2)`` states to ``(n, 2)`` sampled actions."""
@@ -126,6 +134,17 @@ def critic_landscape(model: SAC, actions: np.ndarray) -> np.ndarray:
     return q_values.cpu().numpy().reshape(actions.shape[:2])
 
 
+def soft_value_of(landscape: np.ndarray, alpha: float) -> float:
+    """
+    :param landscape: ``(n, n)`` Q-values over a grid of actions
+    :param alpha: entropy coefficient
+    :return: ``alpha log integral exp(Q / alpha)`` by the trapezoidal rule
+    """
+    _, weights = action_grid(len(landscape))
+    highest = landscape.max()
+    return float(highest + alpha * np.log((np.exp((landscape - highest) / alpha) * weights).sum()))
+
+
 def make_env(args: argparse.Namespace) -> VecEnv:
     """
     :param args: the command line
@@ -142,11 +161,15 @@ def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
     :param args: the command line
     :return: the trained model; scaling rewards and entropy coefficient alike leaves the optimal policy what it is
     """
-    policy_kwargs = dict(net_arch=args.net_arch) | (dict(backbone=args.backbone) if algorithm is EnergySAC else {})
+    policy_kwargs: dict[str, Any] = dict(net_arch=args.net_arch)
+    if algorithm is EnergySAC:
+        policy_kwargs |= dict(backbone=args.backbone, refiner=args.refiner)
+    final = args.learning_rate if args.final_learning_rate is None else args.final_learning_rate
     model = algorithm(
         "MlpPolicy",
         make_env(args),
         ent_coef=args.ent_coef * args.reward_scale,
+        learning_rate=LinearSchedule(args.learning_rate, final, 1.0),
         learning_starts=args.learning_starts,
         policy_kwargs=policy_kwargs,
         seed=args.seed,
@@ -253,6 +276,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ent-coef", type=float, default=3.0, help="entropy coefficient of both, fixed")
     parser.add_argument("--net-arch", type=int, nargs="+", default=[256, 256], help="hidden layers of actor and critics")
     parser.add_argument("--backbone", choices=sorted(BACKBONES), default="plain", help="body of EnergySAC's networks")
+    parser.add_argument("--refiner", choices=sorted(REFINERS), default="langevin", help="of EnergySAC, with its defaults")
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all networks, at the start")
+    parser.add_argument(
+        "--final-learning-rate", type=float, default=None, help="to which it falls in a straight line (default: it stays)"
+    )
     parser.add_argument("--reward-scale", type=float, default=0.05, help="of rewards and entropy coefficient in training")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
@@ -269,9 +297,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("timesteps", "learning_starts", "n_envs", "episodes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    for name in ("ent_coef", "reward_scale"):
+    for name in ("ent_coef", "reward_scale", "learning_rate"):
         if not getattr(args, name) > 0.0:
             parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name)}")
+    if args.final_learning_rate is not None and not args.final_learning_rate > 0.0:
+        parser.error(f"--final-learning-rate must be above 0, got {args.final_learning_rate}")
     if not args.output.parent.is_dir():
         parser.error(f"--output must lie in a folder that exists, got {args.output}")
     return args
@@ -299,7 +329,10 @@ def main(argv: list[str] | None = None) -> list[Picture]:
         reached = ", ".join(
             f"{name} {round(share * args.episodes)}" for name, share in zip(GOAL_NAMES, picture.shares, strict=True)
         )
-        print(f"{picture.name:>12}: {reached}, none {(picture.goals < 0).sum()} of {args.episodes} episodes")
+        print(
+            f"{picture.name:>12}: {reached}, none {(picture.goals < 0).sum()} of {args.episodes} episodes, "
+            f"soft value at the origin {soft_value_of(picture.landscape, args.ent_coef):.1f}"
+        )
     heading = f"MultiGoal-v0 after {args.timesteps} steps, entropy coefficient {args.ent_coef:g}, seed {args.seed}"
     draw(pictures, heading, args.output)
     print(f"picture: {args.output}")

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
+
+from sb3_energy import EnergySAC
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "multi_goal.py"
 
@@ -32,6 +35,23 @@ def test_energy_sac_reaches_every_goal_and_sac_does_not(example, tmp_path, capsy
         assert f"none {(picture.goals < 0).sum()} of 400 episodes" in printed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("refiner", ["langevin", "mala", "snis"])
+def test_at_a_small_temperature_each_goal_gets_a_quarter(example, tmp_path, refiner, monkeypatch):
+    """Soft value iteration says -136.3 at the origin; a Gaussian goes to one goal."""
+    monkeypatch.setattr(example, "ALGORITHMS", (EnergySAC,) if refiner != "mala" else (SAC, EnergySAC))
+    command = "--ent-coef 1 --timesteps 248000 --n-envs 8 --learning-rate 1e-3 --final-learning-rate 1e-5 --episodes 1000"
+    options = ["--refiner", refiner, "--matmul-precision", "medium", "--output", str(tmp_path / "multi_goal.png")]
+    _, *others, energy_sac = example.main([*command.split(), *options])
+    assert abs(energy_sac.shares - 0.25).max() <= 0.05
+    assert example.soft_value_of(energy_sac.landscape, 1.0) == pytest.approx(-136.3, rel=0.03)
+    assert all(sac.shares.min() < 0.05 for sac in others)
+
+
+def test_the_soft_value_of_a_flat_landscape_is_the_logarithm_of_the_box(example):
+    assert example.soft_value_of(np.full((81, 81), -3.0), 2.0) == pytest.approx(-3.0 + 2.0 * np.log(4.0))
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -39,6 +59,8 @@ def test_energy_sac_reaches_every_goal_and_sac_does_not(example, tmp_path, capsy
         (["--n-envs", "0"], "--n-envs must be at least 1, got 0"),
         (["--episodes", "-1"], "--episodes must be at least 1, got -1"),
         (["--ent-coef", "0"], "--ent-coef must be above 0, got 0"),
+        (["--learning-rate", "0"], "--learning-rate must be above 0, got 0"),
+        (["--final-learning-rate", "0"], "--final-learning-rate must be above 0, got 0"),
         (["--reward-scale", "-1"], "--reward-scale must be above 0, got -1"),
         (["--output", "no/such/folder/a.png"], "--output must lie in a folder that exists"),
     ],
