@@ -268,6 +268,7 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
         plans: Plans | None = None,
+        n_particles: int | None = None,
     ) -> th.Tensor:
         """
         Refined actions, before the squash.
@@ -279,6 +280,7 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
         :param plans: with ``mppi`` and ``warm_start=True``, where to start from and where to write the plans
+        :param n_particles: draw chains from no more proposals than these (``None``: from all)
         :return: ``(B, A)``; ``tanh`` of it are the actions scaled to [-1, 1]
         """
         if th.jit.is_tracing() or th.compiler.is_exporting():
@@ -292,8 +294,9 @@ class RefinedPolicy(WarmPredict, SACPolicy):
             if deterministic:
                 if head.prefix_energy is not None:  # as the energy itself: without the temperature
                     head = head._replace(prefix_energy=tempered(head.prefix_energy, 1.0 / self.temperature))
-                return self.refinement.best(base, energy, infos, plans, head)
-            return self.refinement.sample(base, energy, self.temperature, generator, infos, plans, head)
+                return self.refinement.thinned(n_particles).best(base, energy, infos, plans, head)
+            refinement = self.refinement.thinned(n_particles)
+            return refinement.sample(base, energy, self.temperature, generator, infos, plans, head)
 
     def features(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -312,7 +315,14 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         """
         return Head() if self.head is None else self.head.bind(self.features(obs))
 
-    def simulate(self, obs: PyTorchObs, n_chains: int, base: Gaussian | None = None, energy: EnergyFn | None = None) -> Chains:
+    def simulate(
+        self,
+        obs: PyTorchObs,
+        n_chains: int,
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
+        n_particles: int | None = None,
+    ) -> Chains:
         """
         Independent runs of the refinement that have not begun, for estimators of its entropy.
 
@@ -320,12 +330,14 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         :param n_chains: how many for each; a refiner that compares particles has its ``n_particles`` instead
         :param base: the Gaussian at these observations, if it is known already
         :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
+        :param n_particles: draw chains from no more proposals than these (``None``: from all)
         :return: the chains
         """
         with th.no_grad():
             base = self.base(obs) if base is None else base
             energy = self.energy_fn(obs) if energy is None else energy
-            return self.refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))
+            refinement = self.refinement.thinned(n_particles)
+            return refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))
 
     def sample_actions(self, obs: PyTorchObs, n: int) -> th.Tensor:
         """

@@ -1,6 +1,6 @@
 """From a Gaussian base and an energy to an action: what every refined policy does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -66,6 +66,15 @@ class Refinement:
     def keeps_plans(self) -> bool:
         """Whether it can start from the plans of the refinement before."""
         return isinstance(self.refiner, MPPI) and self.refiner.warm_start
+
+    def thinned(self, n_particles: int | None) -> "Refinement":
+        """
+        :param n_particles: the most that a chain may be drawn from (``None``: as many as there are)
+        :return: the same refinement with no more; itself where particles are compared with each other, which needs them all
+        """
+        if n_particles is None or self.refiner.resamples or self.n_particles <= n_particles:
+            return self
+        return replace(self, n_particles=n_particles)
 
     def sample(
         self,

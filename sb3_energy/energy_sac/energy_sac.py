@@ -28,6 +28,7 @@ from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolic
 from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
 from sb3_energy.networks import FieldNetwork
+from sb3_energy.refiners.checks import check_integer
 from sb3_energy.registry import resolve
 from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator, RefinerInfo
 
@@ -53,6 +54,8 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         ``refine_target``, in the critic's target: ``"base"``, ``"soft_value"``, ``"trace"``, ``"mixture"``, ``"path"``,
         ``"divergence"``, or a class; the refiner says which are valid for it and which it has by default (``None``)
     :param entropy_estimator_kwargs: Keyword arguments of the estimator
+    :param update_particles: the most proposals that a chain is drawn from in updates (refined targets, distillation,
+        ``"mixture"``), where a batch of observations pays for them; refiners that compare particles keep theirs
     :param distillation_coef: weight of the loss that pulls the Gaussian toward its own refined actions, in units of
         the entropy coefficient; 0 switches it off
     :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.common.heads.HeadTraining`, for a refiner that learns
@@ -81,6 +84,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         refine_target: bool = False,
         entropy_estimator: str | type[EntropyEstimator] | None = None,
         entropy_estimator_kwargs: dict[str, Any] | None = None,
+        update_particles: int = 16,
         distillation_coef: float = 0.0,
         head_training_kwargs: dict[str, Any] | None = None,
         _init_setup_model: bool = True,
@@ -90,6 +94,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         self.refine_target = refine_target
         self.entropy_estimator = entropy_estimator
         self.entropy_estimator_kwargs = entropy_estimator_kwargs
+        self.update_particles = update_particles
         self.distillation_coef = distillation_coef
         self.head_training_kwargs = head_training_kwargs
         if isinstance(policy, type) and not issubclass(policy, RefinedPolicy):
@@ -129,6 +134,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         for name in ("refine_exploration", "refine_target"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        check_integer("update_particles", self.update_particles, minimum=1)
         coef = self.distillation_coef
         if isinstance(coef, bool) or not isinstance(coef, (int, float)):
             raise TypeError(f"distillation_coef must be a number, got {coef!r}")
@@ -220,7 +226,9 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
             return next_actions, next_log_prob
         infos: list[RefinerInfo] = []
         base, energy = self._last_base(), self.policy.energy_fn(next_obs)
-        next_actions = th.tanh(self.policy.refine(next_obs, base=base, energy=energy, infos=infos))
+        next_actions = th.tanh(
+            self.policy.refine(next_obs, base=base, energy=energy, infos=infos, n_particles=self.update_particles)
+        )
         next_log_prob = self._entropy_estimate(next_obs, next_log_prob, records, base=base, energy=energy)
         for name, value in refinement_records(infos, next_actions).items():
             records[name].append(value)
@@ -238,7 +246,7 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         context = EntropyContext(
             base_log_prob,
             partial(self._propose, obs, base=base, energy=energy),
-            partial(self.policy.simulate, obs, base=base, energy=energy),
+            partial(self.policy.simulate, obs, base=base, energy=energy, n_particles=self.update_particles),
             reverse,
         )
         found = self._estimator.estimate(context)
@@ -289,7 +297,9 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
 
     def _distillation_loss(self, obs: PyTorchObs, ent_coef: th.Tensor) -> th.Tensor:
         base = self.policy.base(obs)
-        latent = self.policy.refine(obs, base=Gaussian(base.mean.detach(), base.std.detach()))
+        latent = self.policy.refine(
+            obs, base=Gaussian(base.mean.detach(), base.std.detach()), n_particles=self.update_particles
+        )
         log_prob = squashed_log_prob(base, latent)
         return distillation_loss(log_prob, ent_coef)
 

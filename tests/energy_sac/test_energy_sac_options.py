@@ -79,6 +79,24 @@ def test_what_is_refined(make_model, refine_exploration, refine_target, distilla
     assert sizes == [6], "predicting refines, however it was trained"
 
 
+@pytest.mark.parametrize("update_particles, expected", [(4, 4), (16, 8)])
+def test_updates_draw_chains_from_fewer_proposals(update_particles, expected):
+    chains = dict(refiner="mala", n_particles=8)
+    model = small(chains, refine_target=True, distillation_coef=0.1, update_particles=update_particles).learn(21)
+    counts, energy_fn = [], model.policy.energy_fn
+
+    def counted(obs):
+        fn = energy_fn(obs)
+        return lambda actions: counts.append(actions.shape[1]) or fn(actions)
+
+    model.policy.energy_fn = counted
+    model.train(1, batch_size=16)
+    assert max(counts) == expected
+    counts.clear()
+    model.predict(OBS)
+    assert max(counts) == 8, "acting has all of them"
+
+
 def test_next_observations_are_encoded_once_for_refinement_and_entropy(make_model):
     model = make_model(refine_target=True, entropy_estimator="soft_value").learn(25)
     bound, energy_fn = [], model.policy.energy_fn

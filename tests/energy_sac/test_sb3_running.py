@@ -24,7 +24,7 @@ def observed(model):
     return model.replay_buffer.observations[:50], model.replay_buffer.actions[:50]
 
 
-@pytest.mark.parametrize("extra", [dict(), dict(refine_target=True, entropy_estimator="soft_value", distillation_coef=0.1)])
+@pytest.mark.parametrize("extra", [dict(), dict(refine_target=True, distillation_coef=0.1)])
 def test_a_seed_reproduces_a_run(make_model, extra):
     def run(seed):
         model = make_model(seed=seed, **extra).learn(50)

@@ -71,6 +71,7 @@ def test_everything_comes_back(make_model, tmp_path, ent_coef, where):
 
 def test_settings_come_back(make_model, tmp_path):
     settings = dict(refine_exploration=False, refine_target=True, entropy_estimator="soft_value", distillation_coef=0.5)
+    settings["policy_kwargs"] = dict(refiner="langevin")  # for which the soft value is valid
     noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
     model = make_model(**settings, entropy_estimator_kwargs=dict(n_proposals=8), action_noise=noise, gamma=0.9)
     model.save(tmp_path / "model")
