@@ -29,7 +29,7 @@ class SteinRefiner(Protocol):
         """``ε ∂φ(x_i)/∂x_i``, ``(B, N, D, D)``, without the particle's own gradient's share."""
         ...
 
-    def own_share(self, n_particles: int, tick: Tick) -> float:
+    def own_share(self, state: RefinerState, tick: Tick) -> float | th.Tensor:
         """The factor of ``-∇²E(x_i)`` that is left out there."""
         ...
 
@@ -94,4 +94,4 @@ class TraceEntropy:
             return trace
         probes = th.randint_like(state.particles, 0, 2) * 2.0 - 1.0
         hessian = hessian_trace(target.energy, state.particles, probes)
-        return trace - refiner.own_share(state.particles.shape[1], tick) * hessian
+        return trace - refiner.own_share(state, tick) * hessian
