@@ -103,7 +103,8 @@ def test_combinations(kwargs, error, match):
 
 ALGORITHM_ERRORS = [
     (dict(entropy_estimator="soft"), ValueError, "entropy_estimator must be one of .*'soft_value'.*, got 'soft'"),
-    (dict(entropy_estimator=None), TypeError, "entropy_estimator must be one of .*, got None"),
+    (dict(entropy_estimator=3), TypeError, "entropy_estimator must be one of .*, got 3"),
+    (dict(entropy_estimator=dict), TypeError, r"entropy_estimator must have a method estimate\(context\), dict has none"),
     (dict(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n=3)), TypeError, "entropy_estimator_kwargs of"),
     (dict(entropy_estimator="soft_value", ent_coef=0.1), ValueError, "would not be asked: .* refine_target=True"),
     (dict(refine_exploration="yes"), TypeError, "refine_exploration must be True or False, got 'yes'"),

@@ -14,6 +14,7 @@ from sb3_energy import EnergySAC
 from sb3_energy.common.proposals import Gaussian
 from sb3_energy.networks import BACKBONES
 from sb3_energy.refiners import REFINERS
+from sb3_energy.types import EntropyContext
 
 OBS = np.random.default_rng(0).uniform(-1, 1, size=(6, 3)).astype(np.float32)
 
@@ -176,5 +177,6 @@ def test_soft_value_gives_the_temperature_the_entropy_of_actions_on_the_box(std)
         seed=0,
     )
     base = Gaussian(th.zeros(8, 1), th.full((8, 1), std))
-    estimate = model._estimator.log_prob(th.zeros(8, 1), partial(model._propose, th.zeros(8, 3), base=base))
+    propose = partial(model._propose, th.zeros(8, 3), base=base)
+    estimate = model._estimator.estimate(EntropyContext(th.zeros(8, 1), propose, model.policy.simulate)).log_prob
     th.testing.assert_close(-estimate, th.full((8, 1), math.log(2.0)), rtol=0, atol=0.03)

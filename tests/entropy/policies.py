@@ -1,4 +1,4 @@
-"""What EnergySAC hands to an estimator, without a critic: a known energy, a base on one of its modes, heads that were taught."""
+"""What EnergySAC hands to an estimator, without a critic: a known energy, a base on one of its modes, taught heads."""
 
 import functools
 import math
@@ -58,16 +58,18 @@ class Setting(NamedTuple):
                 found.append(self.refinement.sample(base, ENERGIES[self.dimension], ONE, generator, head=head))
         return th.cat(found)
 
-    def bound_head(self, batch):
-        return Head() if self.head is None else self.head.bind(th.zeros(batch, N_FEATURES))
+    def bound_head(self, batch, dtype=th.float32):
+        return Head() if self.head is None else self.head.bind(th.zeros(batch, N_FEATURES, dtype=dtype))
 
-    def context(self, batch, dtype=th.float32):
+    def context(self, batch, dtype=th.float32, base=None):
         """What EnergySAC makes for ``batch`` observations."""
-        base, energy = covering(self.dimension, batch, dtype), ENERGIES[self.dimension]
+        base = covering(self.dimension, batch, dtype) if base is None else base
+        energy = ENERGIES[self.dimension]
         own = squashed_log_prob(base, base.mean + base.std * th.randn_like(base.mean)).unsqueeze(1)
         temperature = ONE.to(dtype)
-        simulate = partial(self.refinement.simulate, base, energy, temperature, head=self.bound_head(batch))
-        reverse = None if self.reverse is None else partial(_reverse, self.reverse, th.zeros(batch, N_FEATURES))
+        simulate = partial(self.refinement.simulate, base, energy, temperature, head=self.bound_head(batch, dtype))
+        features = th.zeros(batch, N_FEATURES, dtype=dtype)
+        reverse = None if self.reverse is None else partial(_reverse, self.reverse, features)
         return EntropyContext(own, partial(_propose, base, energy), simulate, reverse)
 
     def estimate(self, estimator, repetitions, chunk=500):

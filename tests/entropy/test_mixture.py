@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch as th
-from torch.distributions import Independent, MixtureSameFamily, Normal
 from torch.distributions import Categorical as Weights
+from torch.distributions import Independent, MixtureSameFamily, Normal
 
 from sb3_energy.entropy import MixtureEntropy
 from sb3_energy.entropy.kernels import gaussian_log_prob
@@ -99,7 +99,8 @@ def test_more_chains_bring_the_bounds_together():
 
 def test_observations_have_bounds_of_their_own():
     close, apart = th.zeros(1, 8, 2), 5.0 * th.randn(1, 8, 2, generator=th.Generator().manual_seed(0))
-    width = [records["entropy_upper"] - records["entropy_lower"] for records in (found(th.cat([close, apart])).records,)][0]
+    records = found(th.cat([close, apart])).records
+    width = records["entropy_upper"] - records["entropy_lower"]
     assert width[0].abs() < 1e-5 and width[1] > 1.0
 
 
@@ -112,7 +113,9 @@ def test_chains_that_are_far_apart_have_a_finite_bound():
 def test_an_infinite_bound_is_never_returned():
     particles = th.zeros(2, 3, 1)
     particles[1] = th.tensor([[0.0], [1e30], [-1e30]])
-    with pytest.raises(FloatingPointError, match="'mixture' found chains that end where no other does.*'soft_value'") as caught:
+    with pytest.raises(
+        FloatingPointError, match=r"'mixture' found chains that end where no other does.*'soft_value'"
+    ) as caught:
         found(particles)
     assert "\n" not in str(caught.value) and "try more n_chains" in str(caught.value)
 
