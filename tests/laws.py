@@ -104,7 +104,8 @@ def knn_entropy(points, k=4):
     """
     n, dimension = points.shape
     points = points.double().numpy()
-    distances = th.as_tensor(cKDTree(points).query(points, k + 1)[0][:, -1])
+    # closer than that, 32-bit floats are the same
+    distances = th.as_tensor(cKDTree(points).query(points, k + 1)[0][:, -1]).clamp(min=1e-7)
     ball = 0.5 * dimension * math.log(math.pi) - math.lgamma(0.5 * dimension + 1.0)
     return float(digamma(n) - digamma(k) + ball + dimension * distances.log().mean())
 

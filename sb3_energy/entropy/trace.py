@@ -77,8 +77,9 @@ class TraceEntropy:
         log_prob = log_prob - chains.log_jacobian(state.particles)
         if longest.mean() > 1.0:
             warnings.warn(
-                f"entropy_estimator='trace' counts steps to first order, and theirs are too long for it: ε|∇φ| is "
-                f"{longest.mean():.2g} in the mean over observations; try a smaller step_size or max_step_norm=0.5",
+                # no number in it, so that it is said once; entropy_step_norm is logged
+                "entropy_estimator='trace' counts steps to first order, and these are too long for it: ε|∇φ| passes 1 in the "
+                "mean over observations (train/entropy_step_norm); try a smaller step_size or max_step_norm=0.5",
                 stacklevel=2,
             )
         return EntropyEstimate(log_prob.mean(dim=1, keepdim=True), dict(entropy_step_norm=longest))

@@ -80,8 +80,8 @@ def test_what_is_refined(make_model, refine_exploration, refine_target, distilla
     assert sizes == [6], "predicting refines, however it was trained"
 
 
-def test_next_observations_are_encoded_once_for_refinement_and_entropy(make_model):
-    model = make_model(refine_target=True, entropy_estimator="soft_value").learn(25)
+def test_next_observations_are_encoded_once_for_refinement_and_entropy():
+    model = small(dict(refiner_steps=2, n_particles=4), refine_target=True, entropy_estimator="soft_value").learn(25)
     bound, energy_fn = [], model.policy.energy_fn
     model.policy.energy_fn = lambda obs: bound.append(obs) or energy_fn(obs)
     model.train(1, batch_size=16)
@@ -106,11 +106,11 @@ def test_unrefined_is_the_actor(make_model):
     assert not np.array_equal(unrefined, model.predict(OBS, deterministic=True)[0])
 
 
-def test_the_estimate_of_the_entropy_drives_the_temperature(make_model):
+def test_the_estimate_of_the_entropy_drives_the_temperature():
     """With the same parameters and numbers, "soft_value" sees another entropy than the Gaussian's own."""
 
     def gradient(**kwargs):
-        model = make_model(**kwargs).learn(30)
+        model = small(dict(refiner_steps=2, n_particles=4), **kwargs).learn(30)
         return model._entropy, model.log_ent_coef.item()
 
     base, soft = gradient(), gradient(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n_proposals=32))

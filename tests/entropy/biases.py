@@ -1,11 +1,13 @@
 """
-How far estimates of the entropy are from that of the actions: ``python -m tests.entropy.biases`` writes docs/entropy.md's table.
+How far estimates of the entropy are from that of the actions; ``python -m tests.entropy.biases`` prints the table.
 
 Each refiner has its documented defaults unless the row says something else. The entropy of 20 000 refined actions is measured
 by their distances to each other; the estimate is the mean over as many observations as give it an error of about .01.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch as th
 
@@ -29,8 +31,8 @@ class Case(NamedTuple):
 
     refiner: str
     estimator: str
-    settings: dict = {}
-    arguments: dict = {}
+    settings: Mapping[str, Any] = MappingProxyType({})
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def label(self):
