@@ -3,6 +3,10 @@
 import math
 
 import torch as th
+from scipy.spatial import cKDTree
+from scipy.special import digamma
+
+from sb3_energy.energies import log_tanh_jacobian
 
 
 def modes_energy(means, std, weights=None):
@@ -88,3 +92,28 @@ def exact_draws(energy, dimension, n, generator, cells=400):
     index = th.searchsorted(probabilities.cumsum(0), th.rand(n, dtype=th.float64, generator=generator))
     within = th.rand((n, dimension), dtype=th.float64, generator=generator) - 0.5
     return points[0, index.clamp(max=len(probabilities) - 1)] + within * volume ** (1.0 / dimension)
+
+
+def knn_entropy(points, k=4):
+    """
+    Kozachenko and Leonenko's estimate from the distances to the ``k``-th neighbour, without any density.
+
+    :param points: ``(n, d)`` independent draws in ``R^d``
+    :param k: which neighbour
+    :return: the entropy in nats
+    """
+    n, dimension = points.shape
+    points = points.double().numpy()
+    # closer than that, 32-bit floats are the same
+    distances = th.as_tensor(cKDTree(points).query(points, k + 1)[0][:, -1]).clamp(min=1e-7)
+    ball = 0.5 * dimension * math.log(math.pi) - math.lgamma(0.5 * dimension + 1.0)
+    return float(digamma(n) - digamma(k) + ball + dimension * distances.log().mean())
+
+
+def knn_entropy_on_box(latent, k=4):
+    """
+    :param latent: ``(n, d)`` draws before the squash, where there is no wall that cuts a neighbourhood off
+    :param k: which neighbour
+    :return: the entropy of ``tanh(latent)`` in nats
+    """
+    return knn_entropy(latent, k) + float(log_tanh_jacobian(latent.double().unsqueeze(0)).mean())

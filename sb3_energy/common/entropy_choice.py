@@ -38,19 +38,22 @@ def choose_estimator(
         raise ValueError(f"entropy_estimator={name!r} needs box='tanh': behind reflecting walls densities are folded")
     if name in DENSITIES and refinement.n_steps < 1:
         raise ValueError(f"entropy_estimator={name!r} needs refiner_steps of at least 1, got {refinement.n_steps}")
-    _check_settings(estimator, refinement)
+    _check_settings(name, estimator, refinement)
     return estimator
 
 
-def _check_settings(estimator: EntropyEstimator, refinement: Refinement) -> None:
+def _check_settings(name: str, estimator: EntropyEstimator, refinement: Refinement) -> None:
     noise_scale = getattr(refinement.refiner, "noise_scale", None)
     if isinstance(estimator, (MixtureEntropy, PathEntropy)) and noise_scale != 1.0:
-        raise ValueError(f"entropy_estimator needs steps with noise_scale=1, got {noise_scale!r}")
+        raise ValueError(f"entropy_estimator={name!r} needs steps with noise_scale=1, got {noise_scale!r}")
     if isinstance(estimator, PathEntropy) and refinement.n_particles != 1:
         raise ValueError(
             "entropy_estimator='path' needs n_particles=1, so that the density of the start is known, "
             f"got {refinement.n_particles}"
         )
+    if isinstance(estimator, PathEntropy) and refinement.trust_region is not None:
+        # Steps that remember where they began have no reverse kernel that does not
+        raise ValueError(f"entropy_estimator='path' needs trust_region=None, got {refinement.trust_region!r}")
     if isinstance(estimator, DivergenceEntropy) and estimator.method == "learned":
         if not isinstance(refinement.refiner, MeanFlow):
             raise ValueError("method='learned' needs refiner='mean_flow', which learns its average divergence")

@@ -32,8 +32,8 @@ def gaussian_log_prob(x: th.Tensor, mean: th.Tensor, std: Any) -> th.Tensor:
     """
     :param x: ``(..., D)``
     :param mean: broadcasts to it
-    :param std: a number
-    :return: ``(...)``, the log-density of a Gaussian of one width
+    :param std: a number, or a tensor ``(..., D)`` that broadcasts to it
+    :return: ``(...)``, the log-density of a Gaussian of independent coordinates
     """
-    constant = x.shape[-1] * (math.log(std) + 0.5 * math.log(2.0 * math.pi))
-    return -0.5 * ((x - mean) / std).square().sum(-1) - constant
+    log_std = std.log().sum(-1) if isinstance(std, th.Tensor) else x.shape[-1] * math.log(std)
+    return -0.5 * ((x - mean) / std).square().sum(-1) - log_std - 0.5 * x.shape[-1] * math.log(2.0 * math.pi)

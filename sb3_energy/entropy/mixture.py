@@ -14,8 +14,10 @@ class MixtureEntropy:
     """
     The last step of a Langevin chain draws from a known Gaussian. Of ``M`` independent chains, the density at the end of one
     under the mixture of all last kernels is too high in the mean, because its own is among them: ``-E log π_incl`` lies below
-    the entropy; without its own it lies above, by Jensen's inequality. Both bounds are logged, and the estimate is
-    halfway between them. The sandwich needs low dimensions (up to about 6): above, no chain ends near another.
+    the entropy. Under any density that has not seen the chain, ``-E log q`` lies above (Gibbs' inequality). ``q`` is half the
+    mixture of the other chains' kernels and half the same with wider ones, by Scott's rule (1992, equation 6.42): the kernels
+    alone are so narrow that few chains leave their ends uncovered. Both bounds are logged, and the estimate is halfway
+    between them. The sandwich needs low dimensions: where no chain ends near another, both bounds are wide of the entropy.
 
     :param n_chains: ``M``, at least 2
     :raises TypeError: if it is no integer
@@ -46,13 +48,24 @@ class MixtureEntropy:
         log_jacobian = chains.log_jacobian(ends)
         m = means.shape[1]
         inclusive = log_kernels.logsumexp(dim=2) - math.log(m) - log_jacobian
+        wide = (std**2 + _spread_of_others(means) * m ** (-2.0 / (means.shape[2] + 4.0))).sqrt().unsqueeze(2)
+        log_wide = gaussian_log_prob(ends.unsqueeze(2), means.unsqueeze(1), wide)
         own = th.eye(m, dtype=th.bool, device=means.device)
-        others = log_kernels.masked_fill(own, -th.inf).logsumexp(dim=2) - math.log(m - 1) - log_jacobian
+        of_others = [kernels.masked_fill(own, -th.inf).logsumexp(dim=2) for kernels in (log_kernels, log_wide)]
+        others = th.logaddexp(*of_others) - math.log(2.0 * (m - 1.0)) - log_jacobian
         lower, upper = -inclusive.mean(dim=1), -others.mean(dim=1)
         if not th.isfinite(upper).all():
             raise FloatingPointError(
-                "entropy_estimator='mixture' found chains that end where no other does: its upper bound is infinite; "
+                "entropy_estimator='mixture' found chains that end where no other does: its upper bound is not finite; "
                 "try more n_chains, a larger step_size, or entropy_estimator='soft_value'"
             )
         middle = -0.5 * (lower + upper).unsqueeze(1)
         return EntropyEstimate(middle, dict(entropy_lower=lower, entropy_upper=upper))
+
+
+def _spread_of_others(x: th.Tensor) -> th.Tensor:
+    """``(B, M, D) -> (B, M, D)``, the variance of all but one, for each of them."""
+    n, centred = x.shape[1], x - x.mean(dim=1, keepdim=True)
+    squares = centred.square()
+    # By Welford's update, taken back
+    return ((squares.sum(dim=1, keepdim=True) - squares * n / (n - 1.0)) / (n - 1.0)).clamp(min=0.0)

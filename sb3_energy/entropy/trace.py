@@ -29,7 +29,7 @@ class SteinRefiner(Protocol):
         """``ε ∂φ(x_i)/∂x_i``, ``(B, N, D, D)``, without the particle's own gradient's share."""
         ...
 
-    def own_share(self, n_particles: int, tick: Tick) -> float:
+    def own_share(self, state: RefinerState, tick: Tick) -> float | th.Tensor:
         """The factor of ``-∇²E(x_i)`` that is left out there."""
         ...
 
@@ -77,8 +77,9 @@ class TraceEntropy:
         log_prob = log_prob - chains.log_jacobian(state.particles)
         if longest.mean() > 1.0:
             warnings.warn(
-                f"entropy_estimator='trace' counts steps to first order, and theirs are too long for it: ε|∇φ| is "
-                f"{longest.mean():.2g} in the mean over observations; try a smaller step_size or max_step_norm=0.5",
+                # no number in it, so that it is said once; entropy_step_norm is logged
+                "entropy_estimator='trace' counts steps to first order, and these are too long for it: ε|∇φ| passes 1 in the "
+                "mean over observations (train/entropy_step_norm); try a smaller step_size or max_step_norm=0.5",
                 stacklevel=2,
             )
         return EntropyEstimate(log_prob.mean(dim=1, keepdim=True), dict(entropy_step_norm=longest))
@@ -94,4 +95,4 @@ class TraceEntropy:
             return trace
         probes = th.randint_like(state.particles, 0, 2) * 2.0 - 1.0
         hessian = hessian_trace(target.energy, state.particles, probes)
-        return trace - refiner.own_share(state.particles.shape[1], tick) * hessian
+        return trace - refiner.own_share(state, tick) * hessian

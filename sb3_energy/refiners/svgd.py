@@ -147,15 +147,18 @@ class SteinVariationalGradientDescent:
             step_size = step_size.reshape(-1, 1, 1, 1)
         return step_size * self.direction_jacobian(state.particles, state.extra)
 
-    def own_share(self, n_particles: int, tick: Tick) -> float:
+    def own_share(self, state: RefinerState, tick: Tick) -> float | th.Tensor:
         """
         The factor of ``-∇²E(x_i)`` in the Jacobian of a step, which :meth:`step_jacobian` leaves out.
 
-        :param n_particles: ``N``
+        :param state: with the gradients at its particles in ``extra``
         :param tick: which step of how many
-        :return: ``ε / N``, without the bound of ``max_step_norm``
+        :return: ``ε / N``, a number or, with ``max_step_norm``, ``(B, 1)``
         """
-        return value_at(self.step_size, tick.remaining) / n_particles
+        step_size = self._step_size(state, tick)
+        if isinstance(step_size, th.Tensor):
+            step_size = step_size.reshape(-1, 1)
+        return step_size / state.particles.shape[1]
 
     def _step_size(self, state: RefinerState, tick: Tick) -> float | th.Tensor:
         step_size = value_at(self.step_size, tick.remaining)

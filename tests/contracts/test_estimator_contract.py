@@ -1,23 +1,46 @@
 """One test over the whole registry: a new estimator is tested by its line in ``ENTROPY_ESTIMATORS``."""
 
 import dataclasses
-import math
 import pickle
 
 import pytest
 import torch as th
 
+from sb3_energy.common.entropy_choice import choose_estimator
+from sb3_energy.common.heads import HEADS
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
+from sb3_energy.networks import FieldNetwork
+from sb3_energy.refiners import REFINERS
+from sb3_energy.types import EntropyContext
+from tests.entropy.policies import N_FEATURES, Setting, covering, refinement_of
 
 each_estimator = pytest.mark.parametrize("name", sorted(ENTROPY_ESTIMATORS))
+each_refiner = pytest.mark.parametrize("refiner", sorted(REFINERS))
+
+SETTINGS = {"path": dict(n_particles=1)}
+"""What an estimator needs beside a valid refiner."""
 
 
-def uniform_box(batch, dtype=th.float32):
-    """Proposals of a flat energy on the box [-1, 1]², drawn from the target itself."""
-    return lambda n, uniform_fraction: (
-        th.zeros(batch, n, dtype=dtype),
-        th.full((batch, n), -2.0 * math.log(2.0), dtype=dtype),
-    )
+def valid_refiner(name):
+    """The first refiner for whose particles an estimator is valid, one with noise if there is one."""
+    return next(refiner for refiner, cls in REFINERS.items() if name in cls.estimators and refiner != "none")
+
+
+def setting_of(name, dimension=2):
+    """A small policy whose entropy the estimator can say, with networks that were not taught."""
+    refiner = valid_refiner(name)
+    refinement = refinement_of(refiner, **(dict(n_particles=4) | SETTINGS.get(name, {})))
+    return Setting(refinement, dimension, _head(refiner, dimension), FieldNetwork(N_FEATURES, dimension, dimension, [8]))
+
+
+def _head(refiner, dimension):
+    field = REFINERS[refiner].head
+    return None if field is None else HEADS[field](N_FEATURES, dimension, net_arch=[8])
+
+
+def estimated(name, context):
+    with th.no_grad():
+        return ENTROPY_ESTIMATORS[name]().estimate(context)
 
 
 @each_estimator
@@ -31,22 +54,84 @@ def test_it_is_a_frozen_value(name):
 
 @each_estimator
 @pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("dtype", [th.float32, th.float64])
-def test_a_uniform_policy_has_the_volume_s_entropy(name, batch, dtype):
-    base_log_prob = th.full((batch, 1), -2.0 * math.log(2.0), dtype=dtype)
-    estimate = ENTROPY_ESTIMATORS[name]().log_prob(base_log_prob, uniform_box(batch, dtype))
-    assert estimate.shape == (batch, 1) and estimate.dtype == dtype
-    th.testing.assert_close(estimate, base_log_prob)
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_it_answers_once_for_each_observation(name, batch, dimension):
+    th.manual_seed(0)
+    found = estimated(name, setting_of(name, dimension).context(batch))
+    assert found.log_prob.shape == (batch, 1) and th.isfinite(found.log_prob).all() and not found.log_prob.requires_grad
+    for record, values in (found.records or {}).items():
+        assert record.startswith("entropy_") and values.shape == (batch,) and th.isfinite(values).all()
+    assert found.loss is None or (found.loss.shape == () and found.loss.requires_grad)
+    assert (found.loss is not None) == getattr(ENTROPY_ESTIMATORS[name], "learns_reverse", False)
 
 
 @each_estimator
-def test_it_asks_for_proposals_that_can_be_drawn(name):
-    asked = []
+@pytest.mark.parametrize("dtype", [th.float32, th.float64])
+def test_it_answers_in_the_numbers_it_was_asked_in(name, dtype):
+    th.manual_seed(0)
+    setting = setting_of(name)
+    for module in (setting.head, setting.reverse):
+        if module is not None:
+            module.to(dtype)
+    assert estimated(name, setting.context(3, dtype)).log_prob.dtype == dtype
+
+
+@each_estimator
+def test_observations_do_not_mix(name):
+    """The context of two observations, of which the second becomes another one: the first one's answer stays."""
+    th.manual_seed(0)
+    setting = setting_of(name)
+    base = covering(2, 2)
+    answers = []
+    for mean in (0.693, -1.5):
+        moved = base._replace(mean=th.tensor([[0.693, 0.693], [mean, mean]]))
+        th.manual_seed(1)
+        answers.append(estimated(name, setting.context(2, base=moved)).log_prob)
+    assert th.equal(answers[0][0], answers[1][0])
+    assert name == "base" or not th.equal(answers[0][1], answers[1][1])
+
+
+@each_estimator
+def test_it_asks_for_what_can_be_had(name):
+    asked, context = [], setting_of(name).context(3)
 
     def propose(n, uniform_fraction):
-        asked.append((n, uniform_fraction))
-        return uniform_box(3)(n, uniform_fraction)
+        assert isinstance(n, int) and n >= 1 and 0.0 <= uniform_fraction <= 1.0
+        asked.append("proposals")
+        return context.propose(n, uniform_fraction)
 
-    ENTROPY_ESTIMATORS[name]().log_prob(th.zeros(3, 1), propose)
-    assert len(asked) <= 1
-    assert all(isinstance(n, int) and n >= 1 and 0.0 <= fraction <= 1.0 for n, fraction in asked)
+    def simulate(n_chains):
+        assert isinstance(n_chains, int) and n_chains >= 1
+        asked.append("chains")
+        return context.simulate(n_chains)
+
+    estimated(name, EntropyContext(context.base_log_prob, propose, simulate, context.reverse))
+    assert asked == {"base": [], "soft_value": ["proposals"]}.get(name, ["chains"])
+
+
+@each_refiner
+def test_a_refiner_s_estimators_are_in_the_registry(refiner):
+    cls = REFINERS[refiner]
+    assert cls.estimators and set(cls.estimators) <= set(ENTROPY_ESTIMATORS)
+    assert len(set(cls.estimators)) == len(cls.estimators) and "base" in cls.estimators
+
+
+@each_refiner
+def test_a_refiner_s_first_estimator_is_valid_with_its_defaults(refiner):
+    refinement = refinement_of(refiner)
+    default = choose_estimator(None, None, refinement)
+    assert type(default) is ENTROPY_ESTIMATORS[REFINERS[refiner].estimators[0]]
+
+
+@each_refiner
+@each_estimator
+def test_a_pair_is_valid_as_the_refiner_says_it_is(refiner, name):
+    refinement = refinement_of(refiner, **SETTINGS.get(name, {}))
+    if name in REFINERS[refiner].estimators:
+        assert type(choose_estimator(name, None, refinement)) is ENTROPY_ESTIMATORS[name]
+        return
+    with pytest.raises(ValueError) as caught:
+        choose_estimator(name, None, refinement)
+    valid = list(REFINERS[refiner].estimators)
+    expected = f"entropy_estimator must be one of {valid} with {REFINERS[refiner].__name__}, got {name!r}"
+    assert str(caught.value) == expected

@@ -86,6 +86,7 @@ def test_langevin_kwargs(refiner_kwargs, error, match):
 
 
 OTHER_ERRORS = [
+    (dict(entropy_estimator="soft_value", ent_coef=0.1), ValueError, "would not be asked: .* refine_target=True"),
     (dict(policy_kwargs=dict(refiner="none", n_particles=2)), ValueError, "refiner='none' .* takes n_particles=1"),
     (dict(policy_kwargs=dict(refiner="none", refiner_steps=2)), ValueError, "refiner_steps must be at most 0"),
     (dict(policy_kwargs=dict(refiner="mppi", trust_region=1.0)), ValueError, "trust_region needs a refiner that moves"),
@@ -103,9 +104,9 @@ def test_combinations(kwargs, error, match):
 
 ALGORITHM_ERRORS = [
     (dict(entropy_estimator="soft"), ValueError, "entropy_estimator must be one of .*'soft_value'.*, got 'soft'"),
-    (dict(entropy_estimator=None), TypeError, "entropy_estimator must be one of .*, got None"),
+    (dict(entropy_estimator=3), TypeError, "entropy_estimator must be one of .*, got 3"),
+    (dict(entropy_estimator=dict), TypeError, r"entropy_estimator must have a method estimate\(context\), dict has none"),
     (dict(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n=3)), TypeError, "entropy_estimator_kwargs of"),
-    (dict(entropy_estimator="soft_value", ent_coef=0.1), ValueError, "would not be asked: .* refine_target=True"),
     (dict(refine_exploration="yes"), TypeError, "refine_exploration must be True or False, got 'yes'"),
     (dict(refine_target=1), TypeError, "refine_target must be True or False, got 1"),
     (dict(distillation_coef=-0.5), ValueError, "distillation_coef must be at least 0, got -0.5"),

@@ -14,6 +14,7 @@ from sb3_energy import EnergySAC
 from sb3_energy.common.proposals import Gaussian
 from sb3_energy.networks import BACKBONES
 from sb3_energy.refiners import REFINERS
+from sb3_energy.types import EntropyContext
 
 OBS = np.random.default_rng(0).uniform(-1, 1, size=(6, 3)).astype(np.float32)
 
@@ -97,8 +98,8 @@ def test_updates_draw_chains_from_fewer_proposals(update_particles, expected):
     assert max(counts) == 8, "acting has all of them"
 
 
-def test_next_observations_are_encoded_once_for_refinement_and_entropy(make_model):
-    model = make_model(refine_target=True, entropy_estimator="soft_value").learn(25)
+def test_next_observations_are_encoded_once_for_refinement_and_entropy():
+    model = small(dict(refiner_steps=2, n_particles=4), refine_target=True, entropy_estimator="soft_value").learn(25)
     bound, energy_fn = [], model.policy.energy_fn
     model.policy.energy_fn = lambda obs: bound.append(obs) or energy_fn(obs)
     model.train(1, batch_size=16)
@@ -123,11 +124,11 @@ def test_unrefined_is_the_actor(make_model):
     assert not np.array_equal(unrefined, model.predict(OBS, deterministic=True)[0])
 
 
-def test_the_estimate_of_the_entropy_drives_the_temperature(make_model):
+def test_the_estimate_of_the_entropy_drives_the_temperature():
     """With the same parameters and numbers, "soft_value" sees another entropy than the Gaussian's own."""
 
     def gradient(**kwargs):
-        model = make_model(**kwargs).learn(30)
+        model = small(dict(refiner_steps=2, n_particles=4), **kwargs).learn(30)
         return model._entropy, model.log_ent_coef.item()
 
     base, soft = gradient(), gradient(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n_proposals=32))
@@ -194,5 +195,6 @@ def test_soft_value_gives_the_temperature_the_entropy_of_actions_on_the_box(std)
         seed=0,
     )
     base = Gaussian(th.zeros(8, 1), th.full((8, 1), std))
-    estimate = model._estimator.log_prob(th.zeros(8, 1), partial(model._propose, th.zeros(8, 3), base=base))
+    propose = partial(model._propose, th.zeros(8, 3), base=base)
+    estimate = model._estimator.estimate(EntropyContext(th.zeros(8, 1), propose, model.policy.simulate)).log_prob
     th.testing.assert_close(-estimate, th.full((8, 1), math.log(2.0)), rtol=0, atol=0.03)

@@ -7,6 +7,7 @@ from sb3_energy.common.proposals import Gaussian, draw_proposals
 from sb3_energy.energies.transforms import log_tanh_jacobian
 from sb3_energy.entropy import BaseEntropy, SoftValueEntropy, soft_value
 from sb3_energy.refiners import effective_sample_size
+from sb3_energy.types import EntropyContext
 from tests.laws import entropy, log_normalizer, modes_energy
 
 ENERGIES = {
@@ -93,11 +94,12 @@ def test_the_estimators_answer_in_sac_s_shape():
         asked.append((n, uniform_fraction))
         return energies, log_prob
 
-    base_log_prob = th.randn(5, 1)
-    assert BaseEntropy().log_prob(base_log_prob, propose) is base_log_prob and asked == []
-    estimate = SoftValueEntropy(12, 0.25).log_prob(base_log_prob, propose)
-    assert asked == [(12, 0.25)] and estimate.shape == (5, 1)
-    th.testing.assert_close(estimate[:, 0], -soft_value(energies, log_prob).entropy)
+    context = EntropyContext(th.randn(5, 1), propose, lambda n_chains: pytest.fail("no chains are needed"))
+    assert BaseEntropy().estimate(context) == (context.base_log_prob, None, None) and asked == []
+    found, exact = SoftValueEntropy(12, 0.25).estimate(context), soft_value(energies, log_prob)
+    assert asked == [(12, 0.25)] and found.log_prob.shape == (5, 1)
+    th.testing.assert_close(found.log_prob[:, 0], -exact.entropy)
+    th.testing.assert_close(found.records, dict(entropy_effective_sample_size=exact.effective_sample_size))
 
 
 @pytest.mark.parametrize("n_proposals", [0, -1, 2.0, True, None])
