@@ -32,7 +32,7 @@ class HeadTraining(CandidateSettings):
     """
     How a head learns: from which candidates, and at how many points of each observation.
 
-    :param n_candidates: for each observation, at least 8
+    :param n_candidates: for each observation, an even number of at least 8
     :param refined_fraction: part of them that is refined, in [0, 1)
     :param replay_std: standard deviation of the kernel around the replayed action, before the squash (``None``: none)
     :param step_size: of the refined ones' Langevin step, in units of the base's variance
