@@ -43,6 +43,13 @@ class Kernels(NamedTuple):
         noise = th.randn(self.means.shape, generator=generator, device=self.means.device, dtype=self.means.dtype)
         return self.means + self.std * noise
 
+    def of_the_other_half(self) -> "Kernels":
+        """
+        :return: the kernels with the rows ``2 b`` and ``2 b + 1`` exchanged
+        """
+        means, std = (part.unflatten(0, (-1, 2)).flip(1).flatten(0, 1) for part in self)
+        return Kernels(means, std)
+
     def log_prob(self, particles: th.Tensor) -> th.Tensor:
         """
         :param particles: ``(B, N, A)``
@@ -63,7 +70,12 @@ class CandidateSettings:
     3.3; with kernels at what was found, population Monte Carlo, Cappé et al. 2004), so that where candidates come from
     decides how many of them count and not what they are draws of.
 
-    :param n_candidates: for each observation, at least 8
+    Where a kernel is must not depend on what is weighed with it: a candidate always has the kernel that it gave rise to
+    nearby, would be divided by too large a density, and the mean weight would miss the normaliser by a sixth. So there are
+    two halves, and the kernels of one come from the other (cross-fitting, Chernozhukov et al. 2018): given either half, the
+    weights of the other are unbiased.
+
+    :param n_candidates: for each observation, an even number of at least 8
     :param refined_fraction: part of them that is refined, in [0, 1)
     :param replay_std: standard deviation of the kernel around the replayed action, before the squash (``None``: the
         replayed action is not used)
@@ -79,14 +91,36 @@ class CandidateSettings:
 
     def __post_init__(self) -> None:
         check_integer("n_candidates", self.n_candidates, minimum=8)
+        if self.n_candidates % 2 == 1:
+            raise ValueError(f"n_candidates must be even, got {self.n_candidates}")
         if isinstance(self.refined_fraction, bool) or not isinstance(self.refined_fraction, (int, float)):
             raise TypeError(f"refined_fraction must be a number, got {self.refined_fraction!r}")
         if not 0.0 <= self.refined_fraction < 1.0:
             raise ValueError(f"refined_fraction must lie in [0, 1), got {self.refined_fraction!r}")
         check_positive("replay_std", self.replay_std)
+        if self.n_proposals < 2:  # one from the base, and one from the box, without which weights have no bound
+            raise ValueError(
+                f"refined_fraction must leave 2 proposals in each half of n_candidates={self.n_candidates}, "
+                f"got {self.refined_fraction!r}"
+            )
         if self.step_size is None:
             raise TypeError("step_size must be a number, got None")
         check_positive("step_size", self.step_size)
+
+    @property
+    def n_refined(self) -> int:
+        """Of each half."""
+        return int(self.n_candidates // 2 * self.refined_fraction)
+
+    @property
+    def n_replayed(self) -> int:
+        """Of each half, where there is something to replay."""
+        return 0 if self.replay_std is None else max(1, self.n_candidates // 16)
+
+    @property
+    def n_proposals(self) -> int:
+        """Of each half, from the base and the box, where there is something to replay."""
+        return self.n_candidates // 2 - self.n_refined - self.n_replayed
 
 
 def draw_candidates(
@@ -104,27 +138,34 @@ def draw_candidates(
     :param generator: source of the noise (``None``: torch's global one)
     :return: candidates and their weights, without a graph
     """
-    energy_fn, n = squashed(energy), settings.n_candidates
+    energy_fn, rows = squashed(energy), len(base.mean)
+    halves = Gaussian(*(part.repeat_interleave(2, dim=0) for part in base))
+    kernels = [] if replayed is None else _replay_kernels(replayed.repeat_interleave(2, dim=0), settings)
+
+    def energies_of(particles: th.Tensor) -> th.Tensor:  # the halves of an observation lie one after the other
+        return energy_fn(particles.reshape(rows, -1, particles.shape[2])).reshape(particles.shape[:2])
+
     with th.no_grad():
-        n_refined = int(n * settings.refined_fraction)
-        n_replayed = 0 if replayed is None or settings.replay_std is None else max(1, n // 8)
-        n_proposals = n - n_refined - n_replayed
-        proposals = draw_proposals(base, n_proposals, 0.5, generator)
-        particles = proposals.particles
-        kernels: list[tuple[int, Kernels]] = []
-        if replayed is not None and n_replayed > 0:
-            assert settings.replay_std is not None
-            width = th.full_like(replayed, settings.replay_std).unsqueeze(1)
-            kernels.append((n_replayed, Kernels(replayed.unsqueeze(1).expand(-1, n_replayed, -1), width)))
-            particles = th.cat([particles, kernels[0][1].draw(generator)], dim=1)
-        energies = energy_fn(particles)
+        n_refined = settings.n_refined
+        n_proposals = settings.n_candidates // 2 - n_refined - sum(n for n, _ in kernels)
+        particles = draw_proposals(halves, n_proposals, 0.5, generator).particles
+        particles = th.cat([particles, *(kernel.draw(generator) for _, kernel in kernels)], dim=1)
+        energies = energies_of(particles)
         if n_refined > 0:
-            log_weights = -energies - _log_mixture(particles, base, n_proposals, kernels)
-            kernels.append((n_refined, _moved(base, energy_fn, particles, log_weights, n_refined, settings, generator)))
+            log_weights = -energies - _log_mixture(particles, halves, n_proposals, kernels)
+            moved = _moved(halves, energies_of, particles, log_weights, n_refined, settings, generator)
+            kernels.append((n_refined, moved.of_the_other_half()))
             refined = kernels[-1][1].draw(generator)
-            particles = th.cat([particles, refined], dim=1)
-            energies = th.cat([energies, energy_fn(refined)], dim=1)
-        return Candidates(particles, -energies - _log_mixture(particles, base, n_proposals, kernels))
+            particles, energies = th.cat([particles, refined], dim=1), th.cat([energies, energies_of(refined)], dim=1)
+        log_weights = -energies - _log_mixture(particles, halves, n_proposals, kernels)
+        return Candidates(particles.reshape(rows, -1, particles.shape[2]), log_weights.reshape(rows, -1))
+
+
+def _replay_kernels(replayed: th.Tensor, settings: CandidateSettings) -> list[tuple[int, Kernels]]:
+    if settings.replay_std is None:
+        return []
+    width = th.full_like(replayed, settings.replay_std).unsqueeze(1)
+    return [(settings.n_replayed, Kernels(replayed.unsqueeze(1).expand(-1, settings.n_replayed, -1), width))]
 
 
 def _moved(

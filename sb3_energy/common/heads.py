@@ -11,6 +11,7 @@ from sb3_energy.common.candidates import Candidates, CandidateSettings, draw_can
 from sb3_energy.common.proposals import Gaussian, draw_coordinates, draw_proposals
 from sb3_energy.energies import squashed
 from sb3_energy.losses import (
+    adaptively_weighted,
     average_divergence_targets,
     draw_times,
     flow_matching_loss,
@@ -26,13 +27,16 @@ from sb3_energy.types import EnergyFn, Head
 LATEST_TIME = 0.999
 """Of a point on the way: at 1 it says nothing about where it came from."""
 
+ERROR_FLOOR = 0.1
+"""Squared error of an average velocity from which on its weight falls."""
+
 
 @dataclass(frozen=True)
 class HeadTraining(CandidateSettings):
     """
     How a head learns: from which candidates, and at how many points of each observation.
 
-    :param n_candidates: for each observation, at least 8
+    :param n_candidates: for each observation, an even number of at least 8
     :param refined_fraction: part of them that is refined, in [0, 1)
     :param replay_std: standard deviation of the kernel around the replayed action, before the squash (``None``: none)
     :param step_size: of the refined ones' Langevin step, in units of the base's variance
@@ -138,7 +142,7 @@ class AverageVelocityHead(nn.Module):
 
     field: ClassVar[str] = "average_velocity"
 
-    def __init__(self, features_dim: int, action_dim: int, same_fraction: float = 0.5, **kwargs: Any):
+    def __init__(self, features_dim: int, action_dim: int, same_fraction: float = 0.25, **kwargs: Any):
         super().__init__()
         if not isinstance(same_fraction, (int, float)) or not 0.0 < same_fraction < 1.0:
             raise ValueError(f"same_fraction must lie in (0, 1), got {same_fraction!r}")
@@ -172,11 +176,12 @@ class AverageVelocityHead(nn.Module):
         points, velocities = way_points(lesson.base, candidates, time, generator)
         head = self.bind(lesson.features)
         assert head.average_velocity is not None and head.average_divergence is not None
-        targets = mean_flow_targets(head.average_velocity, points, time, end, velocities)
-        loss = flow_matching_loss(head.average_velocity(points, time, end), targets).mean()
-        signs = th.randint(0, 2, points.shape, generator=generator, device=points.device).to(points.dtype) * 2.0 - 1.0
         with th.no_grad():
             own = head.average_velocity(points, time, time)
+        targets = mean_flow_targets(head.average_velocity, points, time, end, velocities, own)
+        errors = (head.average_velocity(points, time, end) - targets).square().sum(-1)
+        loss = adaptively_weighted(errors, ERROR_FLOOR).mean()
+        signs = th.randint(0, 2, points.shape, generator=generator, device=points.device).to(points.dtype) * 2.0 - 1.0
         target = average_divergence_targets(head.average_velocity, head.average_divergence, points, time, end, own, signs)
         divergence_loss = (head.average_divergence(points, time, end) - target).square().mean()
         return loss + divergence_loss, _records(candidates) | {"head_divergence_loss": divergence_loss.item()}

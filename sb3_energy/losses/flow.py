@@ -51,22 +51,43 @@ def flow_matching_loss(velocities: th.Tensor, targets: th.Tensor) -> th.Tensor:
     return (velocities - targets).square().sum(-1).mean(-1)
 
 
+def adaptively_weighted(errors: th.Tensor, floor: float) -> th.Tensor:
+    """
+    ``e / (e + floor)`` with a denominator that is held fixed, in the mean over points: what is far off, because a target
+    is still made of a wrong network's derivative, does not drown what is nearly right (Geng et al. 2025, section 4.3).
+
+    :param errors: ``(B, P)`` squared distances
+    :param floor: error from which on weights fall
+    :return: ``(B,)``
+    """
+    return (errors / (errors.detach() + floor)).mean(-1)
+
+
 def mean_flow_targets(
-    average_velocity: AverageVelocityFn, points: th.Tensor, time: th.Tensor, end: th.Tensor, velocities: th.Tensor
+    average_velocity: AverageVelocityFn,
+    points: th.Tensor,
+    time: th.Tensor,
+    end: th.Tensor,
+    velocities: th.Tensor,
+    tangents: th.Tensor,
 ) -> th.Tensor:
     """
     ``v + (r - t) d/dt u(x_t, t, r)``, the derivative along the flow: what the average velocity equals.
     The MeanFlow identity (Geng et al. 2025) with time from the base to the data.
+
+    Along which flow is asked twice. Both may be an estimate without bias, but its noise is multiplied by the network's
+    Jacobian where it is the derivative's direction; the network's own velocity ``u(x_t, t, t)`` has none.
 
     :param average_velocity: the network ``u``, held fixed
     :param points: ``(B, P, A)`` points ``x_t``
     :param time: ``(B, P)``, ``t``
     :param end: ``(B, P)``, ``r >= t``
     :param velocities: ``(B, P, A)``, ``v(x_t, t)``
+    :param tangents: ``(B, P, A)``, ``v(x_t, t)`` again: where the derivative is taken along
     :return: ``(B, P, A)``
     """
     derivative = directional_derivative(
-        lambda x, t: average_velocity(x, t, end), (points, time), (velocities, th.ones_like(time))
+        lambda x, t: average_velocity(x, t, end), (points, time), (tangents, th.ones_like(time))
     )
     return velocities + (end - time).unsqueeze(-1) * derivative
 
@@ -106,7 +127,9 @@ def draw_times(
     shape: tuple[int, int], same_fraction: float, like: th.Tensor, generator: th.Generator | None = None
 ) -> tuple[th.Tensor, th.Tensor]:
     """
-    Times ``t <= r``, equal for a part of the points, where the average velocity is the velocity.
+    Times ``t <= r``: a uniform one to begin with, and to end with the same one for a part of the points, where the average
+    velocity is the velocity, the end of the way for half of the others, which is what a single step asks for, and any later
+    one for the rest.
 
     :param shape: ``(B, P)``
     :param same_fraction: probability that they are equal, in [0, 1]
@@ -114,7 +137,7 @@ def draw_times(
     :param generator: source of the draws (``None``: torch's global one)
     :return: ``t`` and ``r``, ``(B, P)`` each
     """
-    first, second, third = th.rand((3, *shape), generator=generator, device=like.device, dtype=like.dtype)
-    same = third < same_fraction
-    begin, end = th.minimum(first, second), th.maximum(first, second)
-    return begin, th.where(same, begin, end)
+    begin, rest, kind = th.rand((3, *shape), generator=generator, device=like.device, dtype=like.dtype)
+    whole = th.ones_like(begin)
+    end = th.where(kind < 0.5 + 0.5 * same_fraction, whole, begin + (whole - begin) * rest)
+    return begin, th.where(kind < same_fraction, begin, end)

@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from torch import nn
 
+from sb3_energy.common.refinement import is_flow
 from sb3_energy.energies import squashed
 from sb3_energy.energies.transforms import log_tanh_jacobian
 from sb3_energy.refiners import REFINERS, refine
@@ -16,6 +17,7 @@ from tests.laws import modes_energy, total_variation
 
 NAMES = sorted(REFINERS)
 SHAPES = [(3, 1, 2), (3, 6, 2), (1, 5, 1), (2, 6, 4, 2), (2, 1, 4, 2)]
+FLOWS = [name for name in NAMES if is_flow(REFINERS[name]())]
 each_refiner = pytest.mark.parametrize("name", NAMES)
 
 
@@ -28,8 +30,29 @@ def quadratic(x):
     return 0.5 * (x - 0.3).square().flatten(2).sum(-1)
 
 
+def spread(time, x):
+    return time.reshape(*time.shape, *[1] * (x.dim() - 2))
+
+
+def velocity(x, t):
+    """Of ``x_t = .3 + (x_0 - .3) exp(-t)``, the same at all times."""
+    assert t.shape == x.shape[:2]
+    return 0.3 - x
+
+
+def average_velocity(x, t, r):
+    step = spread(r - t, x)
+    return (0.3 - x) * -th.expm1(-step) / th.where(step > 0.0, step, 1.0)
+
+
 def target(particles, energy=quadratic):
-    return Target(energy, proposal_log_prob=-0.5 * particles.square().flatten(2).sum(-1), prefix_energy=quadratic)
+    return Target(
+        energy,
+        velocity=velocity,
+        proposal_log_prob=-0.5 * particles.square().flatten(2).sum(-1),
+        prefix_energy=quadratic,
+        average_velocity=average_velocity,
+    )
 
 
 def steps(refiner):
@@ -88,7 +111,7 @@ def test_the_generator_decides(name):
     first, again, other = (run(refiner, particles, seed).particles for seed in (1, 1, 2))
     assert th.equal(first, again)
     assert th.equal(global_state, th.random.get_rng_state())
-    assert th.equal(first, other) == (name == "none")
+    assert th.equal(first, other) == (name == "none" or name in FLOWS)  # all the randomness of a flow is in its start
     th.manual_seed(5)
     first = run(refiner, particles, None).particles
     th.manual_seed(5)
@@ -195,6 +218,9 @@ BAD_ARGUMENTS = [
     ("autoregressive_derivative_free", dict(noise_decay=0.0), ValueError, r"noise_decay must lie in \(0, 1\], got 0.0"),
     ("autoregressive_derivative_free", dict(noise_decay=None), TypeError, "noise_decay must be a number"),
     ("autoregressive_derivative_free", dict(quasi_random="yes"), TypeError, "quasi_random must be True or False"),
+    ("flow", dict(solver="midpoint"), ValueError, r"solver must be one of \['euler', 'heun', 'rk4'\], got 'midpoint'"),
+    ("flow", dict(solver=["heun"]), ValueError, r"solver must be one of .*, got \['heun'\]"),
+    ("flow", dict(solver=None), ValueError, "solver must be one of .*, got None"),
     ("mppi", dict(n_elites=0), ValueError, "n_elites must be at least 1"),
     ("mppi", dict(n_elites=2.0), TypeError, "n_elites must be an integer"),
     ("mppi", dict(temperature=0.0), ValueError, "temperature must be above 0"),
@@ -210,6 +236,15 @@ BAD_ARGUMENTS = [
 def test_bad_arguments_are_refused_at_construction(name, kwargs, error, message):
     with pytest.raises(error, match=message):
         REFINERS[name](**kwargs)
+
+
+def test_flows_ask_for_their_velocities():
+    assert FLOWS == ["flow", "mean_flow"]
+    particles = start((3, 6, 2))
+    with pytest.raises(ValueError, match=r"flow needs Target\.velocity, .*, got None"):
+        refine(REFINERS["flow"](), particles, target(particles)._replace(velocity=None), 1)
+    with pytest.raises(ValueError, match=r"mean_flow needs Target\.average_velocity, .*, got None"):
+        refine(REFINERS["mean_flow"](), particles, target(particles)._replace(average_velocity=None), 1)
 
 
 @each_refiner
