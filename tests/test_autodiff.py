@@ -113,4 +113,4 @@ def test_autograd_is_called_here_alone():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr == "grad" and ast.unparse(node).endswith("autograd.grad")
     ]
-    assert calls == ["autodiff.py"]
+    assert set(calls) == {"autodiff.py"}
