@@ -6,7 +6,7 @@ import torch as th
 from torch import nn
 
 import sb3_energy
-from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.autodiff import directional_derivative, energy_and_grad, hessian_trace, jacobian
 
 
 def network():
@@ -103,6 +103,81 @@ def test_one_bad_energy_does_not_spoil_the_others(value):
     energies, gradients = energy_and_grad(energy, x)
     th.testing.assert_close(gradients[0, [0, 2]], x[0, [0, 2]])
     assert not th.isfinite(energies[0, 1])
+
+
+def field(n=3):
+    th.manual_seed(0)
+    return nn.Sequential(nn.Linear(n, 8), nn.Tanh(), nn.Linear(8, n)).double()
+
+
+def test_the_derivative_along_a_direction_is_autograd_s():
+    net, x, t, v, w = field(), points(2, 4, 3), points(2, 4, seed=2), points(2, 4, 3, seed=3), points(2, 4, seed=4)
+
+    def fn(x, t):
+        return net(x) * th.sin(t).unsqueeze(-1)
+
+    found = directional_derivative(fn, (x, t), (v, w))
+    expected = th.autograd.functional.jvp(fn, (x, t), (v, w))[1]
+    th.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_jacobian_is_autograd_s():
+    net, x = field(), points(2, 4, 3)
+    found = jacobian(net, x)
+    for b in range(2):
+        for k in range(4):
+            th.testing.assert_close(found[b, k], th.autograd.functional.jacobian(net, x[b, k]), rtol=1e-10, atol=1e-12)
+
+
+def test_the_jacobian_of_plans_has_a_row_for_each_result():
+    matrix = points(6, 6, seed=5)
+    found = jacobian(lambda x: (x.flatten(2) @ matrix.T).reshape(x.shape), points(2, 4, 2, 3))
+    th.testing.assert_close(found, matrix.expand(2, 4, 6, 6))
+    assert th.equal(jacobian(lambda x: th.ones_like(x.detach()), points(2, 4, 3)), th.zeros(2, 4, 3, 3).double())
+
+
+def test_the_trace_of_the_hessian_is_autograd_s():
+    net, x, z = network(), points(2, 4, 3), points(2, 4, 3, seed=6)
+    found = hessian_trace(energy_of(net), x, z)
+    basis = sum(hessian_trace(energy_of(net), x, th.eye(3).double()[j].expand_as(x)) for j in range(3))
+    for b in range(2):
+        for k in range(4):
+            hessian = th.autograd.functional.hessian(lambda y: net(y).squeeze(-1), x[b, k])
+            th.testing.assert_close(found[b, k], z[b, k] @ hessian @ z[b, k], rtol=1e-9, atol=1e-11)
+            th.testing.assert_close(basis[b, k], hessian.trace(), rtol=1e-9, atol=1e-11)
+
+
+def test_the_trace_where_there_is_none():
+    x = points(2, 4, 3)
+    assert th.equal(hessian_trace(lambda y: y.sum(-1), x, x), th.zeros(2, 4).double())
+    assert th.equal(hessian_trace(lambda y: th.zeros(y.shape[:2]).double(), x, x), th.zeros(2, 4).double())
+
+
+@pytest.mark.parametrize("grad_enabled", [True, False])
+def test_derivatives_leave_no_graph_no_gradient_and_the_mode(grad_enabled):
+    vectors, scalars, x = field(), network(), points(2, 4, 3).requires_grad_(True)
+    parameters = [*vectors.parameters(), *scalars.parameters()]
+    for parameter in parameters:
+        parameter.grad = th.ones_like(parameter)
+    z = points(2, 4, 3, seed=6)
+    with th.set_grad_enabled(grad_enabled):
+        found = [directional_derivative(vectors, (x,), (z,)), jacobian(vectors, x), hessian_trace(energy_of(scalars), x, z)]
+        assert th.is_grad_enabled() == grad_enabled
+    th.testing.assert_close(found[0], (found[1] @ z.unsqueeze(-1)).squeeze(-1))
+    assert all(not one.requires_grad and one.abs().sum() > 0.0 for one in found)
+    assert x.grad is None and all(th.equal(p.grad, th.ones_like(p)) for p in parameters)
+
+
+def test_derivatives_of_features_that_carry_a_graph_leave_it_whole():
+    features, z = points(2, 1, 3).requires_grad_(True), points(2, 4, 3, seed=6)
+    squares = features.square()
+    for _ in range(2):
+        directional_derivative(lambda y: squares * y.square(), (z,), (z,))
+        jacobian(lambda y: squares * y.square(), z)
+        hessian_trace(lambda y: (squares * y.pow(3)).sum(-1), z, z)
+    assert features.grad is None
+    squares.sum().backward()
+    th.testing.assert_close(features.grad, 2.0 * features.detach())
 
 
 def test_autograd_is_called_here_alone():
