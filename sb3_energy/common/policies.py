@@ -7,17 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.critics import EnsembleCritic
-from sb3_energy.common.heads import HEAD_ARGUMENTS, HEADS, LearnedHead
-from sb3_energy.common.proposals import Gaussian
-from sb3_energy.common.quantile_critic import QuantileCritic
+from sb3_energy.common.head_policy import HeadPolicy, checked_head_kwargs
+from sb3_energy.common.proposals import Gaussian, draw_proposals
+from sb3_energy.common.quantile_critic import QuantileCritic, quantile_kwargs
 from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.common.row_energies import bind_rows
 from sb3_energy.common.warm_predict import WarmPredict
@@ -25,12 +23,10 @@ from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES, tempered
 from sb3_energy.networks import default_activation
 from sb3_energy.registry import resolve
-from sb3_energy.types import Chains, Energy, EnergyFn, Head, Networks, Refiner, RefinerInfo
-
-CRITICS = ("scalar", "quantile")
+from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
 
-class RefinedPolicy(WarmPredict, SACPolicy):
+class RefinedPolicy(WarmPredict, HeadPolicy):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 
@@ -92,7 +88,6 @@ class RefinedPolicy(WarmPredict, SACPolicy):
     critic: EnsembleCritic
     critic_target: EnsembleCritic
     temperature: th.Tensor
-    head: LearnedHead | None
 
     def __init__(
         self,
@@ -150,13 +145,13 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         self.refinement = make_refinement(
             refiner, refiner_kwargs, refiner_steps, n_particles, initial_particles, precondition, trust_region, box, tolerance
         )
-        self._head_kwargs = _checked_head_kwargs(refiner, self.refinement.refiner, head_kwargs)
+        self._head_kwargs = checked_head_kwargs(refiner, self.refinement.refiner, head_kwargs)
         self.energy = resolve(ENERGIES, energy, energy_kwargs, "energy")
         if not isinstance(self.energy, Energy):
             raise TypeError(f"energy must have a method bind(networks, obs), {type(self.energy).__name__} has none")
         if use_sde and not self.refinement.is_identity:
             raise ValueError(f"use_sde=True keeps its noise for several steps and needs refiner='none', got {refiner!r}")
-        self._quantile_kwargs = _quantile_kwargs(critic, n_quantiles, top_quantiles_to_drop_per_net)
+        self._quantile_kwargs = quantile_kwargs(critic, n_quantiles, top_quantiles_to_drop_per_net)
         self.backbone = backbone
         self._refines = True
         super().__init__(
@@ -184,20 +179,6 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         data = super()._get_constructor_parameters()
         # SB3's own policy forgets the first one
         return data | dict(share_features_extractor=self.share_features_extractor) | self._own_parameters
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
-        self.head = None
-        if self._head_kwargs is None:
-            return
-        kwargs: dict[str, Any] = dict(backbone=self.backbone, net_arch=self.actor.net_arch, activation_fn=nn.SiLU)
-        kwargs |= {name: value for name, value in self._head_kwargs.items() if value is not None}
-        head_class: Any = HEADS[self.refinement.refiner.head]  # type: ignore[index]
-        head = head_class(self.actor.features_dim, get_action_dim(self.action_space), **kwargs).to(self.device)
-        optimizer_class: Any = self.optimizer_class
-        if any(True for _ in head.parameters()):  # a single coordinate has no prefix
-            head.optimizer = optimizer_class(head.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
-        self.head = head
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> BackboneActor:
         """
@@ -298,23 +279,6 @@ class RefinedPolicy(WarmPredict, SACPolicy):
             refinement = self.refinement.thinned(n_particles)
             return refinement.sample(base, energy, self.temperature, generator, infos, plans, head)
 
-    def features(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        The actor's features, which learned heads see too. They learn from the actor's loss only.
-
-        :param obs: ``B`` observations
-        :return: ``(B, F)``, without a graph
-        """
-        with th.no_grad():
-            return self.actor.extract_features(obs, self.actor.features_extractor)
-
-    def bound_head(self, obs: PyTorchObs) -> Head:
-        """
-        :param obs: ``B`` observations
-        :return: what the learned head says there; nothing where the refiner needs none
-        """
-        return Head() if self.head is None else self.head.bind(self.features(obs))
-
     def simulate(
         self,
         obs: PyTorchObs,
@@ -348,19 +312,14 @@ class RefinedPolicy(WarmPredict, SACPolicy):
         :param n: how many for each
         :return: ``(B, n, A)`` independent draws, scaled to [-1, 1]
         """
-        base = self.base(obs)
-        repeated = (
-            {key: value.repeat_interleave(n, 0) for key, value in obs.items()}
-            if isinstance(obs, dict)
-            else (obs.repeat_interleave(n, 0))
-        )
+        with th.no_grad():
+            base = self.base(obs)
+        repeated = {key: part.repeat_interleave(n, 0) for key, part in obs.items()} if isinstance(obs, dict) else None
         with th.no_grad():
             if self.refinement.is_identity:
-                latent = base.mean.unsqueeze(1) + base.std.unsqueeze(1) * th.randn(
-                    len(base.mean), n, base.mean.shape[1], device=base.mean.device
-                )
-                return th.tanh(latent)
-            return th.tanh(self.refine(repeated)).reshape(len(base.mean), n, -1)
+                return th.tanh(draw_proposals(base, n, 0.0).particles)
+            latent = self.refine(obs.repeat_interleave(n, 0) if repeated is None else repeated)  # type: ignore[union-attr]
+            return th.tanh(latent).reshape(len(base.mean), n, -1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.refinement.is_identity or not self._refines:
@@ -375,35 +334,3 @@ class RefinedPolicy(WarmPredict, SACPolicy):
             yield
         finally:
             self._refines = before
-
-
-def _checked_head_kwargs(name: Any, refiner: Refiner, head_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
-    head = getattr(refiner, "head", None)
-    if head is None:
-        if head_kwargs is not None:
-            raise ValueError(f"head_kwargs needs a refiner that learns, such as 'flow', got {head_kwargs!r} with {name!r}")
-        return None
-    if head not in HEADS:
-        raise ValueError(f"the head of {type(refiner).__name__} must be one of {sorted(HEADS)}, got {head!r}")
-    if head_kwargs is not None and not isinstance(head_kwargs, dict):
-        raise TypeError(f"head_kwargs must be a dict, got {head_kwargs!r}")
-    unknown = sorted(set(head_kwargs or {}) - set(HEAD_ARGUMENTS[head]))
-    if unknown:
-        raise TypeError(f"head_kwargs of refiner={name!r} must be among {sorted(HEAD_ARGUMENTS[head])}, got {unknown}")
-    return dict(head_kwargs or {})
-
-
-def _quantile_kwargs(critic: str, n_quantiles: int | None, n_dropped: int | None) -> dict[str, int] | None:
-    if critic not in CRITICS:
-        raise ValueError(f"critic must be one of {list(CRITICS)}, got {critic!r}")
-    if critic == "quantile":
-        return dict(
-            n_quantiles=25 if n_quantiles is None else n_quantiles,
-            top_quantiles_to_drop_per_net=2 if n_dropped is None else n_dropped,
-        )
-    if n_quantiles is not None or n_dropped is not None:
-        raise ValueError(
-            "n_quantiles and top_quantiles_to_drop_per_net need critic='quantile', "
-            f"got {n_quantiles!r} and {n_dropped!r} with critic={critic!r}"
-        )
-    return None

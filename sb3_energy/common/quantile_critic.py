@@ -11,6 +11,8 @@ from torch import nn
 
 from sb3_energy.common.critics import EnsembleCritic
 
+CRITICS = ("scalar", "quantile")
+
 
 class QuantileCritic(EnsembleCritic):
     """
@@ -132,3 +134,26 @@ class QuantileCritic(EnsembleCritic):
         :return: scalar
         """
         return quantile_huber_loss(self(obs, actions), targets.unsqueeze(1), sum_over_quantiles=False)
+
+
+def quantile_kwargs(critic: str, n_quantiles: int | None, n_dropped: int | None) -> dict[str, int] | None:
+    """
+    :param critic: ``"scalar"`` or ``"quantile"``
+    :param n_quantiles: of each critic (``None``: 25)
+    :param n_dropped: largest quantiles of each critic that the target leaves out (``None``: 2)
+    :return: arguments of :class:`QuantileCritic`, or ``None`` for scalar critics
+    :raises ValueError: if there is no such critic, or scalar ones are given numbers of quantiles
+    """
+    if critic not in CRITICS:
+        raise ValueError(f"critic must be one of {list(CRITICS)}, got {critic!r}")
+    if critic == "quantile":
+        return dict(
+            n_quantiles=25 if n_quantiles is None else n_quantiles,
+            top_quantiles_to_drop_per_net=2 if n_dropped is None else n_dropped,
+        )
+    if n_quantiles is not None or n_dropped is not None:
+        raise ValueError(
+            "n_quantiles and top_quantiles_to_drop_per_net need critic='quantile', "
+            f"got {n_quantiles!r} and {n_dropped!r} with critic={critic!r}"
+        )
+    return None

@@ -1,7 +1,6 @@
 """SAC whose actions are refined by its critic."""
 
 from collections import defaultdict
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -9,33 +8,28 @@ import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.collection import TrackedCollection
 from sb3_energy.common.critics import EnsembleCritic
-from sb3_energy.common.entropy_choice import choose_estimator
 from sb3_energy.common.guards import guarded_step
-from sb3_energy.common.heads import HeadTraining, Lesson
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian, draw_proposals, squashed_log_prob
-from sb3_energy.common.refinement import refinement_records
-from sb3_energy.energies import log_tanh_jacobian, tempered
+from sb3_energy.common.proposals import Gaussian, squashed_log_prob
+from sb3_energy.common.refined_updates import RefinedUpdates
+from sb3_energy.common.refinement_records import refinement_records
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
-from sb3_energy.networks import FieldNetwork
 from sb3_energy.refiners.checks import check_integer
-from sb3_energy.registry import resolve
-from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator, RefinerInfo
+from sb3_energy.types import EntropyEstimator, RefinerInfo
 
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
 
 
-class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
+class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
     """
     Soft Actor-Critic with actions refined toward the Gibbs distribution ``exp(Q / α)`` of its own critic.
 
@@ -105,30 +99,8 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        refinement = self.policy.refinement
-        self._estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, refinement)
-        self._head_training = self._make_head_training()
-        self.reverse_drift = self._make_reverse_drift()
         self._check_settings()
         self._sync_temperature()
-
-    def _make_head_training(self) -> HeadTraining:
-        if self.head_training_kwargs is not None and self.policy.head is None:
-            raise ValueError(
-                f"head_training_kwargs needs a refiner that learns, such as 'flow', got {self.head_training_kwargs!r}"
-            )
-        return resolve({}, HeadTraining, self.head_training_kwargs, "head_training")
-
-    def _make_reverse_drift(self) -> FieldNetwork | None:
-        if not getattr(self._estimator, "learns_reverse", False):
-            return None
-        actor, n_actions = self.actor, get_action_dim(self.action_space)
-        network = FieldNetwork(actor.features_dim, n_actions, n_actions, actor.net_arch, backbone=self.policy.backbone)
-        optimizer_class: Any = self.policy.optimizer_class
-        network = network.to(self.device)
-        optimizer = optimizer_class(network.parameters(), lr=self.lr_schedule(1), **self.policy.optimizer_kwargs)
-        network.optimizer = optimizer
-        return network
 
     def _check_settings(self) -> None:
         for name in ("refine_exploration", "refine_target"):
@@ -234,52 +206,6 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
             records[name].append(value)
         return next_actions, next_log_prob
 
-    def _entropy_estimate(
-        self,
-        obs: PyTorchObs,
-        base_log_prob: th.Tensor,
-        records: dict[str, list[float]],
-        base: Gaussian | None = None,
-        energy: EnergyFn | None = None,
-    ) -> th.Tensor:
-        reverse = None if self.reverse_drift is None else partial(_reverse, self.reverse_drift, self.policy.features(obs))
-        context = EntropyContext(
-            base_log_prob,
-            partial(self._propose, obs, base=base, energy=energy),
-            partial(self.policy.simulate, obs, base=base, energy=energy, n_particles=self.update_particles),
-            reverse,
-        )
-        found = self._estimator.estimate(context)
-        if not th.isfinite(found.log_prob).all():
-            raise FloatingPointError(
-                f"the entropy by {type(self._estimator).__name__} is not finite; try a lower learning_rate, "
-                "entropy_estimator='soft_value', or backbone='layer_norm'"
-            )
-        for name, values in (found.records or {}).items():
-            records[name].append(values.mean().item())
-        if found.loss is not None and self.reverse_drift is not None:
-            with th.enable_grad():
-                guarded_step(self.reverse_drift.optimizer, found.loss, "reverse_loss", records)  # type: ignore[arg-type]
-        return found.log_prob
-
-    def _update_head(self, batch: ReplayBufferSamples, records: dict[str, list[float]]) -> None:
-        head, policy = self.policy.head, self.policy
-        if head is None or not hasattr(head, "optimizer"):  # of one coordinate there is no prefix
-            return
-        with th.no_grad():
-            base = policy.base(batch.observations)
-            energy = tempered(policy.energy_fn(batch.observations), policy.temperature)
-            replayed = th.atanh(batch.actions.clamp(-LARGEST_ACTION, LARGEST_ACTION))
-        lesson = Lesson(policy.features(batch.observations), base, energy, replayed)
-        loss, found = head.loss(lesson, self._head_training)
-        for name, value in found.items():
-            records[name].append(value)
-        guarded_step(head.optimizer, loss, "head_loss", records)
-
-    def _head_optimizers(self) -> list[th.optim.Optimizer]:
-        learned: tuple[Any, ...] = (self.policy.head, self.reverse_drift)
-        return [module.optimizer for module in learned if hasattr(module, "optimizer")]
-
     def _update_actor(
         self,
         obs: PyTorchObs,
@@ -307,20 +233,6 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
         # Copy running stats, see GH issue #996
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-
-    def _propose(
-        self,
-        obs: PyTorchObs,
-        n: int,
-        uniform_fraction: float,
-        base: Gaussian | None = None,
-        energy: EnergyFn | None = None,
-    ) -> tuple[th.Tensor, th.Tensor]:
-        base = self.policy.base(obs) if base is None else base
-        energy = self.policy.energy_fn(obs) if energy is None else energy
-        particles, log_prob = draw_proposals(base, n, uniform_fraction)
-        # Entropies and SAC's target entropy are those of actions on the box, not of what is squashed
-        return tempered(energy, self.policy.temperature)(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
 
     def _last_base(self) -> Gaussian:
         distribution = self.actor.action_dist.distribution  # of the last action_log_prob()
@@ -358,18 +270,3 @@ class EnergySAC(TrackedCollection, PersistentAlgorithm, SAC):
         :return: the trained model
         """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_estimator", "_head_training", "reverse_drift"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        if hasattr(self.policy.head, "optimizer"):
-            state_dicts.append("policy.head.optimizer")
-        if self.reverse_drift is not None:
-            state_dicts += ["reverse_drift", "reverse_drift.optimizer"]
-        return state_dicts, tensors
-
-
-def _reverse(network: FieldNetwork, features: th.Tensor, x: th.Tensor, remaining: float) -> th.Tensor:
-    return network(features, x, x.new_full(x.shape[:2], remaining))

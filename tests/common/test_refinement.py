@@ -7,8 +7,8 @@ import pytest
 import torch as th
 
 from sb3_energy.common.proposals import Gaussian, squashed_log_prob
-from sb3_energy.common.refinement import refinement_records
 from sb3_energy.common.refinement_arguments import make_refinement
+from sb3_energy.common.refinement_records import refinement_records
 from sb3_energy.refiners import REFINERS, Langevin, normal_quantiles, refine
 from sb3_energy.types import Head, RefinerInfo
 from tests.laws import frequencies, modes_energy, total_variation

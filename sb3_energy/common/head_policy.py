@@ -1,0 +1,79 @@
+"""The part of a refined policy that learns beside the energy."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import SACPolicy
+from torch import nn
+
+from sb3_energy.common.actors import BackboneActor
+from sb3_energy.common.heads import HEAD_ARGUMENTS, HEADS, LearnedHead
+from sb3_energy.common.refinement import Refinement
+from sb3_energy.types import Head, Refiner
+
+
+class HeadPolicy(SACPolicy):
+    """Part of a refined policy: builds the head that its refiner names, with an optimiser of its own, and binds it."""
+
+    actor: BackboneActor
+    backbone: str
+    refinement: Refinement
+    head: LearnedHead | None
+    _head_kwargs: dict[str, Any] | None
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.head = None
+        if self._head_kwargs is None:
+            return
+        kwargs: dict[str, Any] = dict(backbone=self.backbone, net_arch=self.actor.net_arch, activation_fn=nn.SiLU)
+        kwargs |= {name: value for name, value in self._head_kwargs.items() if value is not None}
+        head_class: Any = HEADS[self.refinement.refiner.head]  # type: ignore[index]
+        head = head_class(self.actor.features_dim, get_action_dim(self.action_space), **kwargs).to(self.device)
+        optimizer_class: Any = self.optimizer_class
+        if any(True for _ in head.parameters()):  # a single coordinate has no prefix
+            head.optimizer = optimizer_class(head.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.head = head
+
+    def features(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        The actor's features, which learned heads see too. They learn from the actor's loss only.
+
+        :param obs: ``B`` observations
+        :return: ``(B, F)``, without a graph
+        """
+        with th.no_grad():
+            return self.actor.extract_features(obs, self.actor.features_extractor)
+
+    def bound_head(self, obs: PyTorchObs) -> Head:
+        """
+        :param obs: ``B`` observations
+        :return: what the learned head says there; nothing where the refiner needs none
+        """
+        return Head() if self.head is None else self.head.bind(self.features(obs))
+
+
+def checked_head_kwargs(name: Any, refiner: Refiner, head_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """
+    :param name: of the refiner, as it was given
+    :param refiner: which may need a head
+    :param head_kwargs: the head's arguments
+    :return: a copy of them, or ``None`` where the refiner needs no head
+    :raises ValueError: if the refiner learns nothing, or wants a head that is not in ``HEADS``
+    :raises TypeError: if they are no dict or hold others than the head takes
+    """
+    head = getattr(refiner, "head", None)
+    if head is None:
+        if head_kwargs is not None:
+            raise ValueError(f"head_kwargs needs a refiner that learns, such as 'flow', got {head_kwargs!r} with {name!r}")
+        return None
+    if head not in HEADS:
+        raise ValueError(f"the head of {type(refiner).__name__} must be one of {sorted(HEADS)}, got {head!r}")
+    if head_kwargs is not None and not isinstance(head_kwargs, dict):
+        raise TypeError(f"head_kwargs must be a dict, got {head_kwargs!r}")
+    unknown = sorted(set(head_kwargs or {}) - set(HEAD_ARGUMENTS[head]))
+    if unknown:
+        raise TypeError(f"head_kwargs of refiner={name!r} must be among {sorted(HEAD_ARGUMENTS[head])}, got {unknown}")
+    return dict(head_kwargs or {})

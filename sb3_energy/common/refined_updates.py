@@ -1,0 +1,137 @@
+"""What an algorithm with a refined policy adds to its updates: the entropy of what was refined, and what learns beside it."""
+
+from functools import partial
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
+
+from sb3_energy.common.actors import BackboneActor
+from sb3_energy.common.entropy_choice import choose_estimator
+from sb3_energy.common.guards import guarded_step
+from sb3_energy.common.heads import HeadTraining, Lesson
+from sb3_energy.common.policies import RefinedPolicy
+from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian, draw_proposals
+from sb3_energy.energies import log_tanh_jacobian, tempered
+from sb3_energy.networks import FieldNetwork
+from sb3_energy.registry import resolve
+from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator
+
+
+class RefinedUpdates(OffPolicyAlgorithm):
+    """
+    Mixin for off-policy algorithms with a refined policy.
+
+    * The entropy estimator is chosen once the policy is there, and refused where it is not valid for its refiner.
+    * The policy's learned head gets a step in each update, from weighted candidates.
+    * The reverse drift that ``entropy_estimator="path"`` learns is the algorithm's, since no prediction needs it.
+    """
+
+    policy: RefinedPolicy
+    actor: BackboneActor
+    entropy_estimator: str | type[EntropyEstimator] | None
+    entropy_estimator_kwargs: dict[str, Any] | None
+    head_training_kwargs: dict[str, Any] | None
+    update_particles: int
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        refinement = self.policy.refinement
+        self._estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, refinement)
+        self._head_training = self._make_head_training()
+        self.reverse_drift = self._make_reverse_drift()
+
+    def _make_head_training(self) -> HeadTraining:
+        if self.head_training_kwargs is not None and self.policy.head is None:
+            raise ValueError(
+                f"head_training_kwargs needs a refiner that learns, such as 'flow', got {self.head_training_kwargs!r}"
+            )
+        return resolve({}, HeadTraining, self.head_training_kwargs, "head_training")
+
+    def _make_reverse_drift(self) -> FieldNetwork | None:
+        if not getattr(self._estimator, "learns_reverse", False):
+            return None
+        actor, n_actions = self.actor, get_action_dim(self.action_space)
+        network = FieldNetwork(actor.features_dim, n_actions, n_actions, actor.net_arch, backbone=self.policy.backbone)
+        optimizer_class: Any = self.policy.optimizer_class
+        network = network.to(self.device)
+        optimizer = optimizer_class(network.parameters(), lr=self.lr_schedule(1), **self.policy.optimizer_kwargs)
+        network.optimizer = optimizer
+        return network
+
+    def _entropy_estimate(
+        self,
+        obs: PyTorchObs,
+        base_log_prob: th.Tensor,
+        records: dict[str, list[float]],
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
+    ) -> th.Tensor:
+        reverse = None if self.reverse_drift is None else partial(_reverse, self.reverse_drift, self.policy.features(obs))
+        context = EntropyContext(
+            base_log_prob,
+            partial(self._propose, obs, base=base, energy=energy),
+            partial(self.policy.simulate, obs, base=base, energy=energy, n_particles=self.update_particles),
+            reverse,
+        )
+        found = self._estimator.estimate(context)
+        if not th.isfinite(found.log_prob).all():
+            raise FloatingPointError(
+                f"the entropy by {type(self._estimator).__name__} is not finite; try a lower learning_rate, "
+                "entropy_estimator='soft_value', or backbone='layer_norm'"
+            )
+        for name, values in (found.records or {}).items():
+            records[name].append(values.mean().item())
+        if found.loss is not None and self.reverse_drift is not None:
+            with th.enable_grad():
+                guarded_step(self.reverse_drift.optimizer, found.loss, "reverse_loss", records)  # type: ignore[arg-type]
+        return found.log_prob
+
+    def _update_head(self, batch: ReplayBufferSamples, records: dict[str, list[float]]) -> None:
+        head, policy = self.policy.head, self.policy
+        if head is None or not hasattr(head, "optimizer"):  # of one coordinate there is no prefix
+            return
+        with th.no_grad():
+            base = policy.base(batch.observations)
+            energy = tempered(policy.energy_fn(batch.observations), policy.temperature)
+            replayed = th.atanh(batch.actions.clamp(-LARGEST_ACTION, LARGEST_ACTION))
+        lesson = Lesson(policy.features(batch.observations), base, energy, replayed)
+        loss, found = head.loss(lesson, self._head_training)
+        for name, value in found.items():
+            records[name].append(value)
+        guarded_step(head.optimizer, loss, "head_loss", records)
+
+    def _head_optimizers(self) -> list[th.optim.Optimizer]:
+        learned: tuple[Any, ...] = (self.policy.head, self.reverse_drift)
+        return [module.optimizer for module in learned if hasattr(module, "optimizer")]
+
+    def _propose(
+        self,
+        obs: PyTorchObs,
+        n: int,
+        uniform_fraction: float,
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
+    ) -> tuple[th.Tensor, th.Tensor]:
+        base = self.policy.base(obs) if base is None else base
+        energy = self.policy.energy_fn(obs) if energy is None else energy
+        particles, log_prob = draw_proposals(base, n, uniform_fraction)
+        # Entropies and SAC's target entropy are those of actions on the box, not of what is squashed
+        return tempered(energy, self.policy.temperature)(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_estimator", "_head_training", "reverse_drift"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        if hasattr(self.policy.head, "optimizer"):
+            state_dicts.append("policy.head.optimizer")
+        if self.reverse_drift is not None:
+            state_dicts += ["reverse_drift", "reverse_drift.optimizer"]
+        return state_dicts, tensors
+
+
+def _reverse(network: FieldNetwork, features: th.Tensor, x: th.Tensor, remaining: float) -> th.Tensor:
+    return network(features, x, x.new_full(x.shape[:2], remaining))

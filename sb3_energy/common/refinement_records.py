@@ -1,0 +1,32 @@
+"""What a refinement did, for the logger."""
+
+import torch as th
+
+from sb3_energy.types import RefinerInfo
+
+
+def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str, float]:
+    """
+    What a refinement did, in means over observations, for the logger.
+
+    :param infos: of its steps
+    :param actions: ``(B, A)`` what came out, scaled to [-1, 1]
+    :return: ``refiner_displacement``, the length of the way; ``refiner_acceptance``, the mean over steps;
+        ``refiner_effective_sample_size``, the mean over resamplings, where there was one; ``refiner_energy_drop``, by how
+        much the target's energy is lower after the last step than before the first, over observations whose particles
+        never entered what is forbidden; and ``refined_at_edge``, the part of the actions' coordinates beyond .99
+    """
+    records = {"refined_at_edge": (actions.abs() > 0.99).float().mean().item()}
+    if infos:
+        records["refiner_displacement"] = sum(info.displacement.mean().item() for info in infos)
+        records["refiner_acceptance"] = sum(info.acceptance.mean().item() for info in infos) / len(infos)
+    sizes = [info.effective_sample_size.mean().item() for info in infos if info.effective_sample_size is not None]
+    if sizes:
+        records["refiner_effective_sample_size"] = sum(sizes) / len(sizes)
+    drops = [info.energy_drop for info in infos if info.energy_drop is not None]
+    if drops:
+        drop = th.stack(drops).sum(dim=0)
+        finite = drop[th.isfinite(drop)]  # an infinite energy at one particle must not hide what the others did
+        if len(finite) > 0:
+            records["refiner_energy_drop"] = finite.mean().item()
+    return records
