@@ -15,7 +15,7 @@ class MixtureEntropy:
     The last step of a Langevin chain draws from a known Gaussian. Of ``M`` independent chains, the density at the end of one
     under the mixture of all last kernels is too high in the mean, because its own is among them: ``-E log π_incl`` lies below
     the entropy. Under any density that has not seen the chain, ``-E log q`` lies above (Gibbs' inequality). ``q`` is half the
-    mixture of the other chains' kernels and half the same with wider ones, by Scott's rule (1992, equation 6.42): the kernels
+    mixture of the other chains' kernels and half the same with wider ones, by Scott's rule (1992): the kernels
     alone are so narrow that few chains leave their ends uncovered. Both bounds are logged, and the estimate is halfway
     between them. The sandwich needs low dimensions: where no chain ends near another, both bounds are wide of the entropy.
 

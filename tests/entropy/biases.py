@@ -46,7 +46,7 @@ class Case(NamedTuple):
         refinement = refinement_of(self.refiner, **self.settings)
         estimator = ENTROPY_ESTIMATORS[self.estimator](**self.arguments)
         if isinstance(estimator, PathEntropy):
-            policy, _ = taught_reverse(refinement, dimension, estimator, 400)
+            policy, _ = taught_reverse(refinement, dimension, estimator)
         else:
             policy = Setting(refinement, dimension, taught_head(self.refiner, dimension))
         th.manual_seed(1)

@@ -88,7 +88,7 @@ def test_it_bounds_the_entropy_of_the_chain_and_learning_closes_the_gap(chain, d
     untaught = Setting(refinement, dimension, None, FieldNetwork(N_FEATURES, dimension, dimension, [8]))
     truth = knn_entropy_on_box(untaught.latent(20_000))
     lowest, _ = untaught.estimate(PathEntropy(), 20_000, 5000)
-    taught, _ = taught_reverse(refinement, dimension, PathEntropy(), n_updates=400)
+    taught, _ = taught_reverse(refinement, dimension, PathEntropy())
     bound, _ = taught.estimate(PathEntropy(), 20_000, 5000)
     assert lowest < truth - 0.04
     assert truth - 0.1 < bound < truth + 0.02, "a lower bound but for the noise"
