@@ -15,6 +15,7 @@ import rl_zoo3
 from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_energy import EnergySAC
+from sb3_energy.refiners import REFINERS
 from sb3_energy.zoo import hyperparams_dir, register
 
 ENTRIES = yaml.safe_load((hyperparams_dir() / "energy_sac.yml").read_text())
@@ -69,3 +70,15 @@ def test_sacs_own_values_are_kept():
     for env_id in set(theirs) & set(ENTRIES):
         for key in (set(theirs[env_id]) | set(ENTRIES[env_id])) - ours_alone:
             assert ENTRIES[env_id].get(key) == theirs[env_id].get(key), (env_id, key)
+
+
+@pytest.mark.parametrize("refiner", sorted(REFINERS))
+def test_every_refiner_is_a_line_in_the_file(refiner, tmp_path):
+    """As the comment at the top of it says: as text, which the zoo evaluates."""
+    assert f"'{refiner}'" in (hyperparams_dir() / "energy_sac.yml").read_text()
+    policy_kwargs = f"dict(refiner={refiner!r}, net_arch=[16])"
+    settings = dict(policy_kwargs=policy_kwargs, buffer_size=200, learning_starts=10, batch_size=8)
+    model, _ = manager("Pendulum-v1", str(tmp_path), hyperparams=settings).setup_experiment()
+    model.learn(14)
+    assert isinstance(model.policy.refinement.refiner, REFINERS[refiner]) and model._n_updates > 0
+    model.env.close()
