@@ -6,8 +6,8 @@ from typing import ClassVar, NamedTuple
 
 import torch as th
 
-from sb3_energy.refiners.norms import squared_norm
-from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick, VelocityFn
+from sb3_energy.refiners.transport import TransportSteps
+from sb3_energy.types import RefinerState, Target, Tick, VelocityFn
 
 
 class Stage(NamedTuple):
@@ -27,7 +27,7 @@ class Stage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(TransportSteps):
     """
     ``dx/dt = v(x, t)`` from the base at ``t = 0`` to the target at ``t = 1``, in as many steps as there are.
 
@@ -62,26 +62,6 @@ class Flow:
         if target.velocity is None:
             raise ValueError("flow needs Target.velocity, (B, N, *E), t (B, N) -> (B, N, *E), got None")
         return RefinerState(particles, target.energy(particles))
-
-    def step(
-        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
-    ) -> tuple[RefinerState, RefinerInfo]:
-        """
-        :param state: particles at the time the step begins
-        :param target: with its ``velocity``
-        :param tick: which step of how many
-        :param generator: not asked
-        :return: particles at the time the step ends, and how far they went
-        """
-        particles = self.transport(state.particles, target, tick)
-        length = squared_norm(particles - state.particles).sqrt()
-        return RefinerState(particles, target.energy(particles)), RefinerInfo(th.ones_like(length), length)
-
-    def deterministic(self) -> "Flow":
-        """
-        :return: itself
-        """
-        return self
 
     def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
         """

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 import torch as th
 
-from sb3_energy.refiners.norms import squared_norm
-from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+from sb3_energy.refiners.transport import TransportSteps
+from sb3_energy.types import RefinerState, Target, Tick
 
 
 @dataclass(frozen=True)
-class MeanFlow:
+class MeanFlow(TransportSteps):
     """
     ``x ← x + (r - t) u(x, t, r)`` with the average velocity ``u`` of a flow from the base to the target: one step takes the
     whole way, and costs one evaluation of the network.
@@ -37,26 +37,6 @@ class MeanFlow:
         if target.average_velocity is None:
             raise ValueError("mean_flow needs Target.average_velocity, (B, N, *E), t, r (B, N) -> (B, N, *E), got None")
         return RefinerState(particles, target.energy(particles))
-
-    def step(
-        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
-    ) -> tuple[RefinerState, RefinerInfo]:
-        """
-        :param state: particles at the time the step begins
-        :param target: with its ``average_velocity``
-        :param tick: which step of how many
-        :param generator: not asked
-        :return: particles at the time the step ends, and how far they went
-        """
-        particles = self.transport(state.particles, target, tick)
-        length = squared_norm(particles - state.particles).sqrt()
-        return RefinerState(particles, target.energy(particles)), RefinerInfo(th.ones_like(length), length)
-
-    def deterministic(self) -> "MeanFlow":
-        """
-        :return: itself
-        """
-        return self
 
     def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
         """
