@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 from torch.nn import functional as F
 
+from benchmarks.sampler_critic import trained_critic
 from sb3_energy.envs.soft_values import soft_value_iteration
 from sb3_energy.types import EnergyFn
 
@@ -74,6 +75,7 @@ def targets() -> Mapping[str, EnergyFn]:
         "ring": ring,
         "checkerboard": checkerboard,
         "four goals": four_goals(),
+        "trained critic": trained_critic(),
     }
 
 
