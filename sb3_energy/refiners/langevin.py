@@ -30,7 +30,7 @@ class Langevin(GradientStart):
     :raises ValueError: if a number is out of range
     """
 
-    step_size: float | Schedule = 0.1
+    step_size: float | Schedule = 0.03
     noise_scale: float | Schedule = 1.0
     max_grad_norm: float | None = None
     max_displacement: float | None = 1.0

@@ -53,7 +53,8 @@ def expected(refiner, tolerance):
     return last, th.stack([states[last[b]].particles[b] for b in rows]), th.stack([states[last[b]].energies[b] for b in rows])
 
 
-MOVING = sorted(set(REFINERS) - {"none", "snis"})
+# snis has one step, and what flows follow is no descent: a policy refuses both
+MOVING = sorted(set(REFINERS) - {"none", "snis", "flow", "mean_flow"})
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.01])
