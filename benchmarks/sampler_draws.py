@@ -179,7 +179,7 @@ def refinements(more: int) -> dict[str, Refinement]:
         made[name] = make(name)
         if name == "langevin":
             made["langevin, 1 particle"] = make(name, n_particles=1)
-            made["langevin, step .03"] = make(name, dict(step_size=0.03))
+            made["langevin, step .1"] = make(name, dict(step_size=0.1))
         if name == "autoregressive_derivative_free":
             made[f"{name}, 1 round"] = make(name, n_steps=1)
         if cls.exact and cls.max_steps is None:
