@@ -64,6 +64,18 @@ def make_refinement(
         raise ValueError(f"initial_particles must be one of {sorted(INITIAL_PARTICLES)}, got {initial_particles!r}")
     if not isinstance(precondition, bool):
         raise TypeError(f"precondition must be True or False, got {precondition!r}")
+    _check_options(refiner, instance, n_steps, trust_region, box, tolerance)
+    refinement = Refinement(
+        instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box], tolerance
+    )
+    if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
+        raise ValueError(
+            f"warm_start=True needs n_particles of at least 2 and refiner_steps of at least 1, got {n_particles} and {n_steps}"
+        )
+    return refinement
+
+
+def _check_options(refiner: Any, instance: Refiner, n_steps: int, trust_region: Any, box: Any, tolerance: Any) -> None:
     check_positive("trust_region", trust_region)
     if trust_region is not None and instance.resamples:
         raise ValueError(f"trust_region needs a refiner that moves each particle alone, such as 'langevin', got {refiner!r}")
@@ -77,14 +89,6 @@ def make_refinement(
         )
     if tolerance is not None and getattr(instance, "head", None) is not None:
         raise ValueError(f"tolerance needs a refiner whose steps descend the energy, got {refiner!r}")
-    refinement = Refinement(
-        instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box], tolerance
-    )
-    if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
-        raise ValueError(
-            f"warm_start=True needs n_particles of at least 2 and refiner_steps of at least 1, got {n_particles} and {n_steps}"
-        )
-    return refinement
 
 
 def _check_flow(refiner: Any, initial_particles: Any, precondition: Any, trust_region: Any, box: Any) -> tuple[str, bool]:

@@ -1,5 +1,6 @@
 """What refiners that follow a learned velocity share."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch as th
@@ -8,9 +9,10 @@ from sb3_energy.refiners.norms import squared_norm
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
-class TransportSteps:
+class TransportSteps(ABC):
     """Steps that move each particle by a function of its place and of nothing else: no noise, no energy."""
 
+    @abstractmethod
     def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
         """
         One step as a function of the particles, for whoever differentiates it.
@@ -20,7 +22,6 @@ class TransportSteps:
         :param tick: which step of how many
         :return: ``(B, N, *E)``
         """
-        raise NotImplementedError
 
     def step(
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
