@@ -34,8 +34,12 @@ ERROR_FLOOR = 0.1
 @dataclass(frozen=True)
 class HeadTraining(CandidateSettings):
     """
-    How a head learns: from which candidates, and at how many points of each observation.
+    How a head learns: at which part of a batch, from which candidates, and at how many points of each observation.
 
+    What an update costs is the product of observations and candidates. Few observations with many candidates are the better
+    use of it: few candidates leave too much to the mode of the base, in every update, and fewer observations only add noise.
+
+    :param n_observations: of each batch, at the most
     :param n_candidates: for each observation, an even number of at least 8
     :param refined_fraction: part of them that is refined, in [0, 1)
     :param replay_std: standard deviation of the kernel around the replayed action, before the squash (``None``: none)
@@ -45,10 +49,13 @@ class HeadTraining(CandidateSettings):
     :raises TypeError: if something has the wrong type
     """
 
-    n_points: int = 4
+    n_candidates: int = 64
+    n_observations: int = 64
+    n_points: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_integer("n_observations", self.n_observations, minimum=1)
         check_integer("n_points", self.n_points, minimum=1)
 
 
@@ -214,14 +221,14 @@ class PrefixHead(nn.Module):
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
         :param lesson: what to learn from
-        :param training: how: ``n_points`` prefixes of each length, each with ``n_candidates`` next coordinates
+        :param training: how: ``n_points`` prefixes of each length, each with a quarter of ``n_candidates`` next coordinates
         :param generator: source of the noise (``None``: torch's global one)
         :return: the loss of all prefixes; 0 where there is one coordinate, which has none
         """
         if self.prefix_energies.event_dim == 1:
             return lesson.features.new_zeros((), requires_grad=True), {}
         points = draw_proposals(lesson.base, training.n_points, 0.5, generator).particles
-        coordinates = draw_coordinates(lesson.base, training.n_candidates, 0.5, generator)
+        coordinates = draw_coordinates(lesson.base, training.n_candidates // 4, 0.5, generator)
         energy, prefix_energy = squashed(lesson.energy), squashed(self.prefix_energies.bind(lesson.features))
         return prefix_loss(energy, prefix_energy, points, coordinates.particles, coordinates.log_prob), {}
 

@@ -93,11 +93,12 @@ class RefinedUpdates(OffPolicyAlgorithm):
         head, policy = self.policy.head, self.policy
         if head is None or not hasattr(head, "optimizer"):  # of one coordinate there is no prefix
             return
+        n, obs = self._head_training.n_observations, batch.observations
+        obs = {key: part[:n] for key, part in obs.items()} if isinstance(obs, dict) else obs[:n]
         with th.no_grad():
-            base = policy.base(batch.observations)
-            energy = tempered(policy.energy_fn(batch.observations), policy.temperature)
-            replayed = th.atanh(batch.actions.clamp(-LARGEST_ACTION, LARGEST_ACTION))
-        lesson = Lesson(policy.features(batch.observations), base, energy, replayed)
+            energy = tempered(policy.energy_fn(obs), policy.temperature)
+            replayed = th.atanh(batch.actions[:n].clamp(-LARGEST_ACTION, LARGEST_ACTION))
+            lesson = Lesson(policy.features(obs), policy.base(obs), energy, replayed)
         loss, found = head.loss(lesson, self._head_training)
         for name, value in found.items():
             records[name].append(value)

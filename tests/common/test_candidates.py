@@ -129,7 +129,11 @@ ERRORS = [
     (dict(step_size=-1.0), ValueError, "step_size must be above 0, got -1.0"),
     (dict(n_points=0), ValueError, "n_points must be at least 1, got 0"),
     (dict(n_points=2.0), TypeError, "n_points must be an integer, got 2.0"),
-    (dict(refined_fraction=0.9), ValueError, "refined_fraction must leave 2 proposals .* n_candidates=16, got 0.9"),
+    (
+        dict(refined_fraction=0.9, n_candidates=16),
+        ValueError,
+        "refined_fraction must leave 2 proposals .* n_candidates=16, got 0.9",
+    ),
     (dict(refined_fraction=0.5, n_candidates=8), ValueError, "refined_fraction must leave 2 .* n_candidates=8, got 0.5"),
 ]
 

@@ -222,3 +222,26 @@ def test_head_training_kwargs_are_refused_in_one_sentence(refiner, kwargs, error
 def test_what_a_flow_takes_may_be_said():
     said = dict(initial_particles="base", precondition=False, box="tanh")
     assert make("flow", policy_kwargs=said).policy.refinement == make("flow").policy.refinement
+
+
+@pytest.mark.parametrize("n_observations, expected", [(4, 4), (64, 16)])
+def test_a_head_learns_at_a_part_of_the_batch(n_observations, expected):
+    training = dict(n_observations=n_observations, n_candidates=8, n_points=3)
+    model = EnergySAC(
+        "MlpPolicy",
+        "Pendulum-v1",
+        policy_kwargs=dict(refiner="flow", net_arch=[16]),
+        head_training_kwargs=training,
+        learning_starts=20,
+        batch_size=16,
+        seed=0,
+    ).learn(21)
+    sizes, velocity = [], model.policy.head.velocity.forward
+
+    def counted(features, x, *times):
+        sizes.append((len(features), x.shape[1]))
+        return velocity(features, x, *times)
+
+    model.policy.head.velocity.forward = counted
+    model._update_head(model.replay_buffer.sample(16), {"head_effective_sample_size": [], "head_loss": []})
+    assert sizes == [(expected, 3)]
