@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch as th
 
-from benchmarks.samplers import fitted_base
+from benchmarks.sampler_draws import fitted_base
 from sb3_energy.autodiff import jacobian
 from sb3_energy.common.heads import AverageVelocityHead, HeadTraining, Lesson, VelocityHead
 from sb3_energy.common.proposals import Gaussian

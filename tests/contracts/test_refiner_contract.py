@@ -175,7 +175,7 @@ def test_who_calls_itself_exact_reproduces_a_density(name):
     box = 2.0 * th.rand(100, 1000, 1, generator=th.Generator().manual_seed(0)) - 1.0
     particles = th.atanh(box.clamp(-1.0 + 1e-6, 1.0 - 1e-6))
     refiner = REFINERS[name]()
-    n_steps = 40 if refiner.max_steps is None else refiner.max_steps
+    n_steps = 100 if refiner.max_steps is None else refiner.max_steps
     goal = Target(squashed(density), proposal_log_prob=log_tanh_jacobian(particles) - math.log(2.0))
     state = refine(refiner, particles, goal, n_steps, th.Generator().manual_seed(1))
     assert total_variation(box.reshape(-1, 1), density, 40) > 0.15

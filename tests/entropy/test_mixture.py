@@ -74,8 +74,8 @@ def test_the_bounds_hold_the_entropy_of_the_chains_between_them(setting, dimensi
     truth = knn_entropy_on_box(policy.latent(20_000))
     estimate, records = policy.estimate(MixtureEntropy(), 300, chunk=100)
     assert records["entropy_lower"] < truth < records["entropy_upper"]
-    assert records["entropy_upper"] - records["entropy_lower"] < (0.35 if dimension == 1 else 1.4)
-    assert estimate == pytest.approx(truth, abs=0.1 if dimension == 1 else 0.3)
+    assert records["entropy_upper"] - records["entropy_lower"] < (0.5 if dimension == 1 else 2.5)
+    assert estimate == pytest.approx(truth, abs=0.1 if dimension == 1 else 0.6)
 
 
 @pytest.mark.parametrize("dimension", [1, 2])
