@@ -29,6 +29,12 @@ VARIANTS: dict[str, dict] = {
     'refine_target=True, entropy_estimator="soft_value"': dict(refine_target=True, entropy_estimator="soft_value"),
     'refine_target=True, refiner="snis"': dict(refine_target=True, policy_kwargs=dict(refiner="snis")),
     'refine_target=True, refiner="mppi"': dict(refine_target=True, policy_kwargs=dict(refiner="mppi")),
+    'refine_target=True, entropy_estimator="mixture"': dict(refine_target=True, entropy_estimator="mixture"),
+    'refiner="flow"': dict(policy_kwargs=dict(refiner="flow")),
+    'refiner="flow", entropy_estimator="base"': dict(policy_kwargs=dict(refiner="flow"), entropy_estimator="base"),
+    'refiner="mean_flow"': dict(policy_kwargs=dict(refiner="mean_flow")),
+    'refiner="mean_flow", entropy_estimator="base"': dict(policy_kwargs=dict(refiner="mean_flow"), entropy_estimator="base"),
+    'refiner="autoregressive_derivative_free"': dict(policy_kwargs=dict(refiner="autoregressive_derivative_free")),
     "distillation_coef=0.1": dict(distillation_coef=0.1),
 }
 

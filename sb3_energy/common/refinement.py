@@ -14,6 +14,7 @@ from sb3_energy.energies import near_proposal, on_box, squashed, standardized, t
 from sb3_energy.refiners import (
     MPPI,
     Identity,
+    SelfNormalizedImportanceSampling,
     effective_sample_size,
     importance_resample,
     normal_quantiles,
@@ -69,10 +70,11 @@ class Refinement:
 
     def thinned(self, n_particles: int | None) -> "Refinement":
         """
-        :param n_particles: the most that a chain may be drawn from (``None``: as many as there are)
-        :return: the same refinement with no more; itself where particles are compared with each other, which needs them all
+        :param n_particles: the most that a draw may be chosen from (``None``: as many as there are)
+        :return: the same refinement with no more; itself where particles move together, which needs them all
         """
-        if n_particles is None or self.refiner.resamples or self.n_particles <= n_particles:
+        together = self.refiner.resamples and not isinstance(self.refiner, SelfNormalizedImportanceSampling)
+        if n_particles is None or together or self.n_particles <= n_particles:
             return self
         return replace(self, n_particles=n_particles)
 

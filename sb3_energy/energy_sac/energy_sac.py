@@ -48,8 +48,8 @@ class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
         ``refine_target``, in the critic's target: ``"base"``, ``"soft_value"``, ``"trace"``, ``"mixture"``, ``"path"``,
         ``"divergence"``, or a class; the refiner says which are valid for it and which it has by default (``None``)
     :param entropy_estimator_kwargs: Keyword arguments of the estimator
-    :param update_particles: the most proposals that a chain is drawn from in updates (refined targets, distillation,
-        ``"mixture"``), where a batch of observations pays for them; refiners that compare particles keep theirs
+    :param update_particles: the most proposals that a chain or a draw of ``snis`` is chosen from in updates (refined targets,
+        distillation, ``"mixture"``), where a batch of observations pays for them; refiners that compare particles keep theirs
     :param distillation_coef: weight of the loss that pulls the Gaussian toward its own refined actions, in units of
         the entropy coefficient; 0 switches it off
     :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.common.heads.HeadTraining`, for a refiner that learns

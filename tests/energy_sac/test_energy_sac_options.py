@@ -80,9 +80,11 @@ def test_what_is_refined(make_model, refine_exploration, refine_target, distilla
     assert sizes == [6], "predicting refines, however it was trained"
 
 
-@pytest.mark.parametrize("update_particles, expected", [(4, 4), (16, 8)])
-def test_updates_draw_chains_from_fewer_proposals(update_particles, expected):
-    chains = dict(refiner="mala", n_particles=8)
+@pytest.mark.parametrize(
+    "refiner, update_particles, expected", [("mala", 4, 4), ("mala", 16, 8), ("snis", 4, 4), ("svgd", 4, 8)]
+)
+def test_updates_choose_from_fewer_proposals(refiner, update_particles, expected):
+    chains = dict(refiner=refiner, n_particles=8)
     model = small(chains, refine_target=True, distillation_coef=0.1, update_particles=update_particles).learn(21)
     counts, energy_fn = [], model.policy.energy_fn
 
