@@ -70,7 +70,7 @@ def test_a_short_training_brings_one_step_of_a_mean_flow_near_it(base_name, reco
 @pytest.mark.slow
 @pytest.mark.parametrize("base_name", ["wide", "one mode"])
 def test_draws_of_one_step_of_a_mean_flow_follow_the_gibbs_density(base_name, record_property):
-    head = taught(AverageVelocityHead, base_name, 1600)
+    head = taught(AverageVelocityHead, base_name, 3200)
     found = bias(head, MeanFlow(), 1, base_name)
     record_property("total_variation", found)
     assert found <= 0.08
