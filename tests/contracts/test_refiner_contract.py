@@ -9,7 +9,7 @@ import torch as th
 from torch import nn
 
 from sb3_energy.common.refinement import is_flow
-from sb3_energy.energies import squashed
+from sb3_energy.energies import squashed, tempered
 from sb3_energy.energies.transforms import log_tanh_jacobian
 from sb3_energy.refiners import REFINERS, refine
 from sb3_energy.types import Refiner, Target, Tick
@@ -167,6 +167,35 @@ def test_observations_do_not_meet(name):
     moved[1:] += 1.0
     refiner = REFINERS[name]().deterministic()
     assert th.equal(run(refiner, particles).particles[0], run(refiner, moved).particles[0])
+
+
+# Flows follow what they have learned at one temperature, and mppi the best of its candidates, whatever it is
+FOLLOWS_THE_ENERGY = sorted(set(NAMES) - {"none", "flow", "mean_flow", "mppi"})
+
+
+@pytest.mark.parametrize("name", FOLLOWS_THE_ENERGY)
+def test_each_observation_s_own_temperature_is_followed(name):
+    """.1 and 10 side by side, from one cloud of particles: what is cold ends lower and closer together."""
+    temperatures = th.tensor([[0.1], [10.0]], dtype=th.float64)
+    particles = 1.5 * start((1, 200, 1)).repeat(2, 1, 1)
+    energy = tempered(quadratic, temperatures)
+    log_prob = -0.5 * (particles / 1.5).square().sum(-1)
+    refiner = REFINERS[name]()
+    n_steps = 60 if refiner.max_steps is None and not refiner.resamples else steps(refiner)
+    state = refine(refiner, particles, Target(energy, proposal_log_prob=log_prob), n_steps, th.Generator().manual_seed(1))
+    cold, hot = quadratic(state.particles)
+    assert cold.mean() < 0.5 * hot.mean()
+    assert state.particles[0].std() < 0.7 * state.particles[1].std()
+
+
+@each_refiner
+def test_32_bits_stay_32_bits_and_say_the_same(name):
+    single, double = (run(REFINERS[name]().deterministic(), start((3, 6, 2)).to(dtype)) for dtype in (th.float32, th.float64))
+    assert single.particles.dtype == single.energies.dtype == th.float32
+    if name in ("derivative_free", "autoregressive_derivative_free", "mppi"):  # which compare: a tie may fall otherwise
+        assert th.isfinite(single.particles).all()
+    else:
+        th.testing.assert_close(single.particles.double(), double.particles, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if REFINERS[name].exact])
