@@ -16,6 +16,7 @@ from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.head_policy import HeadPolicy, checked_head_kwargs
 from sb3_energy.common.proposals import Gaussian, draw_proposals
 from sb3_energy.common.quantile_critic import QuantileCritic, quantile_kwargs
+from sb3_energy.common.refinement import is_flow, unasked
 from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.common.row_energies import bind_rows
 from sb3_energy.common.warm_predict import WarmPredict
@@ -270,7 +271,9 @@ class RefinedPolicy(WarmPredict, HeadPolicy):
             )
         with th.no_grad():
             base = self.base(obs) if base is None else base
-            energy = self.energy_fn(obs) if energy is None else energy
+            if energy is None:  # a flow draws without one, and binding it encodes the observations
+                unseen = is_flow(self.refinement.refiner) and not deterministic and infos is None
+                energy = unasked if unseen else self.energy_fn(obs)
             head = self.bound_head(obs)
             if deterministic:
                 if head.prefix_energy is not None:  # as the energy itself: without the temperature
@@ -313,13 +316,13 @@ class RefinedPolicy(WarmPredict, HeadPolicy):
         :return: ``(B, n, A)`` independent draws, scaled to [-1, 1]
         """
         with th.no_grad():
-            base = self.base(obs)
-        repeated = {key: part.repeat_interleave(n, 0) for key, part in obs.items()} if isinstance(obs, dict) else None
-        with th.no_grad():
             if self.refinement.is_identity:
-                return th.tanh(draw_proposals(base, n, 0.0).particles)
-            latent = self.refine(obs.repeat_interleave(n, 0) if repeated is None else repeated)  # type: ignore[union-attr]
-            return th.tanh(latent).reshape(len(base.mean), n, -1)
+                return th.tanh(draw_proposals(self.base(obs), n, 0.0).particles)
+        if isinstance(obs, dict):
+            repeated: PyTorchObs = {key: part.repeat_interleave(n, 0) for key, part in obs.items()}
+        else:
+            repeated = obs.repeat_interleave(n, 0)
+        return th.tanh(self.refine(repeated)).unflatten(0, (-1, n))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.refinement.is_identity or not self._refines:

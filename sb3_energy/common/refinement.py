@@ -103,7 +103,7 @@ class Refinement:
         """
         self._check_plans(plans)
         if is_flow(self.refiner) and infos is None:
-            energy = _unasked  # nobody would see it, and each costs an evaluation of the critics
+            energy = unasked  # nobody would see it, and each costs an evaluation of the critics
         starts, energy_fn = self._starts(base, energy, temperature, 1, generator)
         steps: list[RefinerInfo] | None = None if infos is None else []
         particles, log_prob = starts.particles, self.box.log_prob(starts.particles, starts.log_prob)
@@ -296,7 +296,11 @@ def is_flow(refiner: Refiner) -> bool:
     return getattr(refiner, "head", None) in ("velocity", "average_velocity")
 
 
-def _unasked(x: th.Tensor) -> th.Tensor:
+def unasked(x: th.Tensor) -> th.Tensor:
+    """
+    :param x: ``(B, N, *E)``
+    :return: ``(B, N)``, what stands for an energy that nobody looks at
+    """
     return 0.0 * x.flatten(2).sum(-1)  # and no number where a particle is none
 
 

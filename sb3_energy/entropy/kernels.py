@@ -11,8 +11,6 @@ from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 class KernelRefiner(Protocol):
     """A refiner that moves each particle alone, by a draw from a Gaussian."""
 
-    max_displacement: float | None
-
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """As a refiner's."""
         ...

@@ -245,3 +245,16 @@ def test_a_head_learns_at_a_part_of_the_batch(n_observations, expected):
     model.policy.head.velocity.forward = counted
     model._update_head(model.replay_buffer.sample(16), {"head_effective_sample_size": [], "head_loss": []})
     assert sizes == [(expected, 3)]
+
+
+@pytest.mark.parametrize("refiner", ["flow", "mean_flow"])
+def test_a_drawn_action_does_not_encode_for_the_critic(refiner):
+    model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(refiner=refiner, net_arch=[16]), buffer_size=10, seed=0)
+    encoded, encode = [], model.critic.encode
+    model.critic.encode = lambda obs: encoded.append(len(obs)) or encode(obs)
+    obs = np.zeros((3, 3), dtype=np.float32)
+    model.predict(obs)
+    assert encoded == []
+    model.predict(obs, deterministic=True)
+    assert encoded == [3], "where the lowest energy wins it is asked"
+    assert model.policy.sample_actions(th.as_tensor(obs), 5).shape == (3, 5, 1)
