@@ -148,14 +148,6 @@ class Refinement:
         log_jacobian = partial(self._log_jacobian, base)
         return Chains(self.refiner, target, self._to(base, starts.particles), known, self.n_steps, log_jacobian)
 
-    def actions(self, base: Gaussian, particles: th.Tensor) -> th.Tensor:
-        """
-        :param base: the Gaussian before the squash
-        :param particles: ``(B, N, A)`` where a refiner sees them
-        :return: ``(B, N, A)``, scaled to [-1, 1]
-        """
-        return th.tanh(self._from(base, particles))
-
     def _starts(
         self,
         base: Gaussian,
