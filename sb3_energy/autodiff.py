@@ -1,15 +1,46 @@
 """Derivatives: the only place of the package that calls ``torch.autograd.grad`` and ``torch.func``."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch as th
 
 from sb3_energy.types import EnergyFn
 
+GradientRule = Callable[..., "tuple[th.Tensor, th.Tensor] | None"]
+
+_RULES: dict[Callable[..., th.Tensor], GradientRule] = {}
+
+
+def gradient_of(fn: Callable[..., th.Tensor]) -> Callable[[GradientRule], GradientRule]:
+    """
+    Decorator: how ``partial(fn, *args)``, an energy, is differentiated by hand. An energy made of others asks
+    :func:`energy_and_grad` for theirs, so known and unknown ones mix.
+
+    :param fn: a module-level function ``(*args, x) -> (B, N)``
+    :return: registers ``(*args, x) -> energies (B, N), gradients (B, N, *E)``, without a graph, or ``None``: by autograd
+    """
+
+    def register(rule: GradientRule) -> GradientRule:
+        _RULES[fn] = rule
+        return rule
+
+    return register
+
+
+def _by_hand(fn: Any, x: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
+    rule = _RULES.get(fn.func) if type(fn) is partial and not fn.keywords else None
+    if rule is not None:
+        with th.no_grad():
+            return rule(*fn.args, x)
+    return fn.energy_and_grad(x) if hasattr(fn, "energy_and_grad") else None
+
 
 def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> tuple[th.Tensor, th.Tensor]:
     """
-    Energies and their gradients with respect to the particles.
+    Energies and their gradients with respect to the particles: by hand where somebody has written down how
+    (:func:`gradient_of`, or the energy has a method ``energy_and_grad``), by autograd elsewhere.
 
     Never touches the ``.grad`` of a parameter. Without ``create_graph`` nothing that is returned carries a graph, and
     the call works inside ``torch.no_grad()``; with it, both results can be differentiated again.
@@ -19,6 +50,9 @@ def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> t
     :param create_graph: whether to keep the graph of the gradient
     :return: energies ``(B, N)`` and gradients ``(B, N, *E)``
     """
+    known = None if create_graph else _by_hand(fn, x.detach())
+    if known is not None:
+        return known
     with th.enable_grad():
         points = x if create_graph and x.requires_grad else x.detach().requires_grad_(True)
         energies = fn(points)
@@ -26,6 +60,18 @@ def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> t
             return energies, th.zeros_like(points)
         (gradients,) = th.autograd.grad(energies.sum(), points, create_graph=create_graph, materialize_grads=True)
     return (energies, gradients) if create_graph else (energies.detach(), gradients)
+
+
+def with_gradient(values: th.Tensor, x: th.Tensor, gradients: th.Tensor) -> th.Tensor:
+    """
+    Values whose gradient is known, for a loss that is made of them: autograd goes on at ``x``.
+
+    :param values: ``(B, 1)``, without a graph
+    :param x: ``(B, D)``, where they were computed, with a graph
+    :param gradients: ``(B, D)`` of the values, without a graph
+    :return: ``(B, 1)``, the same numbers
+    """
+    return values + ((x - x.detach()) * gradients).sum(dim=1, keepdim=True)
 
 
 def directional_derivative(

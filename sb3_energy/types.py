@@ -224,6 +224,18 @@ class CriticNetwork(Protocol):
         ...
 
 
+class BoundCritic(Protocol):
+    """
+    What a critic's ``bind(features)`` gives, if it has one: ``(B, N, A) -> (C, B, N)``. It may also have
+    ``value_and_gradient(actions, weigh, sparse) -> (B, N), (B, N, A)``, where ``weigh`` makes one value of ``(C, B, N)`` and
+    says its derivatives, and ``sparse`` whether most of them are 0.
+    """
+
+    def __call__(self, actions: th.Tensor) -> th.Tensor:
+        """``(B, N, A) -> (C, B, N)``."""
+        ...
+
+
 class Networks(NamedTuple):
     """
     The networks an energy may be made of. They are arguments, never attributes of an energy or a refiner:

@@ -45,6 +45,8 @@ def parameters(model):
 
 def learn(cls, updates, policy_kwargs, **kwargs):
     settings = dict(learning_starts=LEARNING_STARTS, batch_size=16, buffer_size=1000, device="cpu") | kwargs
+    if cls is EnergySAC:
+        settings = dict(update="reference") | settings
     model = cls("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, **settings)
     model.learn(LEARNING_STARTS + updates)
     assert model._n_updates == updates
@@ -102,7 +104,7 @@ def test_updates_of_tqc(seed, ent_coef):
 def test_other_settings_of_sac(kwargs):
     small = dict(net_arch=dict(pi=[16], qf=[8]), log_std_init=-2.0)
     settings = dict(learning_starts=LEARNING_STARTS, batch_size=16, buffer_size=1000, seed=0) | kwargs
-    ours = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=small | PLAIN, **settings).learn(220)
+    ours = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=small | PLAIN, update="reference", **settings).learn(220)
     theirs = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=small, **settings).learn(220)
     assert ours._n_updates == theirs._n_updates > 0
     assert_parity(ours, theirs)

@@ -1,14 +1,32 @@
 """SB3's Gaussian actor on a backbone of choice."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.sac.policies import Actor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
 
 from sb3_energy.common.features import NormalizedFeatures
-from sb3_energy.networks import make_backbone, make_normalizer
+from sb3_energy.common.proposals import Gaussian
+from sb3_energy.networks import Stack, make_backbone, make_normalizer
+
+
+class Draw(NamedTuple):
+    """
+    Actions of the Gaussian actor.
+
+    :param actions: ``(B, A)``, squashed
+    :param log_prob: ``(B, 1)``, on the box
+    :param base: the Gaussian before the squash
+    """
+
+    actions: th.Tensor
+    log_prob: th.Tensor
+    base: Gaussian
 
 
 class BackboneActor(NormalizedFeatures, Actor):
@@ -35,6 +53,9 @@ class BackboneActor(NormalizedFeatures, Actor):
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
     :raises ValueError: if the backbone is unknown or cannot have these widths
     """
+
+    by_hand: bool = True
+    """Whether derivatives are taken by hand where the layers are known, or all of them by autograd."""
 
     def __init__(
         self,
@@ -76,3 +97,43 @@ class BackboneActor(NormalizedFeatures, Actor):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | dict(backbone=self.backbone)
+
+    def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
+        """
+        Actions at both ends of transitions, in one pass where the layers are known. The numbers are those of SB3's
+        ``action_log_prob`` at first one and then the other, up to rounding, and so is the noise.
+
+        :param obs: ``B`` observations
+        :param next_obs: those that followed
+        :return: actions at both, the second ones without a graph
+        """
+        stack = self._stack() if self.by_hand else None
+        if stack is None:
+            first = self._sb3_draw(obs)
+            with th.no_grad():
+                return first, self._sb3_draw(next_obs)
+        features = self.extract_features(obs, self.features_extractor)
+        with th.no_grad():
+            next_features = self.extract_features(next_obs, self.features_extractor)
+        parameters, next_parameters = stack.split(th.cat([features, next_features]), len(features))
+        return self._squashed(parameters), self._squashed(next_parameters)
+
+    def _stack(self) -> Stack | None:
+        own = type(self).get_action_dist_params is Actor.get_action_dist_params
+        own = own and type(self).action_log_prob is Actor.action_log_prob and not self.use_sde
+        return Stack.of(self.latent_pi, self.mu, self.log_std) if own else None  # type: ignore[arg-type]
+
+    def _sb3_draw(self, obs: PyTorchObs) -> Draw:
+        actions, log_prob = self.action_log_prob(obs)
+        distribution = self.action_dist.distribution
+        return Draw(actions, log_prob.reshape(-1, 1), Gaussian(distribution.mean, distribution.stddev))
+
+    def _squashed(self, parameters: th.Tensor) -> Draw:
+        mean, log_std = parameters.chunk(2, dim=1)
+        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        std, noise = log_std.exp(), th.randn(mean.shape, device=mean.device, dtype=mean.dtype)
+        actions = th.tanh(mean + std * noise)
+        # SB3's log-density, with the noise for what it was drawn as: it does not depend on the mean
+        log_jacobian = th.log(1.0 - actions.square() + self.action_dist.epsilon)
+        log_prob = -(0.5 * noise.square() + (log_std + log_jacobian) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)
+        return Draw(actions, log_prob, Gaussian(mean, std))

@@ -1,6 +1,7 @@
 """Ensembles of critics on a backbone of choice: encode once, evaluate many actions."""
 
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -10,9 +11,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_energy.autodiff import with_gradient
 from sb3_energy.common.features import NormalizedFeatures
+from sb3_energy.energies import weighed_q_values
 from sb3_energy.losses import critic_loss
-from sb3_energy.networks import evaluate_particles, make_backbone, make_normalizer
+from sb3_energy.networks import BoundEnsemble, Stack, WeighFn, evaluate_particles, make_backbone, make_normalizer
+from sb3_energy.types import BoundCritic
 
 
 class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
@@ -38,6 +42,12 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     n_outputs: int = 1
     """How many numbers each network gives for one action."""
+
+    policy_aggregate: ClassVar[str] = "min"
+    """What the actor climbs, of the members' values."""
+
+    by_hand: bool = True
+    """Whether derivatives are taken by hand where the layers are known, or all of them by autograd."""
 
     def __init__(
         self,
@@ -102,15 +112,47 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             return self.extract_features(obs, self.features_extractor)
 
+    def stacks(self) -> list[Stack] | None:
+        """
+        :return: the networks with derivatives by hand, or ``None`` where that is not wanted or a layer is unknown
+        """
+        return BoundEnsemble.stacks_of(list(self.q_networks)) if self.by_hand else None
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        Q-values of all critics, as in SB3.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)`` for each critic
+        """
+        stacks = self.stacks() if th.is_grad_enabled() else None
+        if stacks is None:
+            return super().forward(obs, actions)  # type: ignore[arg-type]
+        inputs = th.cat([self.encode(obs), actions], dim=1)
+        return tuple(stack(inputs) for stack in stacks)
+
+    def bind(self, features: th.Tensor) -> BoundCritic:
+        """
+        The critics at these features, for many actions and with gradients for the actions alone. They are the critics of now:
+        bind again after an update.
+
+        :param features: ``(B, F)`` what :meth:`encode` returned, without a graph
+        :return: ``(B, N, A) -> (C, B, N)``
+        """
+        own = type(self).evaluate is EnsembleCritic.evaluate and type(self).outputs is EnsembleCritic.outputs
+        stacks = self.stacks() if own else None
+        return partial(self.evaluate, features) if stacks is None else _BoundCritic(self, features, stacks)
+
     def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
-        Q-values of many actions for each observation.
+        Q-values of many actions for each observation: the means of what the networks give.
 
         :param features: ``(B, F)`` what :meth:`encode` returned
         :param actions: ``(B, N, A)``
         :return: ``(C, B, N)``, one Q-value for each critic
         """
-        return self.outputs(features, actions).squeeze(-1)
+        return self.outputs(features, actions).mean(dim=-1)
 
     def outputs(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
@@ -121,11 +163,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :return: ``(C, B, N, O)``, ``O`` numbers of each critic
         :raises ValueError: if the shapes do not fit together
         """
-        if actions.ndim != 3 or features.ndim != 2 or len(features) != len(actions):
-            raise ValueError(
-                "features and actions must have shapes (B, F) and (B, N, A), "
-                f"got {tuple(features.shape)} and {tuple(actions.shape)}"
-            )
+        check_shapes(features, actions)
         if actions.shape[1] == 1:
             inputs = th.cat([features, actions.squeeze(1)], dim=1)
             return th.stack([q_net(inputs) for q_net in self.q_networks]).unsqueeze(2)
@@ -143,12 +181,24 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     def policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        What the actor climbs: the lowest Q-value, as in SAC.
+        What the actor climbs: the lowest Q-value, as in SAC. Of interest are derivatives with respect to the actions; those
+        of the critics' parameters are not computed where they need not be.
 
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
         :return: ``(B, 1)``
         """
+        stacks = self.stacks() if actions.requires_grad else None
+        if stacks is None:
+            return self._policy_values(obs, actions)
+        with th.no_grad():
+            ensemble = BoundEnsemble(stacks, self.encode(obs))
+        weigh = partial(weighed_q_values, aggregate=self.policy_aggregate)
+        sparse = self.policy_aggregate == "min"
+        values, gradients = ensemble.value_and_gradient(actions.detach().unsqueeze(1), weigh, sparse)
+        return with_gradient(values, actions, gradients.squeeze(1))
+
+    def _policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return self.target_values(obs, actions)
 
     def td_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
@@ -171,3 +221,40 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :return: ``(B, 1)``
         """
         return super().q1_forward(obs, actions).mean(dim=1, keepdim=True)
+
+
+class _BoundCritic:
+    """
+    What :meth:`EnsembleCritic.bind` gives where the layers are known.
+
+    :param critic: whose networks these are
+    :param features: ``(B, F)``
+    :param stacks: the networks
+    """
+
+    def __init__(self, critic: EnsembleCritic, features: th.Tensor, stacks: list[Stack]):
+        self.critic, self.features = critic, features
+        self.ensemble = BoundEnsemble(stacks, features)
+
+    def __call__(self, actions: th.Tensor) -> th.Tensor:
+        if th.is_grad_enabled():  # somebody wants a graph
+            return self.critic.evaluate(self.features, actions)
+        check_shapes(self.features, actions)
+        return self.ensemble.values(actions).mean(dim=-1)
+
+    def value_and_gradient(self, actions: th.Tensor, weigh: WeighFn, sparse: bool) -> tuple[th.Tensor, th.Tensor]:
+        check_shapes(self.features, actions)
+        return self.ensemble.value_and_gradient(actions, weigh, sparse)
+
+
+def check_shapes(features: th.Tensor, actions: th.Tensor) -> None:
+    """
+    :param features: of observations
+    :param actions: many for each of them
+    :raises ValueError: if the shapes do not fit together
+    """
+    if actions.ndim != 3 or features.ndim != 2 or len(features) != len(actions):
+        raise ValueError(
+            "features and actions must have shapes (B, F) and (B, N, A), "
+            f"got {tuple(features.shape)} and {tuple(actions.shape)}"
+        )

@@ -39,6 +39,8 @@ class QuantileCritic(EnsembleCritic):
         or the backbone is unknown or cannot have these widths
     """
 
+    policy_aggregate = "mean"
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -91,17 +93,7 @@ class QuantileCritic(EnsembleCritic):
         :param actions: ``(B, A)``
         :return: ``(B, C, n_quantiles)``
         """
-        return th.stack(super().forward(obs, actions), dim=1)  # type: ignore[arg-type]
-
-    def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """
-        Q-values of many actions for each observation: the means of the quantiles.
-
-        :param features: ``(B, F)`` what :meth:`encode` returned
-        :param actions: ``(B, N, A)``
-        :return: ``(C, B, N)``, one Q-value for each critic
-        """
-        return self.outputs(features, actions).mean(dim=-1)
+        return th.stack(super().forward(obs, actions), dim=1)
 
     def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -114,15 +106,8 @@ class QuantileCritic(EnsembleCritic):
         n_kept = self.quantiles_total - self.top_quantiles_to_drop_per_net * self.n_critics
         return self(obs, actions).flatten(1).sort(dim=1).values[:, :n_kept]
 
-    def policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        What the actor climbs: the mean of all quantiles, as in TQC.
-
-        :param obs: ``B`` observations
-        :param actions: ``(B, A)``
-        :return: ``(B, 1)``
-        """
-        return self(obs, actions).mean(dim=2).mean(dim=1, keepdim=True)
+    def _policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self(obs, actions).mean(dim=2).mean(dim=1, keepdim=True)  # of all quantiles, as in TQC
 
     def td_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """

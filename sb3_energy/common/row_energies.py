@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.types import CriticNetwork, Energy, EnergyFn, Networks
 
 
@@ -51,6 +52,13 @@ class BoundEnergy:
         :return: ``(B, N)``
         """
         return self.fn(particles)
+
+    def energy_and_grad(self, particles: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param particles: ``(B, N, A)``
+        :return: ``(B, N)`` and ``(B, N, A)``, without a graph
+        """
+        return energy_and_grad(self.fn, particles)
 
     def rows(self, index: th.Tensor) -> "BoundEnergy":
         """

@@ -1,6 +1,6 @@
 """Energies: low where an action is good. A new one is a file and a line in ``ENERGIES``."""
 
-from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values
+from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values, weighed_q_values
 from sb3_energy.energies.transforms import (
     added,
     folded,
@@ -29,4 +29,5 @@ __all__ = [
     "squashed",
     "standardized",
     "tempered",
+    "weighed_q_values",
 ]

@@ -8,9 +8,11 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_energy.types import CriticNetwork, EnergyFn, Networks
+from sb3_energy.autodiff import gradient_of
+from sb3_energy.types import BoundCritic, EnergyFn, Networks
 
 AGGREGATES = ("mean", "min", "lcb")
+SMALLEST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class QEnergy:
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
         """
-        Encode the observations once.
+        Encode the observations once. A critic that has a ``bind`` is bound to them as it is now.
 
         :param networks: of which the critic is used
         :param obs: ``B`` observations
@@ -49,8 +51,10 @@ class QEnergy:
         """
         with th.no_grad():
             features = networks.critic.encode(obs)
+            bind = getattr(networks.critic, "bind", None)
+            critic = partial(networks.critic.evaluate, features) if bind is None else bind(features)
         coefficient = 1.0 if self.coefficient is None else self.coefficient
-        return partial(_q_energy, networks.critic, features, self.aggregate, coefficient)
+        return partial(_q_energy, critic, self.aggregate, coefficient)
 
 
 def _check_coefficient(coefficient: Any) -> None:
@@ -61,8 +65,20 @@ def _check_coefficient(coefficient: Any) -> None:
         raise ValueError(message)
 
 
-def _q_energy(critic: CriticNetwork, features: th.Tensor, aggregate: str, coefficient: float, actions: th.Tensor) -> th.Tensor:
-    return -aggregate_q_values(critic.evaluate(features, actions), aggregate, coefficient)
+def _q_energy(critic: BoundCritic, aggregate: str, coefficient: float, actions: th.Tensor) -> th.Tensor:
+    return -aggregate_q_values(critic(actions), aggregate, coefficient)
+
+
+@gradient_of(_q_energy)
+def _q_energy_by_hand(
+    critic: BoundCritic, aggregate: str, coefficient: float, actions: th.Tensor
+) -> tuple[th.Tensor, th.Tensor] | None:
+    value_and_gradient = getattr(critic, "value_and_gradient", None)
+    if value_and_gradient is None:
+        return None
+    weigh = partial(weighed_q_values, aggregate=aggregate, coefficient=coefficient)
+    values, gradients = value_and_gradient(actions, weigh, sparse=aggregate == "min")
+    return -values, -gradients
 
 
 def aggregate_q_values(q_values: th.Tensor, aggregate: str, coefficient: float = 1.0) -> th.Tensor:
@@ -80,4 +96,26 @@ def aggregate_q_values(q_values: th.Tensor, aggregate: str, coefficient: float =
     if aggregate == "mean":
         return mean
     # the small number keeps the gradient of the root finite where all members agree
-    return mean - coefficient * ((q_values - mean).square().mean(dim=0) + 1e-12).sqrt()
+    return mean - coefficient * ((q_values - mean).square().mean(dim=0) + SMALLEST_VARIANCE).sqrt()
+
+
+def weighed_q_values(q_values: th.Tensor, aggregate: str, coefficient: float = 1.0) -> tuple[th.Tensor, th.Tensor]:
+    """
+    One value from an ensemble's, and its derivatives with respect to each: ``1 / C`` for the mean, 1 for the lowest, and
+    ``(1 - coefficient (Q_i - mean) / std) / C`` for the lower confidence bound.
+
+    :param q_values: ``(C, ...)``, one for each critic
+    :param aggregate: ``"mean"``, ``"min"`` or ``"lcb"``
+    :param coefficient: of the standard deviation in ``lcb``
+    :return: ``(...)`` and ``(C, ...)``
+    """
+    if aggregate == "min":
+        values, lowest = q_values.min(dim=0)
+        return values, th.zeros_like(q_values).scatter_(0, lowest.unsqueeze(0), 1.0)
+    n_critics = len(q_values)
+    mean = q_values.mean(dim=0)
+    if aggregate == "mean":
+        return mean, th.full_like(q_values, 1.0 / n_critics)
+    deviation = q_values - mean
+    std = (deviation.square().mean(dim=0) + SMALLEST_VARIANCE).sqrt()
+    return mean - coefficient * std, (1.0 - coefficient * deviation / std) / n_critics

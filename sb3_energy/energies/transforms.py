@@ -8,7 +8,11 @@ from functools import partial
 
 import torch as th
 
+from sb3_energy.autodiff import energy_and_grad, gradient_of
 from sb3_energy.types import EnergyFn
+
+Known = tuple[th.Tensor, th.Tensor]
+"""Energies ``(B, N)`` and gradients ``(B, N, *E)``."""
 
 
 def tempered(fn: EnergyFn, temperature: float | th.Tensor) -> EnergyFn:
@@ -29,6 +33,15 @@ def _tempered(fn: EnergyFn, temperature: float | th.Tensor, x: th.Tensor) -> th.
     return fn(x) / temperature
 
 
+@gradient_of(_tempered)
+def _tempered_by_hand(fn: EnergyFn, temperature: float | th.Tensor, x: th.Tensor) -> Known:
+    energies, gradients = energy_and_grad(fn, x)
+    by = temperature
+    if isinstance(by, th.Tensor) and by.dim() > 0:
+        by = by.reshape(by.shape + (1,) * (x.dim() - 2))
+    return energies / temperature, gradients / by
+
+
 def squashed(fn: EnergyFn) -> EnergyFn:
     """
     An energy on the box ``[-1, 1]^d`` as one on ``R^d``, by ``a = tanh(u)``.
@@ -47,6 +60,16 @@ def _squashed(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
     return fn(th.tanh(x)) - log_tanh_jacobian(x)
 
 
+@gradient_of(_squashed)
+def _squashed_by_hand(fn: EnergyFn, x: th.Tensor) -> Known:
+    actions = th.tanh(x)
+    energies, gradients = energy_and_grad(fn, actions)
+    # d tanh = 1 - tanh², and d log(1 - tanh²) = -2 tanh
+    return energies - log_tanh_jacobian(x), th.addcmul(gradients, gradients, actions.square(), value=-1.0).add_(
+        actions, alpha=2.0
+    )
+
+
 def on_box(fn: EnergyFn) -> EnergyFn:
     """
     An energy on the box as a function on ``R^d``, by ``a = tanh(u)``, without the Jacobian: what a descent
@@ -62,6 +85,13 @@ def _on_box(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
     return fn(th.tanh(x))
 
 
+@gradient_of(_on_box)
+def _on_box_by_hand(fn: EnergyFn, x: th.Tensor) -> Known:
+    actions = th.tanh(x)
+    energies, gradients = energy_and_grad(fn, actions)
+    return energies, th.addcmul(gradients, gradients, actions.square(), value=-1.0)
+
+
 def reflected(fn: EnergyFn) -> EnergyFn:
     """
     An energy on the box ``[-1, 1]^d`` as one on ``R^d``, which goes on behind the walls as its mirror image: a sampler
@@ -75,6 +105,12 @@ def reflected(fn: EnergyFn) -> EnergyFn:
 
 def _reflected(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
     return fn(folded(x))
+
+
+@gradient_of(_reflected)
+def _reflected_by_hand(fn: EnergyFn, x: th.Tensor) -> Known:
+    energies, gradients = energy_and_grad(fn, folded(x))
+    return energies, gradients * (th.remainder(x - 1.0, 4.0) - 2.0).sign()  # backwards behind every other wall
 
 
 def folded(x: th.Tensor) -> th.Tensor:
@@ -117,6 +153,15 @@ def _added(fns: tuple[EnergyFn, ...], x: th.Tensor) -> th.Tensor:
     return total
 
 
+@gradient_of(_added)
+def _added_by_hand(fns: tuple[EnergyFn, ...], x: th.Tensor) -> Known:
+    energies, gradients = energy_and_grad(fns[0], x)
+    for fn in fns[1:]:
+        more = energy_and_grad(fn, x)
+        energies, gradients = energies + more[0], gradients + more[1]
+    return energies, gradients
+
+
 def near_proposal(fn: EnergyFn, proposal: th.Tensor, step: float) -> EnergyFn:
     """
     ``E(x) + |x - proposal|² / (2 step)``: a trust region around where each particle starts.
@@ -137,6 +182,13 @@ def _near_proposal(fn: EnergyFn, proposal: th.Tensor, step: float, x: th.Tensor)
     return fn(x) + (x - proposal).square().flatten(2).sum(-1) / (2.0 * step)
 
 
+@gradient_of(_near_proposal)
+def _near_proposal_by_hand(fn: EnergyFn, proposal: th.Tensor, step: float, x: th.Tensor) -> Known:
+    energies, gradients = energy_and_grad(fn, x)
+    way = x - proposal
+    return energies + way.square().flatten(2).sum(-1) / (2.0 * step), gradients + way / step
+
+
 def standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor) -> EnergyFn:
     """
     The energy as a function of ``z = (x - loc) / scale``: steps are then measured in units of ``scale``.
@@ -153,3 +205,10 @@ def standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor) -> EnergyFn:
 def _standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor, z: th.Tensor) -> th.Tensor:
     n = z.shape[-1]  # fewer than loc has, where the energy is that of a prefix
     return fn(loc[..., :n] + scale[..., :n] * z)
+
+
+@gradient_of(_standardized)
+def _standardized_by_hand(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor, z: th.Tensor) -> Known:
+    n = z.shape[-1]
+    energies, gradients = energy_and_grad(fn, loc[..., :n] + scale[..., :n] * z)
+    return energies, gradients * scale[..., :n]

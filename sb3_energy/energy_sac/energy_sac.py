@@ -11,10 +11,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
-from sb3_energy.common.actors import BackboneActor
+from sb3_energy.common.actors import BackboneActor, Draw
 from sb3_energy.common.collection import TrackedCollection
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import guarded_step
+from sb3_energy.common.lean_updates import LeanUpdates
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, squashed_log_prob
@@ -29,12 +30,13 @@ from sb3_energy.types import EntropyEstimator, RefinerInfo
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
 
 
-class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
+class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
     """
     Soft Actor-Critic with actions refined toward the Gibbs distribution ``exp(Q / α)`` of its own critic.
 
     The Gaussian actor, trained as in SAC (Haarnoja et al. 2018b), gives the first guess; the policy's refiner samples
-    from there. With ``policy_kwargs=dict(refiner="none", backbone="plain")`` every update is SB3's SAC's, bit by bit.
+    from there. With ``policy_kwargs=dict(refiner="none", backbone="plain")`` every update is SB3's SAC's, up to rounding, and
+    with ``update="reference"`` bit by bit.
 
     How actions are refined is a matter of the policy (``policy_kwargs``, see
     :class:`sb3_energy.common.policies.RefinedPolicy`), because ``predict`` needs it; what follows matters in training.
@@ -53,6 +55,9 @@ class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
     :param distillation_coef: weight of the loss that pulls the Gaussian toward its own refined actions, in units of
         the entropy coefficient; 0 switches it off
     :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.common.heads.HeadTraining`, for a refiner that learns
+    :param update: ``"lean"``, or ``"reference"``: the arithmetic of SB3's own update, which takes twice as long
+    :param fast_matmul: whether 32-bit matrices are multiplied by oneDNN in updates on a CPU; ``None``: if it is found to be as
+        exact and faster when the model is made, and the update is lean
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param kwargs: all of SAC's keyword arguments
     :raises ValueError: if a name or a number is not one of those that are accepted
@@ -81,6 +86,8 @@ class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
         update_particles: int = 16,
         distillation_coef: float = 0.0,
         head_training_kwargs: dict[str, Any] | None = None,
+        update: str = "lean",
+        fast_matmul: bool | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
@@ -91,6 +98,8 @@ class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
         self.update_particles = update_particles
         self.distillation_coef = distillation_coef
         self.head_training_kwargs = head_training_kwargs
+        self.update = update
+        self.fast_matmul = fast_matmul
         if isinstance(policy, type) and not issubclass(policy, RefinedPolicy):
             raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[misc]
@@ -145,22 +154,23 @@ class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
         optimizers = [self.actor.optimizer, self.critic.optimizer, *self._head_optimizers()]
         if self.ent_coef_optimizer is not None:
             optimizers += [self.ent_coef_optimizer]
+        self._fuse(optimizers)
         self._update_learning_rate(optimizers)
         records: dict[str, list[float]] = defaultdict(list)
-        for gradient_step in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-            self.policy.update_normalization(batch.observations)
-            if self.use_sde:
-                self.actor.reset_noise()
-            actions, log_prob = self.actor.action_log_prob(batch.observations)
-            log_prob = log_prob.reshape(-1, 1)
-            self._sync_temperature()
-            ent_coef = self._update_temperature(batch.observations, log_prob, records)
-            self._update_critic(batch, ent_coef, records)
-            self._update_actor(batch.observations, actions, log_prob, ent_coef, records)
-            self._update_head(batch, records)
-            if gradient_step % self.target_update_interval == 0:
-                self._update_target()
+        with self._matmul(batch_size):
+            for gradient_step in range(gradient_steps):
+                batch = self._sample(batch_size)
+                self.policy.update_normalization(batch.observations)
+                if self.use_sde:
+                    self.actor.reset_noise()
+                self._sync_temperature()
+                draw, next_draw = self.actor.draw(batch.observations, batch.next_observations)
+                ent_coef = self._update_temperature(batch.observations, draw.log_prob, records)
+                self._update_critic(batch, next_draw, ent_coef, records)
+                self._update_actor(batch.observations, draw, ent_coef, records)
+                self._update_head(batch, records)
+                if gradient_step % self.target_update_interval == 0:
+                    self._update_target()
         self._n_updates += gradient_steps
         self._sync_temperature()
         self._record(records)
@@ -181,40 +191,35 @@ class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
         records["ent_coef"].append(ent_coef.item())
         return ent_coef
 
-    def _update_critic(self, batch: ReplayBufferSamples, ent_coef: th.Tensor, records: dict[str, list[float]]) -> None:
+    def _update_critic(
+        self, batch: ReplayBufferSamples, next_draw: Draw, ent_coef: th.Tensor, records: dict[str, list[float]]
+    ) -> None:
         # For n-step replay, discount factor is gamma**n_steps (when no early termination)
         discounts = batch.discounts if batch.discounts is not None else self.gamma
         with th.no_grad():
-            next_actions, next_log_prob = self._next_actions(batch.next_observations, records)
+            next_actions, next_log_prob = self._next_actions(batch.next_observations, next_draw, records)
             next_values = self.critic_target.target_values(batch.next_observations, next_actions)
             targets = soft_td_target(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
         loss = self.critic.td_loss(batch.observations, batch.actions, targets)
         guarded_step(self.critic.optimizer, loss, "critic_loss", records)
 
-    def _next_actions(self, next_obs: PyTorchObs, records: dict[str, list[float]]) -> tuple[th.Tensor, th.Tensor]:
-        next_actions, next_log_prob = self.actor.action_log_prob(next_obs)
-        next_log_prob = next_log_prob.reshape(-1, 1)
+    def _next_actions(
+        self, next_obs: PyTorchObs, next_draw: Draw, records: dict[str, list[float]]
+    ) -> tuple[th.Tensor, th.Tensor]:
         if not self.refine_target or self.policy.refinement.is_identity:
-            return next_actions, next_log_prob
+            return next_draw.actions, next_draw.log_prob
         infos: list[RefinerInfo] = []
-        base, energy = self._last_base(), self.policy.energy_fn(next_obs)
+        base, energy = next_draw.base, self.policy.energy_fn(next_obs)
         next_actions = th.tanh(
             self.policy.refine(next_obs, base=base, energy=energy, infos=infos, n_particles=self.update_particles)
         )
-        next_log_prob = self._entropy_estimate(next_obs, next_log_prob, records, base=base, energy=energy)
+        next_log_prob = self._entropy_estimate(next_obs, next_draw.log_prob, records, base=base, energy=energy)
         for name, value in refinement_records(infos, next_actions).items():
             records[name].append(value)
         return next_actions, next_log_prob
 
-    def _update_actor(
-        self,
-        obs: PyTorchObs,
-        actions: th.Tensor,
-        log_prob: th.Tensor,
-        ent_coef: th.Tensor,
-        records: dict[str, list[float]],
-    ) -> None:
-        loss = actor_loss(log_prob, self.critic.policy_values(obs, actions), ent_coef)
+    def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: dict[str, list[float]]) -> None:
+        loss = actor_loss(draw.log_prob, self.critic.policy_values(obs, draw.actions), ent_coef)
         if self.distillation_coef > 0.0:
             distillation = self._distillation_loss(obs, ent_coef)
             records["distillation_loss"].append(distillation.item())
@@ -230,13 +235,9 @@ class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
         return distillation_loss(log_prob, ent_coef)
 
     def _update_target(self) -> None:
-        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+        self._follow(self.critic.parameters(), self.critic_target.parameters())
         # Copy running stats, see GH issue #996
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-
-    def _last_base(self) -> Gaussian:
-        distribution = self.actor.action_dist.distribution  # of the last action_log_prob()
-        return Gaussian(distribution.mean, distribution.stddev)
 
     def _sync_temperature(self) -> None:
         ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
@@ -244,6 +245,7 @@ class EnergySAC(RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
 
     def _record(self, records: dict[str, list[float]]) -> None:
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/fast_matmul", float(self._uses_fast_matmul), exclude="tensorboard")
         for name, values in records.items():
             self.logger.record(f"train/{name}", np.mean(values))
         self._record_returns()

@@ -1,18 +1,23 @@
 """The networks under the energies: trunks ("backbones") and the normalisation of what they are fed."""
 
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
+from sb3_energy.networks.ensembles import BoundEnsemble, WeighFn
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.prefix_energy import PrefixEnergies
+from sb3_energy.networks.stacks import Stack
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
 
 __all__ = [
     "BACKBONES",
     "Backbone",
+    "BoundEnsemble",
     "FieldNetwork",
     "PrefixEnergies",
     "RunningNorm",
+    "Stack",
     "VelocityNetwork",
+    "WeighFn",
     "default_activation",
     "evaluate_particles",
     "make_backbone",

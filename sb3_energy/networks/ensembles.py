@@ -1,0 +1,145 @@
+"""Many actions for each observation, through all members of an ensemble, with gradients for the actions alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_energy.matmul import MatmulPrecision, prefers_mkl
+from sb3_energy.networks.stacks import Stack, Tape
+
+ROWS_IN_CACHE = 2048
+"""How many rows go through the layers at a time: 2 MB for each layer of 256, which the next layer still finds in the cache."""
+
+FEWEST_TO_GATHER = 64
+"""From how many rows on it pays to pick those of a member's that have a derivative at all, before they go back."""
+
+WeighFn = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
+"""``(C, B, N) -> (B, N), (C, B, N)``: one value from an ensemble's, and its derivatives with respect to each."""
+
+
+class BoundEnsemble:
+    """
+    Sequential networks ``(F + A) -> O`` at encoded observations.
+
+    The share of the features in a first layer, ``W_f f + b``, is the same for all actions at an observation and all steps of a
+    chain, so it is computed once, here. What is left of it is ``W_a a``, and its derivative is ``da = dz W_a``. The parameters
+    of first layers are therefore those of now; bind again after they have changed.
+
+    :param stacks: the members, each beginning with a linear layer
+    :param features: ``(B, F)``, without a graph
+    """
+
+    def __init__(self, stacks: Sequence[Stack], features: th.Tensor):
+        self.members = [_Member(stack, features) for stack in stacks]
+        self.n_outputs = stacks[0].layers[-1].out_features
+
+    @staticmethod
+    def stacks_of(networks: Sequence[nn.Module]) -> list[Stack] | None:
+        """
+        :param networks: the members
+        :return: their stacks, or ``None`` where one has unknown layers
+        """
+        stacks = [Stack.of(network) for network in networks]
+        known = [stack for stack in stacks if stack is not None and isinstance(stack.layers[0], nn.Linear)]
+        return known if len(known) == len(stacks) else None
+
+    def values(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: ``(B, N, A)``
+        :return: ``(C, B, N, O)``, without a graph
+        """
+        n_observations, n_particles = actions.shape[:2]
+        found = actions.new_empty(len(self.members), n_observations, n_particles, self.n_outputs)
+        with th.no_grad():
+            for rows, columns in _in_cache(n_observations, n_particles):
+                part = actions[rows, columns]
+                for member, values in zip(self.members, found, strict=True):
+                    values[rows, columns] = member.forward(rows, part, []).unflatten(0, part.shape[:2])
+        return found
+
+    def value_and_gradient(self, actions: th.Tensor, weigh: WeighFn, sparse: bool = False) -> tuple[th.Tensor, th.Tensor]:
+        """
+        One value for each action and its gradient. A member's value is the mean of its ``O`` outputs.
+
+        :param actions: ``(B, N, A)``
+        :param weigh: how the members' values become one
+        :param sparse: whether most derivatives of that are 0; nothing goes back through a member then where its are
+        :return: ``(B, N)`` and ``(B, N, A)``, without a graph
+        """
+        chunks = list(_in_cache(*actions.shape[:2]))
+        with th.no_grad():
+            if len(chunks) == 1:
+                return self._value_and_gradient(chunks[0][0], actions, weigh, sparse)
+            values, gradients = actions.new_empty(actions.shape[:2]), th.empty_like(actions)
+            for rows, columns in chunks:
+                part = self._value_and_gradient(rows, actions[rows, columns], weigh, sparse)
+                values[rows, columns], gradients[rows, columns] = part
+        return values, gradients
+
+    def _value_and_gradient(
+        self, rows: slice, actions: th.Tensor, weigh: WeighFn, sparse: bool
+    ) -> tuple[th.Tensor, th.Tensor]:
+        tapes: list[Tape] = [[] for _ in self.members]
+        outputs = [member.forward(rows, actions, tape) for member, tape in zip(self.members, tapes, strict=True)]
+        q_values = th.stack(outputs) if self.n_outputs == 1 else th.stack(outputs).mean(dim=-1)
+        values, weights = weigh(q_values.reshape(-1, *actions.shape[:2]))
+        weights = weights.reshape(len(outputs), -1, 1)
+        if self.n_outputs > 1:
+            weights = (weights / self.n_outputs).expand(-1, -1, self.n_outputs)
+        gradients: th.Tensor | None = None
+        for member, weight, tape in zip(self.members, weights, tapes, strict=True):
+            part = member.backward_where(weight, tape) if sparse else member.backward(weight, tape)
+            gradients = part if gradients is None else gradients.add_(part)
+        assert gradients is not None
+        return values, gradients.reshape(actions.shape)
+
+
+class _Member:
+    """One network, its first layer split into the share of the features and that of the actions."""
+
+    def __init__(self, stack: Stack, features: th.Tensor):
+        first, n_features = stack.layers[0], features.shape[1]
+        with th.no_grad():
+            self.rest = Stack(stack.layers[1:])
+            self.share = F.linear(features, first.weight[:, :n_features], first.bias)
+            self.action_weight = first.weight[:, n_features:].contiguous()
+
+    def forward(self, rows: slice, actions: th.Tensor, tape: Tape) -> th.Tensor:
+        """``(b, n, A) -> (b n, O)``."""
+        share, n = self.share[rows], actions.shape[1]
+        if n == 1:
+            first = self._first(share, actions[:, 0])
+        else:
+            first = actions.flatten(0, 1) @ self.action_weight.t()
+            first.unflatten(0, actions.shape[:2]).add_(share.unsqueeze(1))
+        return self.rest.forward(first, tape)
+
+    def _first(self, share: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        if actions.shape[1] <= 8 and prefers_mkl(actions):
+            with MatmulPrecision("highest"):
+                return th.addmm(share, actions, self.action_weight.t())
+        return th.addmm(share, actions, self.action_weight.t())
+
+    def backward(self, dy: th.Tensor, tape: Tape) -> th.Tensor:
+        """``(b n, O) -> (b n, A)``."""
+        dz = self.rest.backward(dy, tape)
+        assert dz is not None
+        return dz @ self.action_weight
+
+    def backward_where(self, dy: th.Tensor, tape: Tape) -> th.Tensor:
+        """The same, computed for the rows alone in which there is something to send back."""
+        if dy.device.type != "cpu" or len(dy) < FEWEST_TO_GATHER:
+            return self.backward(dy, tape)
+        index = dy[:, 0].nonzero().squeeze(1)
+        gradients = dy.new_zeros(len(dy), self.action_weight.shape[1])
+        return gradients.index_copy_(0, index, self.backward(dy[index], [kept[index] for kept in tape]))
+
+
+def _in_cache(n_observations: int, n_particles: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of observations and of their particles, of so many rows that all layers of them fit into the cache."""
+    height, width = max(1, ROWS_IN_CACHE // max(n_particles, 1)), min(n_particles, ROWS_IN_CACHE)
+    for row in range(0, n_observations, height):
+        for column in range(0, n_particles, max(width, 1)):
+            yield slice(row, row + height), slice(column, column + width)

@@ -1,0 +1,82 @@
+"""Many actions through an ensemble at once, with gradients for the actions alone."""
+
+from functools import partial
+
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_energy.energies import aggregate_q_values, weighed_q_values
+from sb3_energy.matmul import MatmulPrecision
+from sb3_energy.networks import BACKBONES, BoundEnsemble, ensembles, make_backbone
+
+F, A = 5, 3
+
+
+def networks(backbone, n_outputs=1, n_critics=3, dtype=th.float64):
+    th.manual_seed(0)
+    trunks = [make_backbone(backbone, F + A, [16, 16], nn.SiLU) for _ in range(n_critics)]
+    return [nn.Sequential(*trunk, nn.Linear(width, n_outputs)).to(dtype) for trunk, width in trunks]
+
+
+def by_autograd(nets, features, actions, aggregate):
+    points = actions.clone().requires_grad_(True)
+    inputs = th.cat([features.unsqueeze(1).expand(-1, actions.shape[1], -1), points], dim=-1)
+    q_values = th.stack([net(inputs).mean(-1) for net in nets])
+    values = aggregate_q_values(q_values, aggregate, 0.7)
+    return values, th.autograd.grad(values.sum(), points)[0]
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "min", "lcb"])
+@pytest.mark.parametrize("n_outputs", [1, 4])
+@pytest.mark.parametrize("shape", [(100, 1), (7, 30), (1, 70), (3, 1), (1, 1)])
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_values_and_gradients(monkeypatch, backbone, shape, n_outputs, aggregate):
+    monkeypatch.setattr(ensembles, "ROWS_IN_CACHE", 32)  # several blocks, of observations and of their particles
+    nets = networks(backbone, n_outputs)
+    features, actions = th.randn(shape[0], F, dtype=th.float64), th.randn(*shape, A, dtype=th.float64)
+    ensemble = BoundEnsemble(BoundEnsemble.stacks_of(nets), features)
+    expected, expected_gradients = by_autograd(nets, features, actions, aggregate)
+    th.testing.assert_close(aggregate_q_values(ensemble.values(actions).mean(-1), aggregate, 0.7), expected)
+    weigh = partial(weighed_q_values, aggregate=aggregate, coefficient=0.7)
+    for sparse in {False, aggregate == "min"}:
+        values, gradients = ensemble.value_and_gradient(actions, weigh, sparse)
+        th.testing.assert_close(values, expected)
+        th.testing.assert_close(gradients, expected_gradients, rtol=1e-9, atol=1e-12)
+        assert not values.requires_grad and not gradients.requires_grad
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "min", "lcb"])
+def test_in_32_bits_and_with_fast_products(aggregate):
+    nets = networks("plain", dtype=th.float32)
+    features, actions = th.randn(300, F), th.randn(300, 1, A)
+    _, expected = by_autograd(nets, features, actions, aggregate)
+    for precision in ("highest", "medium"):
+        with MatmulPrecision(precision):
+            ensemble = BoundEnsemble(BoundEnsemble.stacks_of(nets), features)
+            weigh = partial(weighed_q_values, aggregate=aggregate, coefficient=0.7)
+            _, gradients = ensemble.value_and_gradient(actions, weigh, aggregate == "min")
+        assert (gradients - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def test_nothing_goes_back_through_members_that_are_not_the_lowest(monkeypatch):
+    nets, features, actions = networks("plain"), th.randn(200, F, dtype=th.float64), th.randn(200, 1, A, dtype=th.float64)
+    ensemble = BoundEnsemble(BoundEnsemble.stacks_of(nets), features)
+    rows = []
+    backward = ensembles._Member.backward
+    monkeypatch.setattr(
+        ensembles._Member, "backward", lambda self, dy, tape: (rows.append(len(dy)), backward(self, dy, tape))[1]
+    )
+    ensemble.value_and_gradient(actions, partial(weighed_q_values, aggregate="min"), sparse=True)
+    assert sum(rows) == 200, "each action's gradient is that of one member"
+
+
+def test_unknown_members_have_no_stacks():
+    odd = nn.Sequential(nn.Linear(F + A, 8), nn.Dropout(), nn.Linear(8, 1))
+    assert BoundEnsemble.stacks_of([*networks("plain"), odd]) is None
+    assert BoundEnsemble.stacks_of([nn.Sequential(nn.LayerNorm(F + A), nn.Linear(F + A, 1))]) is None
+
+
+def test_no_particles():
+    ensemble = BoundEnsemble(BoundEnsemble.stacks_of(networks("plain")), th.randn(4, F, dtype=th.float64))
+    assert ensemble.values(th.zeros(4, 0, A, dtype=th.float64)).shape == (3, 4, 0, 1)
