@@ -140,7 +140,8 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :param features: ``(B, F)`` what :meth:`encode` returned, without a graph
         :return: ``(B, N, A) -> (C, B, N)``
         """
-        own = type(self).evaluate is EnsembleCritic.evaluate and type(self).outputs is EnsembleCritic.outputs
+        methods = ((self.evaluate, EnsembleCritic.evaluate), (self.outputs, EnsembleCritic.outputs))
+        own = all(getattr(method, "__func__", None) is function for method, function in methods)
         stacks = self.stacks() if own else None
         return partial(self.evaluate, features) if stacks is None else _BoundCritic(self, features, stacks)
 

@@ -269,7 +269,9 @@ class _Run(th.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: th.Tensor, _: th.Tensor) -> tuple[th.Tensor | None, ...]:  # type: ignore[override]
         if th.is_grad_enabled():
-            raise RuntimeError("derivatives by hand have none of their own; set by_hand=False on the network for create_graph=True")
+            raise RuntimeError(
+                "derivatives by hand have none of their own; set by_hand=False on the network for create_graph=True"
+            )
         tape = list(ctx.saved_tensors[: ctx.n_kept])
         wants_dx, wants_parameters = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:])
         grads: Tape | None = [] if wants_parameters else None

@@ -47,9 +47,12 @@ def test_target_uses_the_discounts_of_the_batch(make_model, discount):
     targets = {}
     model.critic.td_loss = lambda obs, actions, target: targets.update(y=target) or target.mean().requires_grad_()
     th.manual_seed(0)
-    model._update_critic(batch._replace(discounts=th.full_like(batch.rewards, discount)), th.tensor(0.1), {"critic_loss": []})
+    _, next_draw = model.actor.draw(batch.observations, batch.next_observations)
+    batch = batch._replace(discounts=th.full_like(batch.rewards, discount))
+    model._update_critic(batch, next_draw, th.tensor(0.1), {"critic_loss": []})
     th.manual_seed(0)
     with th.no_grad():
+        model.actor.action_log_prob(batch.observations)
         actions, log_prob = model.actor.action_log_prob(batch.next_observations)
         next_values = th.cat(model.critic_target(batch.next_observations, actions), 1).min(1, keepdim=True).values
     expected = batch.rewards + (1 - batch.dones) * discount * (next_values - 0.1 * log_prob.reshape(-1, 1))
