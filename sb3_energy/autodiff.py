@@ -30,11 +30,15 @@ def gradient_of(fn: Callable[..., th.Tensor]) -> Callable[[GradientRule], Gradie
 
 
 def _by_hand(fn: Any, x: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
-    rule = _RULES.get(fn.func) if type(fn) is partial and not fn.keywords else None
-    if rule is not None:
-        with th.no_grad():
-            return rule(*fn.args, x)
-    return fn.energy_and_grad(x) if hasattr(fn, "energy_and_grad") else None
+    if type(fn) is not partial:
+        return fn.energy_and_grad(x) if hasattr(fn, "energy_and_grad") else None
+    rule = _RULES.get(fn.func)
+    if rule is None or fn.keywords:
+        return None
+    if not th.is_grad_enabled():
+        return rule(*fn.args, x)
+    with th.no_grad():
+        return rule(*fn.args, x)
 
 
 def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> tuple[th.Tensor, th.Tensor]:

@@ -14,10 +14,11 @@ from sb3_energy.common.guards import guarded_step
 from sb3_energy.common.heads import HeadTraining, Lesson
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian, draw_proposals
+from sb3_energy.common.refinement_records import refinement_records
 from sb3_energy.energies import log_tanh_jacobian, tempered
 from sb3_energy.networks import FieldNetwork
 from sb3_energy.registry import resolve
-from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator
+from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator, RefinerInfo
 
 
 class RefinedUpdates(OffPolicyAlgorithm):
@@ -38,6 +39,9 @@ class RefinedUpdates(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._looked_at: tuple[list[RefinerInfo], th.Tensor] | None = (
+            None  # the last refinement of an update, and what came out
+        )
         refinement = self.policy.refinement
         self._estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, refinement)
         self._head_training = self._make_head_training()
@@ -122,8 +126,16 @@ class RefinedUpdates(OffPolicyAlgorithm):
         # Entropies and SAC's target entropy are those of actions on the box, not of what is squashed
         return tempered(energy, self.policy.temperature)(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
 
+    def dump_logs(self) -> None:
+        """Write the log, as SB3 does. What the last refinement did is worked out here: each update has one."""
+        if self._looked_at is not None:
+            for name, value in refinement_records(*self._looked_at).items():
+                self.logger.record(f"train/{name}", value)
+        super().dump_logs()
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_estimator", "_head_training", "reverse_drift"]
+        own = ["_estimator", "_head_training", "_looked_at", "reverse_drift"]
+        return [*super()._excluded_save_params(), *own]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

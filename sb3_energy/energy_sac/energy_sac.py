@@ -20,7 +20,6 @@ from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, squashed_log_prob
 from sb3_energy.common.refined_updates import RefinedUpdates
-from sb3_energy.common.refinement_records import refinement_records
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
@@ -214,8 +213,7 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
             self.policy.refine(next_obs, base=base, energy=energy, infos=infos, n_particles=self.update_particles)
         )
         next_log_prob = self._entropy_estimate(next_obs, next_draw.log_prob, records, base=base, energy=energy)
-        for name, value in refinement_records(infos, next_actions).items():
-            records[name].append(value)
+        self._looked_at = (infos, next_actions)
         return next_actions, next_log_prob
 
     def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: dict[str, list[float]]) -> None:

@@ -39,11 +39,9 @@ class Heads:
 
     layers: tuple[nn.Linear, ...]
 
-    def parameters(self) -> list[th.Tensor]:
-        """
-        :return: the weights, then the biases
-        """
-        return [layer.weight for layer in self.layers] + [layer.bias for layer in self.layers]
+    @property
+    def _parameters(self) -> dict[int, th.Tensor]:
+        return dict(enumerate([layer.weight for layer in self.layers] + [layer.bias for layer in self.layers]))
 
 
 def _linear(layer: nn.Linear, x: th.Tensor, tape: Tape) -> th.Tensor:
@@ -173,6 +171,17 @@ def _backward(layers: Sequence[Any], dy: th.Tensor, tape: Tape, grads: Tape | No
     return found
 
 
+def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
+    # nn.Module.parameters() looks for modules in modules, which takes longer than some of these layers
+    found: list[th.Tensor] = []
+    for layer in layers:
+        if isinstance(layer, SimbaBlock | BroBlock):
+            found += _parameters(layer.layers)  # type: ignore[arg-type]
+        else:
+            found += [parameter for parameter in layer._parameters.values() if parameter is not None]
+    return found
+
+
 def _is_known(layer: Any) -> bool:
     if type(layer) not in RULES or getattr(layer, "inplace", False):
         return False
@@ -211,7 +220,7 @@ class Stack:
         """
         :return: those of the layers, in their order
         """
-        return [parameter for layer in self.layers for parameter in layer.parameters()]
+        return _parameters(self.layers)
 
     def forward(self, x: th.Tensor, tape: Tape) -> th.Tensor:
         """
