@@ -39,9 +39,8 @@ class RefinedUpdates(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._looked_at: tuple[list[RefinerInfo], th.Tensor] | None = (
-            None  # the last refinement of an update, and what came out
-        )
+        # The last refinement of an update, and what came out of it
+        self._looked_at: tuple[list[RefinerInfo], th.Tensor] | None = None
         refinement = self.policy.refinement
         self._estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, refinement)
         self._head_training = self._make_head_training()

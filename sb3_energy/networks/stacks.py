@@ -276,7 +276,7 @@ class _Run(th.autograd.Function):
         return first, rest
 
     @staticmethod
-    def backward(ctx: Any, dy: th.Tensor, _: th.Tensor) -> tuple[th.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: th.Tensor, _: th.Tensor) -> tuple[th.Tensor | None, ...]:
         if th.is_grad_enabled():
             raise RuntimeError(
                 "derivatives by hand have none of their own; set by_hand=False on the network for create_graph=True"
