@@ -66,13 +66,13 @@ def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> t
     return (energies, gradients) if create_graph else (energies.detach(), gradients)
 
 
-def with_gradient(values: th.Tensor, x: th.Tensor, gradients: th.Tensor) -> th.Tensor:
+def with_gradient(values: th.Tensor, gradients: th.Tensor, x: th.Tensor) -> th.Tensor:
     """
     Values whose gradient is known, for a loss that is made of them: autograd goes on at ``x``.
 
     :param values: ``(B, 1)``, without a graph
-    :param x: ``(B, D)``, where they were computed, with a graph
     :param gradients: ``(B, D)`` of the values, without a graph
+    :param x: ``(B, D)``, where they were computed, with a graph
     :return: ``(B, 1)``, the same numbers
     """
     return values + ((x - x.detach()) * gradients).sum(dim=1, keepdim=True)

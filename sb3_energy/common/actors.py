@@ -107,7 +107,7 @@ class BackboneActor(NormalizedFeatures, Actor):
         :param next_obs: those that followed
         :return: actions at both, the second ones without a graph
         """
-        stack = self._stack() if self.by_hand else None
+        stack = self.stack()
         if stack is None:
             first = self._sb3_draw(obs)
             with th.no_grad():
@@ -118,9 +118,13 @@ class BackboneActor(NormalizedFeatures, Actor):
         parameters, next_parameters = stack.split(th.cat([features, next_features]), len(features))
         return self._squashed(parameters), self._squashed(next_parameters)
 
-    def _stack(self) -> Stack | None:
+    def stack(self) -> Stack | None:
+        """
+        :return: the layers, mean and logarithm of the standard deviation beside each other at their end; ``None`` where
+            derivatives by hand are not wanted, a layer is unknown or the Gaussian is made in another way
+        """
         own = type(self).get_action_dist_params is Actor.get_action_dist_params
-        own = own and type(self).action_log_prob is Actor.action_log_prob and not self.use_sde
+        own = own and type(self).action_log_prob is Actor.action_log_prob and not self.use_sde and self.by_hand
         return Stack.of(self.latent_pi, self.mu, self.log_std) if own else None  # type: ignore[arg-type]
 
     def _sb3_draw(self, obs: PyTorchObs) -> Draw:

@@ -118,6 +118,13 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         """
         return BoundEnsemble.stacks_of(list(self.q_networks)) if self.by_hand else None
 
+    def is_own(self, *methods: str) -> bool:
+        """
+        :param methods: names of methods
+        :return: whether they are this class's, not a subclass's or somebody's who has replaced them
+        """
+        return all(getattr(getattr(self, name), "__func__", None) is getattr(EnsembleCritic, name) for name in methods)
+
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """
         Q-values of all critics, as in SB3.
@@ -126,10 +133,12 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :param actions: ``(B, A)``
         :return: ``(B, 1)`` for each critic
         """
-        stacks = self.stacks() if th.is_grad_enabled() else None
+        stacks = self.stacks()
         if stacks is None:
             return super().forward(obs, actions)  # type: ignore[arg-type]
         inputs = th.cat([self.encode(obs), actions], dim=1)
+        if not th.is_grad_enabled():
+            return tuple(stack.forward(inputs, []) for stack in stacks)
         return tuple(stack(inputs) for stack in stacks)
 
     def bind(self, features: th.Tensor) -> BoundCritic:
@@ -140,9 +149,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :param features: ``(B, F)`` what :meth:`encode` returned, without a graph
         :return: ``(B, N, A) -> (C, B, N)``
         """
-        methods = ((self.evaluate, EnsembleCritic.evaluate), (self.outputs, EnsembleCritic.outputs))
-        own = all(getattr(method, "__func__", None) is function for method, function in methods)
-        stacks = self.stacks() if own else None
+        stacks = self.stacks() if self.is_own("evaluate", "outputs") else None
         return partial(self.evaluate, features) if stacks is None else _BoundCritic(self, features, stacks)
 
     def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -189,15 +196,27 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :param actions: ``(B, A)``
         :return: ``(B, 1)``
         """
-        stacks = self.stacks() if actions.requires_grad else None
-        if stacks is None:
+        if not actions.requires_grad or self.stacks() is None:
             return self._policy_values(obs, actions)
         with th.no_grad():
-            ensemble = BoundEnsemble(stacks, self.encode(obs))
+            features = self.encode(obs)
+        return with_gradient(*self.policy_value_and_gradient(features, actions.detach()), actions)
+
+    def policy_value_and_gradient(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param features: ``(B, F)`` what :meth:`encode` returned
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``, what :meth:`policy_values` says, and its derivatives ``(B, A)`` with respect to the actions, both
+            without a graph
+        :raises ValueError: if the networks have unknown layers
+        """
+        stacks = self.stacks()
+        if stacks is None:
+            raise ValueError("policy_value_and_gradient needs networks whose layers are known; ask policy_values")
         weigh = partial(weighed_q_values, aggregate=self.policy_aggregate)
-        sparse = self.policy_aggregate == "min"
-        values, gradients = ensemble.value_and_gradient(actions.detach().unsqueeze(1), weigh, sparse)
-        return with_gradient(values, actions, gradients.squeeze(1))
+        ensemble, sparse = BoundEnsemble(stacks, features, once=True), self.policy_aggregate == "min"
+        values, gradients = ensemble.value_and_gradient(actions.unsqueeze(1), weigh, sparse)
+        return values, gradients.squeeze(1)
 
     def _policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return self.target_values(obs, actions)

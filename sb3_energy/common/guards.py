@@ -22,7 +22,7 @@ def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, reco
     One step of an optimiser, unless the loss is no number.
 
     :param optimizer: of the parameters that the loss is to change
-    :param loss: scalar
+    :param loss: scalar; without a graph its derivatives are in the parameters' ``grad`` already
     :param name: of the loss, for the records and the message
     :param records: where its value is appended
     :raises FloatingPointError: if the loss is not finite; no parameter is changed then
@@ -34,6 +34,7 @@ def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, reco
             "try a lower learning_rate, a smaller reward scale, or backbone='layer_norm'"
         )
     records[name].append(value)
-    optimizer.zero_grad()
-    loss.backward()
+    if loss.requires_grad:
+        optimizer.zero_grad()
+        loss.backward()
     optimizer.step()

@@ -107,7 +107,7 @@ def gathered(buffer: ReplayBuffer, batch_size: int, device: th.device) -> Replay
     """
     steps = np.random.randint(0, buffer.buffer_size if buffer.full else buffer.pos, size=batch_size)
     envs = np.random.randint(0, high=buffer.n_envs, size=(batch_size,))
-    index = th.from_numpy(steps * buffer.n_envs + envs)
+    index = steps * buffer.n_envs + envs
     dones = _rows(buffer.dones, index, 1)
     if buffer.handle_timeout_termination:  # only dones that are not due to timeouts
         dones = dones * (1.0 - _rows(buffer.timeouts, index, 1))
@@ -116,6 +116,6 @@ def gathered(buffer: ReplayBuffer, batch_size: int, device: th.device) -> Replay
     return ReplayBufferSamples(*(part.to(device) for part in parts))
 
 
-def _rows(array: np.ndarray, index: th.Tensor, *shape: int) -> th.Tensor:
-    flat = th.from_numpy(array).flatten(0, 1)
-    return flat.index_select(0, index).reshape(-1, *(shape or flat.shape[1:]))
+def _rows(array: np.ndarray, index: np.ndarray, *shape: int) -> th.Tensor:
+    flat = array.reshape(-1, *(shape or array.shape[2:]))
+    return th.from_numpy(flat.take(index, axis=0))

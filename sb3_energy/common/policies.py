@@ -21,7 +21,7 @@ from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.common.row_energies import bind_rows
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
-from sb3_energy.energies import ENERGIES, tempered
+from sb3_energy.energies import ENERGIES, QEnergy, tempered
 from sb3_energy.networks import default_activation
 from sb3_energy.registry import resolve
 from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner, RefinerInfo
@@ -280,7 +280,8 @@ class RefinedPolicy(WarmPredict, HeadPolicy):
                     head = head._replace(prefix_energy=tempered(head.prefix_energy, 1.0 / self.temperature))
                 return self.refinement.thinned(n_particles).best(base, energy, infos, plans, head)
             refinement = self.refinement.thinned(n_particles)
-            return refinement.sample(base, energy, self.temperature, generator, infos, plans, head)
+            is_finite = type(self.energy) is QEnergy  # on the box, as long as the networks' parameters are
+            return refinement.sample(base, energy, self.temperature, generator, infos, plans, head, is_finite)
 
     def simulate(
         self,

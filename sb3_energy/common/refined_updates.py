@@ -20,6 +20,9 @@ from sb3_energy.networks import FieldNetwork
 from sb3_energy.registry import resolve
 from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator, RefinerInfo
 
+LOOK_EVERY = 10
+"""Of so many updates, what the refinement did in one is kept for the log: looking costs an evaluation of the critics."""
+
 
 class RefinedUpdates(OffPolicyAlgorithm):
     """
@@ -39,7 +42,8 @@ class RefinedUpdates(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        # The last refinement of an update, and what came out of it
+        self._looks = True  # whether what the next refinement does is kept
+        # The last one that was, and what came out of it
         self._looked_at: tuple[list[RefinerInfo], th.Tensor] | None = None
         refinement = self.policy.refinement
         self._estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, refinement)
@@ -126,14 +130,14 @@ class RefinedUpdates(OffPolicyAlgorithm):
         return tempered(energy, self.policy.temperature)(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
 
     def dump_logs(self) -> None:
-        """Write the log, as SB3 does. What the last refinement did is worked out here: each update has one."""
+        """Write the log, as SB3 does. What the refinement of one of the last updates did is worked out here."""
         if self._looked_at is not None:
             for name, value in refinement_records(*self._looked_at).items():
                 self.logger.record(f"train/{name}", value)
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["_estimator", "_head_training", "_looked_at", "reverse_drift"]
+        own = ["_estimator", "_head_training", "_looked_at", "_looks", "reverse_drift"]
         return [*super()._excluded_save_params(), *own]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -20,6 +20,7 @@ from sb3_energy.refiners import (
     normal_quantiles,
     refine,
     refine_until_still,
+    refined_particles,
     select,
 )
 from sb3_energy.types import Chains, EnergyFn, Head, Refiner, RefinerInfo, RefinerState, Target
@@ -87,6 +88,7 @@ class Refinement:
         infos: list[RefinerInfo] | None = None,
         plans: Plans | None = None,
         head: Head | None = None,
+        is_finite: bool = False,
     ) -> th.Tensor:
         """
         A draw from (about) ``exp(-E / temperature)`` on the box.
@@ -98,6 +100,7 @@ class Refinement:
         :param infos: a list to which one ``RefinerInfo`` a step is appended
         :param plans: where to start from and where to write the plans, if the refiner has some
         :param head: what a learned head says at these observations, if the refiner needs one
+        :param is_finite: whether the energy is known to be finite, so that nobody has to look at it where chains end
         :return: ``(B, A)``, before the squash
         :raises ValueError: if there are plans and the refiner has none
         """
@@ -111,7 +114,10 @@ class Refinement:
             particles = plans.warmed(particles, base, generator, quasi_random=False)
         known = log_prob if particles is starts.particles else None
         target = self._target(base, self.box.sampled(energy_fn), known, self._sampled_head(head))
-        state = refine(self.refiner, self._to(base, particles), target, self.n_steps, generator, steps)
+        particles = self._to(base, particles)
+        if is_finite and infos is None and plans is None and not self.refiner.resamples:
+            return self._from(base, refined_particles(self.refiner, particles, target, self.n_steps, generator))[:, 0]
+        state = refine(self.refiner, particles, target, self.n_steps, generator, steps)
         self._keep(base, state, plans)
         if infos is not None and steps:
             if starts.log_weights is not None:  # the resampling belongs to the step that follows it

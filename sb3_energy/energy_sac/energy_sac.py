@@ -19,7 +19,8 @@ from sb3_energy.common.lean_updates import LeanUpdates
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, squashed_log_prob
-from sb3_energy.common.refined_updates import RefinedUpdates
+from sb3_energy.common.refined_updates import LOOK_EVERY, RefinedUpdates
+from sb3_energy.common.update_by_hand import UpdateByHand, temperature_loss_by_hand
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
@@ -107,6 +108,7 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._by_hand: UpdateByHand | None = None
         self._check_settings()
         self._sync_temperature()
 
@@ -154,16 +156,18 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
         if self.ent_coef_optimizer is not None:
             optimizers += [self.ent_coef_optimizer]
         self._fuse(optimizers)
+        self._by_hand = UpdateByHand.of(self.actor, self.critic) if self._is_lean and self.distillation_coef == 0.0 else None
         self._update_learning_rate(optimizers)
         records: dict[str, list[float]] = defaultdict(list)
         with self._matmul(batch_size):
             for gradient_step in range(gradient_steps):
+                self._looks = (self._n_updates + gradient_step) % LOOK_EVERY == 0
                 batch = self._sample(batch_size)
                 self.policy.update_normalization(batch.observations)
                 if self.use_sde:
                     self.actor.reset_noise()
                 self._sync_temperature()
-                draw, next_draw = self.actor.draw(batch.observations, batch.next_observations)
+                draw, next_draw = (self._by_hand or self.actor).draw(batch.observations, batch.next_observations)
                 ent_coef = self._update_temperature(batch.observations, draw.log_prob, records)
                 self._update_critic(batch, next_draw, ent_coef, records)
                 self._update_actor(batch.observations, draw, ent_coef, records)
@@ -185,7 +189,8 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
             estimate = self._entropy_estimate(obs, log_prob.detach(), records)
         self._entropy = -estimate.mean().item()
         assert isinstance(self.target_entropy, float)
-        loss = temperature_loss(self.log_ent_coef, estimate, self.target_entropy)
+        temperature = temperature_loss_by_hand if self._is_lean else temperature_loss
+        loss = temperature(self.log_ent_coef, estimate, self.target_entropy)
         guarded_step(self.ent_coef_optimizer, loss, "ent_coef_loss", records)
         records["ent_coef"].append(ent_coef.item())
         return ent_coef
@@ -199,7 +204,9 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
             next_actions, next_log_prob = self._next_actions(batch.next_observations, next_draw, records)
             next_values = self.critic_target.target_values(batch.next_observations, next_actions)
             targets = soft_td_target(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
-        loss = self.critic.td_loss(batch.observations, batch.actions, targets)
+        loss = (self._by_hand.critic_loss if self._by_hand else self.critic.td_loss)(
+            batch.observations, batch.actions, targets
+        )
         guarded_step(self.critic.optimizer, loss, "critic_loss", records)
 
     def _next_actions(
@@ -207,17 +214,21 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
     ) -> tuple[th.Tensor, th.Tensor]:
         if not self.refine_target or self.policy.refinement.is_identity:
             return next_draw.actions, next_draw.log_prob
-        infos: list[RefinerInfo] = []
+        infos: list[RefinerInfo] | None = [] if self._looks else None
         base, energy = next_draw.base, self.policy.energy_fn(next_obs)
         next_actions = th.tanh(
             self.policy.refine(next_obs, base=base, energy=energy, infos=infos, n_particles=self.update_particles)
         )
         next_log_prob = self._entropy_estimate(next_obs, next_draw.log_prob, records, base=base, energy=energy)
-        self._looked_at = (infos, next_actions)
+        if infos is not None:
+            self._looked_at = (infos, next_actions)
         return next_actions, next_log_prob
 
     def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: dict[str, list[float]]) -> None:
-        loss = actor_loss(draw.log_prob, self.critic.policy_values(obs, draw.actions), ent_coef)
+        if self._by_hand:
+            loss = self._by_hand.actor_loss(obs, draw, ent_coef)
+        else:
+            loss = actor_loss(draw.log_prob, self.critic.policy_values(obs, draw.actions), ent_coef)
         if self.distillation_coef > 0.0:
             distillation = self._distillation_loss(obs, ent_coef)
             records["distillation_loss"].append(distillation.item())
@@ -245,7 +256,7 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/fast_matmul", float(self._uses_fast_matmul), exclude="tensorboard")
         for name, values in records.items():
-            self.logger.record(f"train/{name}", np.mean(values))
+            self.logger.record(f"train/{name}", np.mean(values) if len(values) > 1 else values[0])
         self._record_returns()
 
     def learn(

@@ -13,7 +13,7 @@ ROWS_IN_CACHE = 2048
 """How many rows go through the layers at a time: 2 MB for each layer of 256, which the next layer still finds in the cache."""
 
 FEWEST_TO_GATHER = 64
-"""From how many rows on it pays to pick those of a member's that have a derivative at all, before they go back."""
+"""Of so many rows, or a multiple, it pays to pick those of a member's that have a derivative at all, before they go back."""
 
 WeighFn = Callable[[th.Tensor], tuple[th.Tensor, th.Tensor]]
 """``(C, B, N) -> (B, N), (C, B, N)``: one value from an ensemble's, and its derivatives with respect to each."""
@@ -29,10 +29,11 @@ class BoundEnsemble:
 
     :param stacks: the members, each beginning with a linear layer
     :param features: ``(B, F)``, without a graph
+    :param once: whether a single action for each observation will be asked for, once: then nothing is computed in advance
     """
 
-    def __init__(self, stacks: Sequence[Stack], features: th.Tensor):
-        self.members = [_Member(stack, features) for stack in stacks]
+    def __init__(self, stacks: Sequence[Stack], features: th.Tensor, once: bool = False):
+        self.members = [(_Once if once else _Member)(stack, features) for stack in stacks]
         self.n_outputs = stacks[0].layers[-1].out_features
 
     @staticmethod
@@ -100,23 +101,27 @@ class _Member:
     """One network, its first layer split into the share of the features and that of the actions."""
 
     def __init__(self, stack: Stack, features: th.Tensor):
-        first, n_features = stack.layers[0], features.shape[1]
+        self._split(stack.layers[0], features)
+        self.rest = Stack(stack.layers[1:])
+
+    def _split(self, first: nn.Linear, features: th.Tensor) -> None:
+        n_features = features.shape[1]
         with th.no_grad():
-            self.rest = Stack(stack.layers[1:])
             self.share = F.linear(features, first.weight[:, :n_features], first.bias)
             self.action_weight = first.weight[:, n_features:].contiguous()
 
     def forward(self, rows: slice, actions: th.Tensor, tape: Tape) -> th.Tensor:
         """``(b, n, A) -> (b n, O)``."""
-        share, n = self.share[rows], actions.shape[1]
-        if n == 1:
-            first = self._first(share, actions[:, 0])
-        else:
-            first = actions.flatten(0, 1) @ self.action_weight.t()
-            first.unflatten(0, actions.shape[:2]).add_(share.unsqueeze(1))
-        return self.rest.forward(first, tape)
+        return self.rest.forward(self._first(rows, actions), tape)
 
-    def _first(self, share: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def _first(self, rows: slice, actions: th.Tensor) -> th.Tensor:
+        if actions.shape[1] == 1:
+            return self._of_one(self.share[rows], actions[:, 0])
+        first = actions.flatten(0, 1) @ self.action_weight.t()
+        first.unflatten(0, actions.shape[:2]).add_(self.share[rows].unsqueeze(1))
+        return first
+
+    def _of_one(self, share: th.Tensor, actions: th.Tensor) -> th.Tensor:
         if actions.shape[1] <= 8 and prefers_mkl(actions):
             with MatmulPrecision("highest"):
                 return th.addmm(share, actions, self.action_weight.t())
@@ -132,9 +137,25 @@ class _Member:
         """The same, computed for the rows alone in which there is something to send back."""
         if dy.device.type != "cpu" or len(dy) < FEWEST_TO_GATHER:
             return self.backward(dy, tape)
-        index = dy[:, 0].nonzero().squeeze(1)
+        silent = dy[:, 0] == 0.0
+        # Few different numbers of rows: the matrix library prepares, and keeps, code for each that it meets
+        n = -((int(silent.sum()) - len(dy)) // FEWEST_TO_GATHER) * FEWEST_TO_GATHER
+        if 3 * n > len(dy):  # gathering costs about as much as half of the rows
+            return self.backward(dy, tape)
+        index = silent.to(th.uint8).argsort()[:n]  # those that have something to say, and some that have nothing
         gradients = dy.new_zeros(len(dy), self.action_weight.shape[1])
         return gradients.index_copy_(0, index, self.backward(dy[index], [kept[index] for kept in tape]))
+
+
+class _Once(_Member):
+    """The same for one action, with the first layer as it is."""
+
+    def _split(self, first: nn.Linear, features: th.Tensor) -> None:
+        self.first, self.features = first, features
+        self.action_weight = first.weight[:, features.shape[1] :]
+
+    def _first(self, rows: slice, actions: th.Tensor) -> th.Tensor:
+        return F.linear(th.cat([self.features[rows], actions[:, 0]], dim=1), self.first.weight, self.first.bias)
 
 
 def _in_cache(n_observations: int, n_particles: int) -> Iterator[tuple[slice, slice]]:

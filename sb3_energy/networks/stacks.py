@@ -183,10 +183,12 @@ def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
 
 
 def _is_known(layer: Any) -> bool:
-    if type(layer) not in RULES or getattr(layer, "inplace", False):
+    if type(layer) not in RULES:
         return False
     if isinstance(layer, Heads):
         return all(_is_known(head) and head.bias is not None for head in layer.layers)
+    if layer.__dict__.get("inplace"):
+        return False
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
         return False
     return all(_is_known(part) for part in layer.layers) if isinstance(layer, SimbaBlock | BroBlock) else True

@@ -7,7 +7,14 @@ from sb3_energy.refiners.flow import Flow
 from sb3_energy.refiners.hmc import HamiltonianMonteCarlo
 from sb3_energy.refiners.identity import Identity
 from sb3_energy.refiners.langevin import Langevin
-from sb3_energy.refiners.loop import effective_sample_size, importance_resample, refine, select, systematic_resample
+from sb3_energy.refiners.loop import (
+    effective_sample_size,
+    importance_resample,
+    refine,
+    refined_particles,
+    select,
+    systematic_resample,
+)
 from sb3_energy.refiners.mala import MetropolisAdjustedLangevin
 from sb3_energy.refiners.mean_flow import MeanFlow
 from sb3_energy.refiners.mppi import MPPI
@@ -49,6 +56,7 @@ __all__ = [
     "normal_quantiles",
     "refine",
     "refine_until_still",
+    "refined_particles",
     "select",
     "systematic_resample",
 ]

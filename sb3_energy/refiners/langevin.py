@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.refiners.checks import check_schedule
 from sb3_energy.refiners.gradient_start import GradientStart, check_steps
+from sb3_energy.refiners.loop import gaussian_step
 from sb3_energy.refiners.norms import clipped_gradients
 from sb3_energy.schedules import value_at
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
@@ -57,10 +58,7 @@ class Langevin(GradientStart):
         :param generator: source of the noise
         :return: the next state, and how far the particles went
         """
-        particles, std = self.kernel(state, target, tick)
-        if std > 0.0:
-            noise = th.randn(particles.shape, generator=generator, device=particles.device, dtype=particles.dtype)
-            particles = particles + std * noise
+        particles = gaussian_step(*self.kernel(state, target, tick), generator)
         if tick.is_last:  # nobody will ask for the gradients
             energies, next_gradients = target.energy(particles), None
         else:

@@ -47,6 +47,51 @@ def refine(
     return state
 
 
+def refined_particles(
+    refiner: Refiner, particles: th.Tensor, target: Target, n_steps: int, generator: th.Generator | None = None
+) -> th.Tensor:
+    """
+    What :func:`refine` makes of particles, for those who do not ask what energies they have in the end. The last step of a
+    refiner with a ``kernel`` is a draw from a Gaussian, after which nothing is evaluated.
+
+    :param refiner: how to move
+    :param particles: ``(B, N, *E)`` where to start
+    :param target: what to draw from; its energy must be finite wherever its parameters are, for nobody looks at the last one
+    :param n_steps: how many steps
+    :param generator: source of the noise (``None``: torch's global one)
+    :return: ``(B, N, *E)``, without a graph, and the same as :func:`refine`'s
+    :raises ValueError: if the shapes or the number of steps are wrong
+    :raises FloatingPointError: if an energy or a particle is not finite
+    """
+    kernel = getattr(refiner, "kernel", None)
+    if kernel is None or n_steps == 0:
+        with th.no_grad():
+            return refine(refiner, particles, target, n_steps, generator).particles
+    check_start(particles, n_steps)
+    with th.no_grad():
+        state, trail = refiner.init(particles.detach(), target), list[th.Tensor]()
+        for k in range(n_steps - 1):
+            trail.append(state.energies)
+            state, _ = refiner.step(state, target, Tick(k, n_steps), generator)
+        mean, std = kernel(state, target, Tick(n_steps - 1, n_steps))
+        ends = gaussian_step(mean, std, generator)
+        check_energies(state)
+        _refuse_lost(refiner, [*trail, state.energies + 0.0 * ends.flatten(2).sum(-1)])  # no number where a particle is none
+    return ends
+
+
+def gaussian_step(mean: th.Tensor, std: float, generator: th.Generator | None) -> th.Tensor:
+    """
+    :param mean: ``(B, N, *E)``
+    :param std: of each coordinate; with 0 no random number is drawn
+    :param generator: source of the noise (``None``: torch's global one)
+    :return: ``(B, N, *E)``
+    """
+    if std == 0.0:
+        return mean
+    return mean + std * th.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+
+
 def check_start(particles: th.Tensor, n_steps: int) -> None:
     """
     :param particles: where a refinement is to start

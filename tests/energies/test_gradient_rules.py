@@ -111,6 +111,6 @@ def test_critics_of_the_users_own():
 def test_values_with_a_gradient():
     x = th.randn(B, A, dtype=th.float64, requires_grad=True)
     values, gradients = th.randn(B, 1, dtype=th.float64), th.randn(B, A, dtype=th.float64)
-    found = with_gradient(values, 2.0 * x, gradients)
+    found = with_gradient(values, gradients, 2.0 * x)
     assert th.equal(found.detach(), values)
     th.testing.assert_close(th.autograd.grad(found.sum(), x)[0], 2.0 * gradients)

@@ -59,16 +59,29 @@ def test_in_32_bits_and_with_fast_products(aggregate):
         assert (gradients - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-def test_nothing_goes_back_through_members_that_are_not_the_lowest(monkeypatch):
-    nets, features, actions = networks("plain"), th.randn(200, F, dtype=th.float64), th.randn(200, 1, A, dtype=th.float64)
-    ensemble = BoundEnsemble(BoundEnsemble.stacks_of(nets), features)
-    rows = []
-    backward = ensembles._Member.backward
-    monkeypatch.setattr(
-        ensembles._Member, "backward", lambda self, dy, tape: (rows.append(len(dy)), backward(self, dy, tape))[1]
-    )
-    ensemble.value_and_gradient(actions, partial(weighed_q_values, aggregate="min"), sparse=True)
-    assert sum(rows) == 200, "each action's gradient is that of one member"
+def test_little_goes_back_through_members_that_are_not_the_lowest(monkeypatch):
+    nets, shape = networks("plain", n_critics=8), (600, 1)
+    features, actions = th.randn(shape[0], F, dtype=th.float64), th.randn(*shape, A, dtype=th.float64)
+    ensemble, weigh = BoundEnsemble(BoundEnsemble.stacks_of(nets), features), partial(weighed_q_values, aggregate="min")
+    rows, backward = [], ensembles._Member.backward
+
+    def counted(member, dy, tape):
+        rows.append(len(dy))
+        return backward(member, dy, tape)
+
+    monkeypatch.setattr(ensembles._Member, "backward", counted)
+    gradients = [ensemble.value_and_gradient(actions, weigh, sparse)[1] for sparse in (True, False)]
+    th.testing.assert_close(*gradients)
+    assert sum(rows[8:]) == 8 * 600
+    assert sum(rows[:8]) < 2 * 600 and all(n % ensembles.FEWEST_TO_GATHER == 0 or n == 600 for n in rows[:8])
+
+
+def test_once(monkeypatch):
+    nets, features, actions = networks("layer_norm"), th.randn(9, F, dtype=th.float64), th.randn(9, 1, A, dtype=th.float64)
+    weigh = partial(weighed_q_values, aggregate="mean")
+    often, once = (BoundEnsemble(BoundEnsemble.stacks_of(nets), features, once=once) for once in (False, True))
+    for ours, theirs in zip(often.value_and_gradient(actions, weigh), once.value_and_gradient(actions, weigh), strict=True):
+        th.testing.assert_close(ours, theirs)
 
 
 def test_unknown_members_have_no_stacks():

@@ -1,0 +1,140 @@
+"""The losses of SAC and their derivatives without autograd, for networks whose layers are known.
+
+On ``B`` transitions, with ``μ, log σ`` from the actor, noise ``ε``, ``u = μ + σ ε``, ``a = tanh u`` and
+``log π = -Σ (ε² / 2 + log σ + ½ log 2π + log(1 - a² + δ))``:
+
+* critics, ``L = ½ Σ_i mean (Q_i - y)²``: ``dL/dQ_i = (Q_i - y) / B``;
+* actor, ``L = mean(α log π - min_i Q_i)``. With ``w_i = 1`` for the lowest critic and 0 for the others,
+  ``dL/da = (2 α a / (1 - a² + δ) - Σ_i w_i dQ_i/da) / B``, then ``dL/du = (1 - a²) dL/da``, ``dL/dμ = dL/du`` and
+  ``dL/d log σ = σ ε dL/du - α / B``, which is 0 where ``log σ`` was clamped.
+
+The layers' own derivatives are those of :mod:`sb3_energy.networks.stacks`; ``tests/test_lean_parity.py`` holds it all to SB3.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+
+from sb3_energy.common.actors import BackboneActor, Draw
+from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.proposals import Gaussian
+from sb3_energy.networks import Stack
+
+
+def temperature_loss_by_hand(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
+    """
+    ``-log α mean(log π + target entropy)``, whose derivative is its other factor and is left in ``log_ent_coef.grad``.
+
+    :param log_ent_coef: ``(1,)``, learned
+    :param log_prob: ``(B, 1)``, without a graph
+    :param target_entropy: in nats
+    :return: scalar
+    """
+    gradient = -(log_prob.mean() + target_entropy)
+    log_ent_coef.grad = gradient.reshape(1)
+    return (log_ent_coef.detach() * gradient).squeeze(0)
+
+
+class _ActorTape(NamedTuple):
+    """What the way back from the first observations' actions needs; ``(B, A)`` each, but the layers'."""
+
+    layers: list[th.Tensor]
+    log_std: th.Tensor  # before it was clamped
+    noise: th.Tensor
+    slope: th.Tensor  # 1 - a²
+    padded: th.Tensor  # 1 - a² + δ
+
+
+class UpdateByHand:
+    """
+    Losses that leave their derivatives in the parameters' ``grad``.
+
+    :param actor: the Gaussian actor
+    :param critic: scalar critics
+    :param stacks: the layers of the actor, then those of each critic
+    """
+
+    def __init__(self, actor: BackboneActor, critic: EnsembleCritic, stacks: Sequence[Stack]):
+        self.actor, self.critic = actor, critic
+        self.actor_stack, *self.critic_stacks = stacks
+        self._tape: _ActorTape | None = None
+
+    @classmethod
+    def of(cls, actor: BackboneActor, critic: EnsembleCritic) -> "UpdateByHand | None":
+        """
+        :param actor: the actor
+        :param critic: the critics
+        :return: their updates, or ``None`` where features are learned, a layer is unknown, or one of the two is not SAC's
+        """
+        actor_stack, critic_stacks = actor.stack(), critic.stacks()
+        if actor_stack is None or critic_stacks is None or not critic.is_own("td_loss", "policy_values"):
+            return None
+        learned = any(True for network in (actor, critic) for _ in network.features_extractor.parameters())
+        return None if learned else cls(actor, critic, [actor_stack, *critic_stacks])
+
+    @th.no_grad()
+    def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
+        """
+        :param obs: ``B`` observations
+        :param next_obs: those that followed
+        :return: actions at both, from one pass through the actor, with SB3's noise
+        """
+        features = [self.actor.extract_features(part, self.actor.features_extractor) for part in (obs, next_obs)]
+        n, layers = len(features[0]), list[th.Tensor]()
+        mean, unclamped = self.actor_stack.forward(th.cat(features), layers).chunk(2, dim=1)
+        log_std = unclamped.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        std, noise = log_std.exp(), th.empty(mean.shape, device=mean.device, dtype=mean.dtype)
+        noise[:n].normal_(), noise[n:].normal_()
+        actions = th.tanh(th.addcmul(mean, std, noise))
+        slope = 1.0 - actions.square()
+        padded = slope + self.actor.action_dist.epsilon
+        log_prob = -(0.5 * noise.square() + (log_std + padded.log()) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)
+        self._tape = _ActorTape([kept[:n] for kept in layers], unclamped[:n], noise[:n], slope[:n], padded[:n])
+        first, second = (Draw(actions[k], log_prob[k], Gaussian(mean[k], std[k])) for k in (slice(0, n), slice(n, None)))
+        return first, second
+
+    @th.no_grad()
+    def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :param targets: ``(B, 1)``
+        :return: scalar
+        """
+        inputs = th.cat([self.critic.encode(obs), actions], dim=1)
+        loss = targets.new_zeros(())
+        for stack in self.critic_stacks:
+            layers: list[th.Tensor] = []
+            error = stack.forward(inputs, layers).sub_(targets)
+            loss += 0.5 * error.square().mean()
+            _backward(stack, error / len(error), layers)
+        return loss
+
+    @th.no_grad()
+    def actor_loss(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor) -> th.Tensor:
+        """
+        :param obs: ``B`` observations, those of :meth:`draw`
+        :param draw: the first of what it gave
+        :param ent_coef: ``α``, scalar or ``(1,)``
+        :return: scalar
+        """
+        assert self._tape is not None
+        layers, log_std, noise, slope, padded = self._tape
+        q_values, gradients = self.critic.policy_value_and_gradient(self.critic.encode(obs), draw.actions)
+        d_latent = (2.0 * ent_coef * draw.actions / padded - gradients) * slope / len(slope)
+        d_log_std = d_latent * draw.base.std * noise - ent_coef / len(slope)
+        d_log_std.masked_fill_((log_std < LOG_STD_MIN) | (log_std > LOG_STD_MAX), 0.0)
+        _backward(self.actor_stack, th.cat([d_latent, d_log_std], dim=1), layers)
+        self._tape = None
+        return (ent_coef * draw.log_prob - q_values).mean()
+
+
+def _backward(stack: Stack, dy: th.Tensor, layers: list[th.Tensor]) -> None:
+    gradients: list[th.Tensor] = []
+    stack.backward(dy, layers, gradients, wants_dx=False)
+    for parameter, gradient in zip(stack.parameters(), reversed(gradients), strict=True):
+        parameter.grad = gradient
