@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_energy import EnergySAC
+from sb3_energy.common.update_by_hand import UpdateByHand
 
 
 def refuses(error, match):
@@ -213,17 +214,26 @@ def test_predict_refuses_what_is_no_number(make_model):
     one_sentence(caught)
 
 
+def break_loss(model, monkeypatch, loss, value):
+    """Make a loss of the next update a number that is none, in whichever way it is computed."""
+    if model._is_lean and loss != "ent_coef_loss":
+        owner, name = UpdateByHand, loss
+    elif model._is_lean:
+        owner, name = sys.modules["sb3_energy.energy_sac.energy_sac"], "temperature_loss_by_hand"
+    elif loss == "critic_loss":
+        owner, name = model.critic, "td_loss"
+    else:
+        owner, name = sys.modules["sb3_energy.energy_sac.energy_sac"], {"ent_coef_loss": "temperature_loss"}.get(loss, loss)
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args: value * original(*args).abs())
+
+
+@pytest.mark.parametrize("update", ["lean", "reference"])
 @pytest.mark.parametrize("loss", ["critic_loss", "actor_loss", "ent_coef_loss"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_that_is_no_number_stops_before_the_step(make_model, monkeypatch, loss, value):
-    model = make_model().learn(25)
-    module = sys.modules["sb3_energy.energy_sac.energy_sac"]
-    function = {"actor_loss": "actor_loss", "ent_coef_loss": "temperature_loss"}.get(loss)
-    if function is None:
-        monkeypatch.setattr(model.critic, "td_loss", lambda *args: value * next(model.critic.parameters()).sum())
-    else:
-        original = getattr(module, function)
-        monkeypatch.setattr(module, function, lambda *args: value * original(*args).abs())
+def test_a_loss_that_is_no_number_stops_before_the_step(make_model, monkeypatch, loss, value, update):
+    model = make_model(update=update).learn(25)
+    break_loss(model, monkeypatch, loss, value)
     changing = {"critic_loss": model.critic, "actor_loss": model.actor}.get(loss)
     tensors = dict(changing.state_dict()) if changing is not None else dict(log_ent_coef=model.log_ent_coef.detach())
     before = {name: tensor.clone() for name, tensor in tensors.items()}

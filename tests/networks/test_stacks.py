@@ -8,7 +8,7 @@ from sb3_energy.networks import BACKBONES, Stack, make_backbone
 from sb3_energy.networks.stacks import RULES
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Mish, nn.Identity]
-R, D, O = 12, 7, 3
+R, D, N_OUTPUTS = 12, 7, 3
 
 
 def test_every_rule_is_tested():
@@ -25,7 +25,7 @@ def network(backbone, activation, dtype=th.float64):
     trunk, width = make_backbone(backbone, D, [16, 16], activation)
     for parameter in trunk.parameters():  # norms begin with weights of 1 and biases of 0, which would hide mistakes
         parameter.data += 0.1 * th.randn_like(parameter)
-    return nn.Sequential(*trunk, nn.Linear(width, O)).to(dtype)
+    return nn.Sequential(*trunk, nn.Linear(width, N_OUTPUTS)).to(dtype)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -33,7 +33,7 @@ def network(backbone, activation, dtype=th.float64):
 def test_gradients(backbone, activation):
     net = network(backbone, activation)
     stack = Stack.of(net)
-    x, weights = th.randn(R, D, dtype=th.float64, requires_grad=True), th.randn(R, O, dtype=th.float64)
+    x, weights = th.randn(R, D, dtype=th.float64, requires_grad=True), th.randn(R, N_OUTPUTS, dtype=th.float64)
     inputs = [x, *net.parameters()]
     expected = th.autograd.grad((net(x) * weights).sum(), inputs)
     th.testing.assert_close(stack(x), net(x), rtol=1e-12, atol=1e-12)
@@ -58,7 +58,7 @@ def test_gradients_in_32_bits(backbone):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_rows_without_a_graph(activation):
     net = network("layer_norm", activation)
-    heads = [nn.Linear(O, 2).double(), nn.Linear(O, 3).double()]
+    heads = [nn.Linear(N_OUTPUTS, 2).double(), nn.Linear(N_OUTPUTS, 3).double()]
     stack, x = Stack.of(net, *heads), th.randn(R, D, dtype=th.float64, requires_grad=True)
     wanted, rest = stack.split(x, 5)
     assert not rest.requires_grad
