@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
 from sb3_energy.common.policies import RefinedPolicy
+from sb3_energy.common.update_by_hand import UpdateByHand
 from sb3_energy.matmul import FEWEST_ROWS, MatmulPrecision, fast_matmul_gain, fast_matmul_is_exact
 
 UPDATES = ("lean", "reference")
@@ -41,6 +42,7 @@ class LeanUpdates(OffPolicyAlgorithm):
         for module in (self.policy.actor, self.policy.critic, self.policy.critic_target):
             module.by_hand = self._is_lean
         self._uses_fast_matmul = self._choose_matmul()
+        self._by_hand: UpdateByHand | None = None  # of the networks as they are in the current call of train()
 
     def _check_update(self) -> None:
         if self.update not in UPDATES:
@@ -82,7 +84,7 @@ class LeanUpdates(OffPolicyAlgorithm):
             return th._foreach_lerp_(list(targets), list(parameters), self.tau)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_is_lean", "_uses_fast_matmul"]
+        return [*super()._excluded_save_params(), "_by_hand", "_is_lean", "_uses_fast_matmul"]
 
 
 def can_gather(buffer: Any) -> bool:

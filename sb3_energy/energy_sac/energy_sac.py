@@ -108,7 +108,6 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._by_hand: UpdateByHand | None = None
         self._check_settings()
         self._sync_temperature()
 
@@ -156,7 +155,8 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
         if self.ent_coef_optimizer is not None:
             optimizers += [self.ent_coef_optimizer]
         self._fuse(optimizers)
-        self._by_hand = UpdateByHand.of(self.actor, self.critic) if self._is_lean and self.distillation_coef == 0.0 else None
+        can_be = self._is_lean and self.distillation_coef == 0.0
+        self._by_hand = UpdateByHand.of(self.actor, self.critic) if can_be else None
         self._update_learning_rate(optimizers)
         records: dict[str, list[float]] = defaultdict(list)
         with self._matmul(batch_size):
