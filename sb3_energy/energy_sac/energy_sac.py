@@ -174,6 +174,7 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
                 self._update_head(batch, records)
                 if gradient_step % self.target_update_interval == 0:
                     self._update_target()
+        self._by_hand = None
         self._n_updates += gradient_steps
         self._sync_temperature()
         self._record(records)
