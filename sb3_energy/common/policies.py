@@ -16,9 +16,9 @@ from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.head_policy import HeadPolicy, checked_head_kwargs
 from sb3_energy.common.proposals import Gaussian, draw_proposals
 from sb3_energy.common.quantile_critic import QuantileCritic, quantile_kwargs
-from sb3_energy.common.refinement import is_flow, unasked
 from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.common.row_energies import bind_rows
+from sb3_energy.common.starts import is_flow, unasked
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES, QEnergy, tempered

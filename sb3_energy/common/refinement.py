@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import torch as th
 
 from sb3_energy.common.boxes import BOXES, Box
-from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, Proposals, draw_proposals
+from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, draw_proposals
 from sb3_energy.common.row_energies import RowEnergy
+from sb3_energy.common.starts import Starts, is_flow, resampled_proposals, unasked
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
 from sb3_energy.refiners import (
@@ -16,7 +16,6 @@ from sb3_energy.refiners import (
     Identity,
     SelfNormalizedImportanceSampling,
     effective_sample_size,
-    importance_resample,
     normal_quantiles,
     refine,
     refine_until_still,
@@ -161,21 +160,21 @@ class Refinement:
         temperature: th.Tensor,
         n_chains: int,
         generator: th.Generator | None,
-    ) -> tuple["_Starts", EnergyFn]:
+    ) -> tuple[Starts, EnergyFn]:
         """Where chains start before the squash, and the tempered energy that they follow."""
         fraction = INITIAL_PARTICLES[self.initial_particles]
         energy_fn = tempered(energy, temperature)
         if self.refiner.resamples:  # one set of particles
-            return _Starts(*draw_proposals(base, self.n_particles, fraction, generator), None), energy_fn
+            return Starts(*draw_proposals(base, self.n_particles, fraction, generator), None), energy_fn
         n_proposals = 1 if is_flow(self.refiner) else self.n_particles
         repeated = Gaussian(*(part.repeat_interleave(n_chains, dim=0) for part in base)) if n_chains > 1 else base
         proposals, log_weights = draw_proposals(repeated, n_proposals, fraction, generator), None
         if n_proposals > 1:
-            proposals, log_weights = _resampled(proposals, n_chains, squashed(energy_fn), generator)
+            proposals, log_weights = resampled_proposals(proposals, n_chains, squashed(energy_fn), generator)
         particles, log_prob = (part.reshape(len(base.mean), n_chains, *part.shape[2:]) for part in proposals)
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(particles), self.trust_region), temperature)
-        return _Starts(particles, log_prob, log_weights), energy_fn
+        return Starts(particles, log_prob, log_weights), energy_fn
 
     def _sampled_head(self, head: Head | None) -> Head:
         if head is None or head.prefix_energy is None:
@@ -278,37 +277,3 @@ class Refinement:
             loc, scale = self.box.frame(base)
             x = loc + scale * x
         return self.box.end(x)
-
-
-class _Starts(NamedTuple):
-    particles: th.Tensor  # (B, M, A), before the squash
-    log_prob: th.Tensor  # (B, M) of what they were resampled from, where they were
-    log_weights: th.Tensor | None  # (B M, N) of the resampling, if there was one
-
-
-def is_flow(refiner: Refiner) -> bool:
-    """
-    :param refiner: any
-    :return: whether it follows a learned velocity from the base
-    """
-    return getattr(refiner, "head", None) in ("velocity", "average_velocity")
-
-
-def unasked(x: th.Tensor) -> th.Tensor:
-    """
-    :param x: ``(B, N, *E)``
-    :return: ``(B, N)``, what stands for an energy that nobody looks at
-    """
-    return 0.0 * x.flatten(2).sum(-1)  # and no number where a particle is none
-
-
-def _resampled(
-    proposals: Proposals, n_chains: int, energy_fn: EnergyFn, generator: th.Generator | None
-) -> tuple[Proposals, th.Tensor]:
-    """One proposal of each chain's, drawn by weight."""
-    rows, n = proposals.log_prob.shape
-    with th.no_grad():
-        energies = energy_fn(proposals.particles.reshape(rows // n_chains, n_chains * n, *proposals.particles.shape[2:]))
-        log_weights = -energies.reshape(rows, n) - proposals.log_prob
-    particles, index = importance_resample(proposals.particles, log_weights, 1, generator)
-    return Proposals(particles, proposals.log_prob.gather(1, index)), log_weights

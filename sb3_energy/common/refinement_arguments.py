@@ -4,7 +4,8 @@ from typing import Any
 
 from sb3_energy.common.boxes import BOXES
 from sb3_energy.common.proposals import INITIAL_PARTICLES
-from sb3_energy.common.refinement import Refinement, is_flow
+from sb3_energy.common.refinement import Refinement
+from sb3_energy.common.starts import is_flow
 from sb3_energy.refiners import REFINERS, Identity
 from sb3_energy.refiners.checks import check_integer, check_positive, check_tolerance
 from sb3_energy.registry import resolve
