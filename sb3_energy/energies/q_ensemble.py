@@ -76,9 +76,10 @@ def _q_energy_by_hand(
     value_and_gradient = getattr(critic, "value_and_gradient", None)
     if value_and_gradient is None:
         return None
-    weigh = partial(weighed_q_values, aggregate=aggregate, coefficient=coefficient)
-    values, gradients = value_and_gradient(actions, weigh, sparse=aggregate == "min")
-    return -values, -gradients
+    values, gradients = value_and_gradient(
+        actions, partial(weighed_q_values, aggregate=aggregate, coefficient=coefficient), sparse=aggregate == "min"
+    )
+    return values.neg_(), gradients.neg_()
 
 
 def aggregate_q_values(q_values: th.Tensor, aggregate: str, coefficient: float = 1.0) -> th.Tensor:

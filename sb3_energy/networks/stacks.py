@@ -182,6 +182,12 @@ def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
     return found
 
 
+def _must_be_plain() -> bool:
+    """Whether somebody looks at the layers one by one: an export, or autocast, which chooses their precision."""
+    casts = th.is_autocast_enabled("cpu") or th.is_autocast_enabled("cuda")
+    return casts or th.jit.is_tracing() or th.compiler.is_exporting()
+
+
 def _is_known(layer: Any) -> bool:
     if type(layer) not in RULES:
         return False
@@ -209,10 +215,10 @@ class Stack:
         """
         :param network: an ``nn.Sequential``, or anything else
         :param heads: linear layers that all see what comes out of it
-        :return: the stack, or ``None`` where a layer is unknown, works in place, or has hooks, or where the first one is an
-            activation, which might work in place on what it is given
+        :return: the stack, or ``None`` where a layer is unknown, works in place, or has hooks, where the first one is an
+            activation, which might work in place on what it is given, and in exports and under ``torch.autocast``
         """
-        if type(network) is not nn.Sequential or network._forward_hooks or network._forward_pre_hooks:
+        if type(network) is not nn.Sequential or network._forward_hooks or network._forward_pre_hooks or _must_be_plain():
             return None
         layers = (*network, *([Heads(heads)] if heads else []))  # type: ignore[arg-type]
         begins = bool(layers) and type(layers[0]) in (nn.Linear, nn.LayerNorm, Heads)

@@ -51,8 +51,8 @@ def refined_particles(
     refiner: Refiner, particles: th.Tensor, target: Target, n_steps: int, generator: th.Generator | None = None
 ) -> th.Tensor:
     """
-    What :func:`refine` makes of particles, for those who do not ask what energies they have in the end. The last step of a
-    refiner with a ``kernel`` is a draw from a Gaussian, after which nothing is evaluated.
+    What :func:`refine` makes of particles, for those who do not ask what energies they have in the end. A step of a refiner
+    with a ``kernel`` is a draw from that Gaussian; after the last one nothing is evaluated, and nobody keeps count.
 
     :param refiner: how to move
     :param particles: ``(B, N, *E)`` where to start
@@ -69,15 +69,14 @@ def refined_particles(
             return refine(refiner, particles, target, n_steps, generator).particles
     check_start(particles, n_steps)
     with th.no_grad():
-        state, trail = refiner.init(particles.detach(), target), list[th.Tensor]()
-        for k in range(n_steps - 1):
+        particles, trail = particles.detach(), list[th.Tensor]()
+        for k in range(n_steps):
+            state = refiner.init(particles, target)
             trail.append(state.energies)
-            state, _ = refiner.step(state, target, Tick(k, n_steps), generator)
-        mean, std = kernel(state, target, Tick(n_steps - 1, n_steps))
-        ends = gaussian_step(mean, std, generator)
+            particles = gaussian_step(*kernel(state, target, Tick(k, n_steps)), generator)
         check_energies(state)
-        _refuse_lost(refiner, [*trail, state.energies + 0.0 * ends.flatten(2).sum(-1)])  # no number where a particle is none
-    return ends
+        _refuse_lost(refiner, [*trail, 0.0 * particles.flatten(2).sum(-1)])  # no number where a particle is none
+    return particles
 
 
 def gaussian_step(mean: th.Tensor, std: float, generator: th.Generator | None) -> th.Tensor:

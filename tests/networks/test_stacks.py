@@ -125,3 +125,13 @@ def test_no_second_derivatives_by_mistake():
     x = th.randn(R, D, dtype=th.float64, requires_grad=True)
     with pytest.raises(RuntimeError, match="by_hand=False"):
         th.autograd.grad(Stack.of(network("plain", nn.SiLU))(x).sum(), x, create_graph=True)
+
+
+def test_autocast_and_exports_see_plain_layers():
+    net, x = network("plain", nn.ReLU, th.float32), th.randn(R, D)
+    with th.autocast("cpu", dtype=th.bfloat16):
+        assert Stack.of(net) is None
+    found = []
+    th.jit.trace(lambda x: (found.append(Stack.of(net)), net(x))[1], x)
+    assert found and set(found) == {None}
+    assert Stack.of(net) is not None
