@@ -73,7 +73,8 @@ def refined_particles(
         for k in range(n_steps):
             state = refiner.init(particles, target)
             trail.append(state.energies)
-            particles = gaussian_step(*kernel(state, target, Tick(k, n_steps)), generator)
+            mean, std = kernel(state, target, Tick(k, n_steps))
+            particles = gaussian_step(mean, std, generator)
         check_energies(state)
         _refuse_lost(refiner, [*trail, 0.0 * particles.flatten(2).sum(-1)])  # no number where a particle is none
     return particles
