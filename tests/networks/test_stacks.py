@@ -132,6 +132,6 @@ def test_autocast_and_exports_see_plain_layers():
     with th.autocast("cpu", dtype=th.bfloat16):
         assert Stack.of(net) is None
     found = []
-    th.jit.trace(lambda x: (found.append(Stack.of(net)), 2.0 * x)[1], x)
+    th.jit.trace(lambda x: (found.append(Stack.of(net)), 2.0 * x)[1], x, check_trace=False)
     assert found and set(found) == {None}
     assert Stack.of(net) is not None
