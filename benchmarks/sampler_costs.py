@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.update_cost import Noise
+from benchmarks.speed_models import Noise
 from sb3_energy import EnergySAC
 from sb3_energy.refiners import REFINERS
 

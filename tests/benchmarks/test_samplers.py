@@ -17,7 +17,7 @@ from benchmarks.sampler_targets import (
     ring,
     targets,
 )
-from benchmarks.update_cost import Noise
+from benchmarks.speed_models import Noise
 from sb3_energy import EnergySAC
 from sb3_energy.common.heads import HEADS
 from sb3_energy.envs.soft_values import soft_value_iteration
