@@ -205,7 +205,7 @@ def test_a_small_run_writes_tables_and_a_picture(tmp_path, capsys, monkeypatch):
     assert text in capsys.readouterr().out and "### Straight lines" in text
     assert not (tmp_path / "docs").exists()
     assert speed.main([*command, "--report-only", "--docs"]) == 0
-    assert (tmp_path / "docs" / "speed_tables.md").read_text() == text
+    assert (tmp_path / "docs" / "speed_tables.md").read_text() == f"{speed.PICTURE}\n\n{text}"
     assert (tmp_path / "docs" / "speed.png").read_bytes() == (tmp_path / "out" / "speed.png").read_bytes()
 
 
