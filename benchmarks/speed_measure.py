@@ -15,9 +15,10 @@ from benchmarks import speed_floor
 from benchmarks.speed_cases import END_TO_END, MODES, PREDICT_BATCHES, SECTIONS, Case, baseline
 from benchmarks.speed_floor import Shape, floor_seconds
 from benchmarks.speed_memory import memory_rows
-from benchmarks.speed_models import BATCH, PRECISIONS, algorithms, filled, global_precision, make_model, matmul_precision
+from benchmarks.speed_models import BATCH, PRECISIONS, algorithms, filled, global_precision, make_model
 from benchmarks.speed_rows import NAN, Row
 from benchmarks.speed_timing import Call, Clock, interleaved, speedup
+from sb3_energy.matmul import MatmulPrecision
 
 UPDATES = ("update", "refiners", "particles", "critics")
 
@@ -72,7 +73,7 @@ def at(precision: str, call: Call) -> Call:
     """
 
     def called(n: int) -> None:
-        with matmul_precision(precision):
+        with MatmulPrecision(precision):
             call(n)
 
     return called

@@ -1,14 +1,11 @@
 """The models whose speed is measured, and the setting of matrix products they run under."""
 
-import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import SAC
@@ -61,11 +58,6 @@ def make_model(
     settings = dict(device="cpu", seed=0) | dict(kwargs)
     if algorithm == "EnergySAC":
         settings["fast_matmul"] = precision == "medium"
-        # SHIM: goes when EnergySAC has these keywords
-        known = inspect.signature(EnergySAC.__init__).parameters
-        for name in ("fast_matmul", "update"):
-            if name not in known:
-                settings.pop(name, None)
     return algorithms()[algorithm]("MlpPolicy", Noise() if env is None else env, **settings)
 
 
@@ -79,21 +71,6 @@ def filled(algorithm: str, kwargs: Mapping[str, Any], precision: str = "highest"
     buffer = dict(learning_starts=2 * N_TRANSITIONS, buffer_size=2 * N_TRANSITIONS)
     model = make_model(algorithm, buffer | dict(kwargs), precision)
     return model.learn(N_TRANSITIONS)
-
-
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """
-    Within this context, float32 matrix products of the whole process have this precision.
-
-    :param precision: as ``torch.set_float32_matmul_precision`` takes it
-    """
-    before = th.get_float32_matmul_precision()
-    th.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        th.set_float32_matmul_precision(before)
 
 
 def global_precision(algorithm: str, precision: str) -> str:

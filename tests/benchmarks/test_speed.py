@@ -11,11 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import speed, speed_floor, speed_measure, speed_memory
 from benchmarks.speed_cases import BARS, SECTIONS, Bar, baseline, chain
 from benchmarks.speed_floor import Evaluations, Shape, forward, input_gradients, weight_gradients
-from benchmarks.speed_models import filled, matmul_precision
+from benchmarks.speed_models import filled
 from benchmarks.speed_page import bars_table, fit_table, growth_sentence, page
 from benchmarks.speed_plot import draw
 from benchmarks.speed_rows import Row, find, read_rows, updated, write_rows
 from benchmarks.speed_timing import calibrated, interleaved, linear_fit, speedup
+from sb3_energy.matmul import MatmulPrecision
 
 SMALL = Shape(hidden=(32, 24), n_critics=3)
 
@@ -187,7 +188,7 @@ def test_every_bar_is_of_a_case_that_is_measured():
 
 def test_precision_is_what_it_was_afterwards():
     seen = []
-    with matmul_precision("highest"):
+    with MatmulPrecision("highest"):
         speed_measure.at("medium", lambda n: seen.append(th.get_float32_matmul_precision()))(1)
         assert seen == ["medium"] and th.get_float32_matmul_precision() == "highest"
 
@@ -203,6 +204,7 @@ def test_a_small_run_writes_tables_and_a_picture(tmp_path, capsys, monkeypatch):
     assert find(found, "critics", "SB3 SAC", "highest").speedup == 1.0
     text = (tmp_path / "out" / "speed.md").read_text()
     assert text in capsys.readouterr().out and "### Straight lines" in text
+    assert "With the setting, products of 256 × 256 matrices are" in text
     assert not (tmp_path / "docs").exists()
     assert speed.main([*command, "--report-only", "--docs"]) == 0
     assert (tmp_path / "docs" / "speed_tables.md").read_text() == f"{speed.PICTURE}\n\n{text}"
