@@ -28,6 +28,7 @@ class Effort:
     """
     :param rounds: that everything is timed in
     :param seconds: of one slice
+    :param warm_up: seconds for which everything is done before
     :param env_steps: of one slice of learning
     :param memory_updates: of a process whose peak memory is measured
     :param growth_widths: of the networks that are trained to see whether memory grows (``None``: those of all other cases)
@@ -35,12 +36,13 @@ class Effort:
 
     rounds: int = 20
     seconds: float = 0.06
+    warm_up: float = 0.6
     env_steps: int = 100
     memory_updates: int = 30
     growth_widths: tuple[int, ...] | None = None
 
 
-QUICK = Effort(rounds=3, seconds=0.01, env_steps=20, memory_updates=3, growth_widths=(16,))
+QUICK = Effort(rounds=3, seconds=0.01, warm_up=0.01, env_steps=20, memory_updates=3, growth_widths=(16,))
 
 
 class Subject(NamedTuple):
@@ -180,7 +182,7 @@ def measure_updates(section: str, effort: Effort, clock: Clock = time.process_ti
         for precision in case.precisions:
             model = filled(case.algorithm, case.kwargs, precision)
             calls[Subject(case.name, precision)] = at(global_precision(case.algorithm, precision), train_call(model))
-    times = interleaved(calls, effort.rounds, effort.seconds, clock=clock)
+    times = interleaved(calls, effort.rounds, effort.seconds, warm_up=effort.warm_up, clock=clock)
     return rows_of(section, cases, times, _update_operations)
 
 
@@ -203,7 +205,7 @@ def measure_predict(section: str, effort: Effort, clock: Clock = time.process_ti
         for mode, deterministic in MODES.items():
             calls = product_calls()
             calls |= {Subject(name, "highest"): predict_call(model, batch, deterministic) for name, model in models.items()}
-            times = interleaved(calls, effort.rounds, effort.seconds, clock=clock)
+            times = interleaved(calls, effort.rounds, effort.seconds, warm_up=effort.warm_up, clock=clock)
             found = rows_of(section, cases, times, partial(_prediction_operations, batch))
             rows += [replace(row, setting=f"batch {batch}, {mode}") for row in found if row.setting == "highest"]
     return rows
@@ -236,7 +238,7 @@ def measure_end_to_end(section: str, effort: Effort, clock: Clock = time.process
                 call(model.learning_starts + effort.env_steps)
                 calls[Subject(case.name, precision)] = call
         counts = dict.fromkeys(calls, effort.env_steps)
-        times = interleaved(calls, effort.rounds, effort.seconds, counts, clock)
+        times = interleaved(calls, effort.rounds, effort.seconds, counts, clock=clock)
         rows += [replace(row, setting=f"{env_id}, {row.setting}") for row in rows_of(section, cases, times)]
     return rows
 

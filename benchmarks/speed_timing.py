@@ -46,10 +46,11 @@ def seconds_of(call: Call, n: int, clock: Clock = time.process_time) -> float:
             gc.enable()
 
 
-def calibrated(call: Call, seconds: float, clock: Clock = time.process_time) -> int:
+def calibrated(call: Call, seconds: float, warm_up: float = 0.0, clock: Clock = time.process_time) -> int:
     """
     :param call: what will be timed; it is done a few times, so whatever compiles has compiled
     :param seconds: how long a slice shall be
+    :param warm_up: for about how many seconds it is done before; libraries prepare for each shape that they meet
     :param clock: gives seconds
     :return: how many times to do it in a slice, at least once
     """
@@ -58,7 +59,7 @@ def calibrated(call: Call, seconds: float, clock: Clock = time.process_time) -> 
     if n > 1:
         call(n)
         n = max(1, round(seconds / max(seconds_of(call, n, clock), 1e-9)))
-        call(n)
+        call(max(1, round(n * warm_up / seconds)))
     return n
 
 
@@ -67,6 +68,7 @@ def interleaved(
     rounds: int,
     seconds: float,
     counts: Mapping[str, int] | None = None,
+    warm_up: float = 0.0,
     clock: Clock = time.process_time,
 ) -> dict[str, np.ndarray]:
     """
@@ -76,11 +78,12 @@ def interleaved(
     :param rounds: how many
     :param seconds: of one slice, where ``counts`` says nothing
     :param counts: how many times each is done in a slice (``None``: as often as fits into ``seconds``)
+    :param warm_up: seconds for which each is done before, where ``counts`` says nothing
     :param clock: gives seconds
     :return: name -> seconds of one, for each round
     """
     if counts is None:
-        counts = {name: calibrated(call, seconds, clock) for name, call in calls.items()}
+        counts = {name: calibrated(call, seconds, warm_up, clock) for name, call in calls.items()}
     found: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for round_ in range(rounds):

@@ -97,7 +97,7 @@ class Machine:
 def test_ratios_do_not_see_that_the_machine_slows_down():
     machine = Machine()
     calls = {"slow": machine.call(3.0), "fast": machine.call(1.0), "other": machine.call(9.0)}
-    times = interleaved(calls, 15, 0.0, dict.fromkeys(calls, 2), machine.clock)
+    times = interleaved(calls, 15, 0.0, dict.fromkeys(calls, 2), clock=machine.clock)
     assert times["fast"][-1] > 1.05 * times["fast"][0]
     ratio = speedup(times["slow"], times["fast"])
     assert ratio.value == pytest.approx(3.0, rel=0.01) and ratio.low <= ratio.value <= ratio.high
@@ -111,7 +111,13 @@ def test_a_speedup_is_the_median_of_ratios_with_its_quartiles():
 @pytest.mark.parametrize("cost, expected", [(0.001, 20), (0.5, 1)])
 def test_slices_are_as_long_as_asked(cost, expected):
     machine = Machine()
-    assert calibrated(machine.call(cost), 0.02, machine.clock) == pytest.approx(expected, abs=1)
+    assert calibrated(machine.call(cost), 0.02, clock=machine.clock) == pytest.approx(expected, abs=1)
+
+
+def test_what_is_timed_has_been_done_for_a_while():
+    machine = Machine()
+    interleaved({"it": machine.call(0.01)}, 1, 0.02, warm_up=2.0, clock=machine.clock)
+    assert 180 <= machine.n_calls <= 220
 
 
 def test_a_line_is_found_and_a_curve_is_told():
