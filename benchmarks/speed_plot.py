@@ -63,19 +63,25 @@ def draw_panel(axes: Axes, rows: Sequence[Row], section: str) -> None:
     for (_, series, setting), points in lines.items():
         i, is_fast = names.index(series), setting == "medium"
         if section == "update":
-            label = f"{series} update, fast matmul {'on' if is_fast else 'off'}"
+            label = f"{series}, fast matmul {'on' if is_fast else 'off'}"
         else:
             label = series
         label += f"  (R² {fit_of(points).r_squared:.3f})"
         colour = COLOURS[i % len(COLOURS)]
         draw_line(axes, points, colour, MARKERS[i % len(MARKERS)], label, is_fast)
-        if section != "update" or i == 0:  # there all have the same floor
+        if section != "update":
             draw_floor(axes, points, colour, is_fast)
+        elif i == 0:  # all have the same floor, but one for each matrix product
+            draw_floor(axes, points, GREY, is_fast)
+            end = (points[-1].x, points[-1].floor_ms)
+            text = f"floor, {'on' if is_fast else 'off'}"
+            axes.annotate(text, end, (6, -3), textcoords="offset points", fontsize=8.5, color=GREY)
+            axes.set_xlim(right=points[-1].x * 1.22)
     if (stock := find(rows, section, BASELINE, "highest")) is not None:
         axes.axhline(stock.ms, color=GREY, linewidth=1.6, linestyle="-.", label="SB3 SAC, stock", zorder=1)
     axes.set_xlabel(PANELS[section])
     axes.set_xticks(sorted({row.x for points in lines.values() for row in points}))
-    axes.set_ylim(bottom=0.0)
+    axes.set_ylim(0.0, 1.12 * axes.get_ylim()[1])  # room for the legend
     axes.set_title(TITLES[section], loc="left", fontsize=11, fontweight="bold")
     axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
