@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_energy.matmul import MatmulPrecision, prefers_mkl
-from sb3_energy.networks.stacks import Stack, Tape
+from sb3_energy.networks.layer_rules import Tape
+from sb3_energy.networks.stacks import Stack
 
 ROWS_IN_CACHE = 2048
 """How many rows go through the layers at a time: 2 MB for each layer of 256, which the next layer still finds in the cache."""

@@ -5,7 +5,7 @@ import torch as th
 from torch import nn
 
 from sb3_energy.networks import BACKBONES, Stack, make_backbone
-from sb3_energy.networks.stacks import RULES
+from sb3_energy.networks.layer_rules import RULES
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Mish, nn.Identity]
 R, D, N_OUTPUTS = 12, 7, 3
