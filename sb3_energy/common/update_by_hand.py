@@ -8,7 +8,7 @@ On ``B`` transitions, with ``μ, log σ`` from the actor, noise ``ε``, ``u = μ
   ``dL/da = (2 α a / (1 - a² + δ) - Σ_i w_i dQ_i/da) / B``, then ``dL/du = (1 - a²) dL/da``, ``dL/dμ = dL/du`` and
   ``dL/d log σ = σ ε dL/du - α / B``, which is 0 where ``log σ`` was clamped.
 
-The layers' own derivatives are those of :mod:`sb3_energy.networks.layer_rules`; ``tests/test_lean_parity.py`` holds it all to SB3.
+Layers' own derivatives are in :mod:`sb3_energy.networks.layer_rules`; ``tests/test_lean_parity.py`` holds it all to SB3.
 """
 
 import math
