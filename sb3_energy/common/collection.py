@@ -57,14 +57,8 @@ class TrackedCollection(OffPolicyAlgorithm):
         action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
         if self._n_updates > 0 and self._last_obs is not None:
             bonus = float(self.policy.temperature) * self._entropy
-            self._return_tracker.predict(self._q_values(self._last_obs, buffer_action), bonus)
+            self._return_tracker.predict(self.policy.q_values(self._last_obs, buffer_action), bonus)
         return action, buffer_action
-
-    def _q_values(self, observation: np.ndarray | dict[str, np.ndarray], scaled_action: np.ndarray) -> np.ndarray:
-        obs, _ = self.policy.obs_to_tensor(observation)
-        actions = th.as_tensor(scaled_action, dtype=th.float32, device=self.device).flatten(1)  # as the replay buffer does
-        with th.no_grad():
-            return self.critic.policy_values(obs, actions).squeeze(1).cpu().numpy()
 
     def _store_transition(
         self,

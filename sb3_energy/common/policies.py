@@ -13,6 +13,7 @@ from torch import nn
 
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.fast_predict import FastPredict
 from sb3_energy.common.head_policy import HeadPolicy, checked_head_kwargs
 from sb3_energy.common.proposals import Gaussian, draw_proposals
 from sb3_energy.common.quantile_critic import QuantileCritic, quantile_kwargs
@@ -27,7 +28,7 @@ from sb3_energy.registry import resolve
 from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
 
-class RefinedPolicy(WarmPredict, HeadPolicy):
+class RefinedPolicy(FastPredict, WarmPredict, HeadPolicy):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 

@@ -1,5 +1,6 @@
 """The networks under the energies: trunks ("backbones") and the normalisation of what they are fed."""
 
+from sb3_energy.networks.arrays import ArrayNetwork
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.ensembles import BoundEnsemble, WeighFn
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
@@ -10,6 +11,7 @@ from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
 
 __all__ = [
     "BACKBONES",
+    "ArrayNetwork",
     "Backbone",
     "BoundEnsemble",
     "FieldNetwork",

@@ -43,7 +43,7 @@ def refine(
             if infos is not None:
                 infos.append(info._replace(energy_drop=(trail[-1] - state.energies.detach()).mean(dim=1)))
     check_energies(state)
-    _refuse_lost(refiner, [*trail, state.energies.detach()])
+    refuse_lost(refiner, [*trail, state.energies.detach()])
     return state
 
 
@@ -113,7 +113,12 @@ def check_energies(state: RefinerState) -> None:
         raise ValueError(f"an energy of {tuple(state.particles.shape)} must be (B, N), got {tuple(state.energies.shape)}")
 
 
-def _refuse_lost(refiner: Refiner, trail: list[th.Tensor]) -> None:
+def refuse_lost(refiner: Refiner, trail: list[th.Tensor]) -> None:
+    """
+    :param refiner: which one was at work
+    :param trail: energies ``(B, N)`` at the starts and after each step
+    :raises FloatingPointError: if an observation is lost at the last step, with a sentence that says since when
+    """
     # Who is lost stays lost: the last step tells that something is, and only then are the others asked when it happened.
     if is_lost(trail[-1]).any():
         first = next(k for k, energies in enumerate(trail) if is_lost(energies).any())

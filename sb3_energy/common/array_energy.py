@@ -1,0 +1,240 @@
+"""The critic's energy and what a refiner makes of it, as functions of numpy arrays: values and gradients."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from sb3_energy.common.proposals import LARGEST_ACTION
+from sb3_energy.energies import QEnergy
+from sb3_energy.networks import ArrayNetwork
+
+Array = np.ndarray
+
+_ONE, _TWO = np.full((), 1.0, np.float32), np.full((), 2.0, np.float32)
+
+
+class ArrayGaussian(NamedTuple):
+    """
+    The base before the squash.
+
+    :param mean: ``(B, 1, A)``
+    :param std: ``(B, 1, A)``
+    """
+
+    mean: Array
+    std: Array
+
+
+class ArrayEnergy:
+    """
+    :class:`sb3_energy.energies.QEnergy` at ``B`` observations, of actions scaled to [-1, 1].
+
+    :param energy: how the members' values become one
+    :param network: the critics
+    :param shared: ``(C, B, H)``, the observations encoded by the network
+    """
+
+    def __init__(self, energy: QEnergy, network: ArrayNetwork, shared: Array):
+        self._aggregate = energy.aggregate
+        self._coefficient = 1.0 if energy.coefficient is None else energy.coefficient
+        self._network, self._shared = network, shared
+        self._n = 0  # actions for each observation that the program is bound for
+        c = network.n_members
+        self._weights = np.full(c, -1.0 / c, np.float32)
+
+    def __call__(self, actions: Array) -> Array:
+        """
+        :param actions: ``(B, N, A)``
+        :return: ``(B, N)``
+        """
+        return self._energies(self._q_values(actions)).reshape(actions.shape[:2])
+
+    def with_gradients(self, actions: Array) -> tuple[Array, Array]:
+        """
+        :param actions: ``(B, N, A)``
+        :return: energies ``(B, N)`` and their gradients ``(B, N, A)``, which the next call overwrites
+        """
+        q_values = self._q_values(actions)
+        gradients = self._program.pull(self._slopes(q_values)[:, :, None])
+        return self._energies(q_values).reshape(actions.shape[:2]), gradients.reshape(actions.shape)
+
+    def _q_values(self, actions: Array) -> Array:
+        """``(C, R)``: of quantile critics the mean of the quantiles."""
+        n = actions.shape[1]
+        if n != self._n:
+            self._program = self._network.program(actions.shape[0] * n)
+            self._program.bind(self._shared)
+            self._n = n
+        outputs = self._program.outputs(actions.reshape(-1, actions.shape[2]))
+        return outputs[:, :, 0] if outputs.shape[2] == 1 else outputs.mean(axis=2)
+
+    def _energies(self, q_values: Array) -> Array:
+        if self._aggregate == "mean":
+            return self._weights.dot(q_values)
+        if self._aggregate == "min":
+            return -q_values.min(axis=0)
+        mean = q_values.mean(axis=0)
+        return self._coefficient * _spread(q_values, mean) - mean
+
+    def _slopes(self, q_values: Array) -> Array:
+        """The derivatives of the energy with respect to each member's value, ``(C, R)`` or ``(C, 1)``."""
+        n_outputs = self._program.n_outputs  # each quantile has its part of the mean
+        if self._aggregate == "mean":
+            return (self._weights if n_outputs == 1 else self._weights / n_outputs)[:, None]
+        if self._aggregate == "min":
+            lowest = q_values.argmin(axis=0) == np.arange(len(q_values))[:, None]
+            return lowest * np.float32(-1.0 / n_outputs)
+        mean = q_values.mean(axis=0)
+        slopes = self._coefficient * (q_values - mean) / _spread(q_values, mean) - 1.0
+        return slopes / (len(q_values) * n_outputs)
+
+
+def _spread(q_values: Array, mean: Array) -> Array:
+    return np.sqrt(np.square(q_values - mean).mean(axis=0) + 1e-12)
+
+
+class Coordinates:
+    """
+    Where a refiner sees a particle: actions before the squash or in a box with mirrors, in units of the base's width or not.
+    The arrays' counterpart of :class:`sb3_energy.common.boxes.Box` and of ``standardized``.
+
+    :param base: ``B`` Gaussians before the squash
+    :param reflects: whether the walls are mirrors
+    :param precondition: whether steps are measured in units of the base's width
+    """
+
+    def __init__(self, base: ArrayGaussian, reflects: bool, precondition: bool):
+        self.reflects = reflects
+        self._frame = self._frame_of(base) if precondition else None
+
+    def _frame_of(self, base: ArrayGaussian) -> ArrayGaussian:
+        if not self.reflects:
+            return ArrayGaussian(base.mean, np.minimum(base.std, _ONE))
+        mean = np.tanh(base.mean)
+        return ArrayGaussian(mean, np.clip(base.std * (1.0 - mean * mean), 0.02, 0.5))
+
+    def start(self, u: Array) -> Array:
+        """
+        :param u: ``(B, N, A)``, before the squash
+        :return: coordinates
+        """
+        x = np.tanh(u) if self.reflects else u
+        return x if self._frame is None else (x - self._frame.mean) / self._frame.std
+
+    def end(self, x: Array) -> Array:
+        """
+        :param x: ``(B, N, A)``, coordinates
+        :return: the same before the squash
+        """
+        y = self._in_box(x)
+        return np.arctanh(np.clip(_folded(y), -LARGEST_ACTION, LARGEST_ACTION)) if self.reflects else y
+
+    def actions(self, x: Array) -> Array:
+        """
+        :param x: ``(B, N, A)``, coordinates
+        :return: actions scaled to [-1, 1]
+        """
+        y = self._in_box(x)
+        return _folded(y) if self.reflects else np.tanh(y)
+
+    def slopes(self, x: Array, actions: Array) -> Array:
+        """
+        :param x: ``(B, N, A)``, coordinates
+        :param actions: what :meth:`actions` made of them
+        :return: the derivative of each action
+        """
+        if not self.reflects:
+            return _ONE - actions * actions
+        return np.sign(np.remainder(self._in_box(x) - 1.0, 4.0) - 2.0)
+
+    def scaled(self, gradients: Array) -> Array:
+        """
+        :param gradients: ``(B, N, A)``, with respect to coordinates that have no units
+        :return: with respect to those that have
+        """
+        return gradients if self._frame is None else gradients * self._frame.std
+
+    def log_jacobian(self, x: Array) -> Array:
+        """
+        :param x: ``(B, N, A)``, coordinates
+        :return: ``(B, N)``, what a sampler's energy has to lose
+        """
+        return np.zeros(x.shape[:2], np.float32) if self.reflects else log_tanh_jacobian(self._in_box(x))
+
+    def _in_box(self, x: Array) -> Array:
+        return x if self._frame is None else self._frame.mean + self._frame.std * x
+
+
+def _folded(x: Array) -> Array:
+    return np.abs(np.remainder(x - 1.0, 4.0) - 2.0) - 1.0
+
+
+def log_tanh_jacobian(u: Array) -> Array:
+    """
+    :param u: ``(B, N, A)``
+    :return: ``(B, N)``, ``Σ log(1 - tanh² u)`` without cancellation
+    """
+    size = np.abs(u)
+    return (2.0 * (math.log(2.0) - size - np.log(1.0 + np.exp(-2.0 * size)))).sum(axis=-1)
+
+
+class ArrayTarget:
+    """
+    What a refiner is asked to draw from or to descend, in its coordinates.
+
+    :param energy: of actions
+    :param coordinates: the refiner's
+    :param temperature: of a sampler; ``None``: for a descent, which follows the energy itself
+    :param anchor: ``(B, N, A)`` actions from which a trust region is measured (``None``: there is none)
+    :param trust_region: its step ``Δt``
+    """
+
+    def __init__(
+        self,
+        energy: ArrayEnergy,
+        coordinates: Coordinates,
+        temperature: float | None,
+        anchor: Array | None = None,
+        trust_region: float | None = None,
+    ):
+        self.coordinates, self._energy = coordinates, energy
+        self._inverse = None if temperature is None else np.full((), 1.0 / temperature, np.float32)
+        self._jacobian = temperature is not None and not coordinates.reflects
+        self._anchor, self._trust_region = anchor, trust_region
+
+    def raw(self, x: Array) -> Array:
+        """
+        :param x: ``(B, N, A)``, coordinates
+        :return: ``(B, N)``, the energy alone
+        """
+        return self._energy(self.coordinates.actions(x))
+
+    def raw_with_gradients(self, x: Array) -> tuple[Array, Array]:
+        """
+        :param x: ``(B, N, A)``, coordinates
+        :return: ``(B, N)`` the energy alone, and ``(B, N, A)`` the gradients of the whole target
+        """
+        actions = self.coordinates.actions(x)
+        raw, gradients = self._energy.with_gradients(actions)
+        if self._anchor is not None:
+            gradients = gradients + (actions - self._anchor) / self._trust_region
+        gradients = gradients * self.coordinates.slopes(x, actions)
+        if self._inverse is not None:
+            gradients *= self._inverse
+        if self._jacobian:
+            gradients += _TWO * actions  # of -log(1 - tanh² u)
+        return raw, self.coordinates.scaled(gradients)
+
+    def whole(self, x: Array, raw: Array) -> Array:
+        """
+        :param x: ``(B, N, A)``, coordinates
+        :param raw: the energy alone there
+        :return: ``(B, N)``, what the refiner compares: with trust region, temperature and Jacobian
+        """
+        if self._anchor is not None:
+            distance = self.coordinates.actions(x) - self._anchor
+            raw = raw + np.square(distance).sum(axis=-1) / (2.0 * self._trust_region)
+        if self._inverse is not None:
+            raw = raw * self._inverse
+        return raw - self.coordinates.log_jacobian(x) if self._jacobian else raw

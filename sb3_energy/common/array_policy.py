@@ -1,0 +1,176 @@
+"""The networks of a refined policy as functions of numpy arrays, for as long as nothing but their numbers changes."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+from torch import nn
+
+from sb3_energy.common.actors import BackboneActor
+from sb3_energy.common.array_energy import Array, ArrayEnergy, ArrayGaussian
+from sb3_energy.common.array_refinement import ArrayRefinement
+from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.quantile_critic import QuantileCritic
+from sb3_energy.energies import QEnergy
+from sb3_energy.networks import ArrayNetwork, RunningNorm
+
+if TYPE_CHECKING:
+    from sb3_energy.common.policies import RefinedPolicy
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_ACTOR_METHODS = {"forward", "_predict", "get_action_dist_params", "extract_features"}
+_CRITIC_METHODS = {"forward", "encode", "evaluate", "outputs", "extract_features", "policy_values", "target_values"}
+
+
+class ArrayPolicy:
+    """
+    Actor, critic and refinement of a policy on arrays. Made by :meth:`of`. Not for two threads at once.
+
+    :param policy: a policy of which every part is known
+    :param networks: trunk and heads of the actor, and the critics
+    """
+
+    def __init__(self, policy: "RefinedPolicy", networks: tuple[ArrayNetwork, ArrayNetwork, ArrayNetwork]):
+        self._trunk, self._heads, self._critic = networks
+        self._actor_norm, self._critic_norm = policy.actor.normalizer, policy.critic.normalizer
+        self._energy = policy.energy
+        self._refinement = ArrayRefinement(policy.refinement) if _is_refined(policy) else None
+        self._parts = _parts(policy)
+        self._hooks = [getattr(module, name) for module in _own_modules(policy) for name in _HOOKS]
+        self._takes_minimum = type(policy.critic) is EnsembleCritic
+
+    @classmethod
+    def of(cls, policy: "RefinedPolicy") -> "ArrayPolicy | None":
+        """
+        :param policy: any
+        :return: its arrays, or ``None`` where a part of it is none of those that are known
+        """
+        actor, critic, space = policy.actor, policy.critic, policy.observation_space
+        known = (
+            isinstance(space, spaces.Box)
+            and np.issubdtype(space.dtype, np.floating)
+            and type(actor) is BackboneActor
+            and type(critic) in (EnsembleCritic, QuantileCritic)
+            and not actor.use_sde
+            and all(_is_known_features(network) for network in (actor, critic))
+            and not any(getattr(module, name) for module in _own_modules(policy) for name in _HOOKS)
+        )
+        if not known:
+            return None
+        trunk = ArrayNetwork.of(actor.latent_pi)
+        heads = ArrayNetwork.of(actor.mu, actor.log_std)  # type: ignore[arg-type]
+        q_networks = ArrayNetwork.of(*critic.q_networks, n_actions=int(np.prod(policy.action_space.shape)))
+        if trunk is None or heads is None or q_networks is None:
+            return None
+        return cls(policy, (trunk, heads, q_networks))
+
+    def is_current(self, policy: "RefinedPolicy") -> bool:
+        """
+        :param policy: whose arrays these were
+        :return: whether they still are
+        """
+        return (
+            _parts(policy) == self._parts
+            and not any(self._hooks)
+            and self._trunk.is_current()
+            and self._heads.is_current()
+            and self._critic.is_current()
+            and _ACTOR_METHODS.isdisjoint(policy.actor.__dict__)
+            and _CRITIC_METHODS.isdisjoint(policy.critic.__dict__)
+        )
+
+    @property
+    def refines(self) -> bool:
+        """Whether refined actions can be had, beside those of the Gaussian actor."""
+        return self._refinement is not None
+
+    def act(self, obs: Array, deterministic: bool, temperature: float | None) -> Array | None:
+        """
+        :param obs: ``(B, F)``, flat
+        :param deterministic: whether nothing is drawn
+        :param temperature: of the energy; ``None`` for the Gaussian actor's own actions
+        :return: ``(B, A)`` actions scaled to [-1, 1]; ``None``, and nothing is drawn, if the Gaussian is not finite
+        :raises FloatingPointError: if an energy is not finite
+        """
+        base = self._base(obs)
+        if base is None:
+            return None
+        if temperature is None:
+            if deterministic:
+                return np.tanh(base.mean[:, 0])
+            noise = self._normal((len(obs), base.mean.shape[2]))
+            return np.tanh(base.mean[:, 0] + base.std[:, 0] * noise)
+        assert self._refinement is not None
+        energy = ArrayEnergy(self._energy, self._critic, self._critic.encode(_normalized(self._critic_norm, obs)))
+        if deterministic:
+            return np.tanh(self._refinement.best(base, energy))
+        return np.tanh(self._refinement.sample(base, energy, temperature))
+
+    def q_values(self, obs: Array, actions: Array) -> Array:
+        """
+        :param obs: ``(B, F)``, flat
+        :param actions: ``(B, A)``, scaled to [-1, 1]
+        :return: ``(B,)``, what the actor climbs: the lowest value, or the mean of all quantiles
+        """
+        program = self._critic.program(len(obs))
+        program.bind(self._critic.encode(_normalized(self._critic_norm, obs)))
+        outputs = program.outputs(actions)
+        return outputs[:, :, 0].min(axis=0) if self._takes_minimum else outputs.mean(axis=(0, 2))
+
+    def _base(self, obs: Array) -> ArrayGaussian | None:
+        hidden = self._trunk(_normalized(self._actor_norm, obs))[0]
+        mean, log_std = self._heads(hidden)
+        total = mean.reshape(-1).dot(log_std.reshape(-1))
+        if not math.isfinite(total):
+            return None
+        std = np.exp(np.minimum(np.maximum(log_std, LOG_STD_MIN), LOG_STD_MAX))
+        return ArrayGaussian(mean[:, None], std[:, None])
+
+    def _normal(self, shape: tuple[int, int]) -> Array:
+        return th.randn(shape, dtype=th.float32, device="cpu").numpy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of a policy has parameters of its own and makes its own arrays
+        return type(None), ()
+
+
+def _parts(policy: "RefinedPolicy") -> list[Any]:
+    """What may be replaced by something else; modules and dataclasses compare by identity or by value."""
+    modules = policy._modules
+    actor, critic = modules["actor"], modules["critic"]
+    return [
+        policy.refinement,
+        policy.energy,
+        policy.observation_space,
+        actor,
+        critic,
+        *actor._modules.values(),  # type: ignore[union-attr]
+        *critic._modules.values(),  # type: ignore[union-attr]
+        *critic.q_networks,  # type: ignore[union-attr]
+    ]
+
+
+def _own_modules(policy: "RefinedPolicy") -> list[nn.Module]:
+    """Those that are called on the way, beside the layers of the networks."""
+    actor, critic = policy.actor, policy.critic
+    return [part for net in (actor, critic) for part in (net, *net.features_extractor.modules(), net.normalizer)]
+
+
+def _is_refined(policy: "RefinedPolicy") -> bool:
+    supported = type(policy.energy) is QEnergy and policy.head is None
+    return supported and ArrayRefinement.supports(policy.refinement) and not policy.refinement.is_identity
+
+
+def _is_known_features(network: Any) -> bool:
+    return type(network.features_extractor) is FlattenExtractor and type(network.normalizer) in (nn.Identity, RunningNorm)
+
+
+def _normalized(normalizer: nn.Module, features: Array) -> Array:
+    if not isinstance(normalizer, RunningNorm):
+        return features
+    mean, variance = normalizer.running_mean.numpy(), normalizer.running_var.numpy()
+    return (features - mean) / np.sqrt(variance + np.float32(normalizer.eps))

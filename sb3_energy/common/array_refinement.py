@@ -1,0 +1,213 @@
+"""A refinement on numpy arrays: what :class:`sb3_energy.common.refinement.Refinement` does, for few particles at once.
+
+Random numbers come from torch's global generator, by the same calls in the same order: a seeded program does not change.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+
+from sb3_energy.common.array_energy import Array, ArrayEnergy, ArrayGaussian, ArrayTarget, Coordinates, log_tanh_jacobian
+from sb3_energy.common.boxes import BOXES
+from sb3_energy.common.proposals import INITIAL_PARTICLES, LARGEST_ACTION
+from sb3_energy.common.refinement import Refinement
+from sb3_energy.refiners import MPPI, Identity, Langevin, importance_resample, normal_quantiles
+from sb3_energy.refiners.loop import refuse_lost
+from sb3_energy.schedules import value_at
+from sb3_energy.types import Tick
+
+
+class _Ends(NamedTuple):
+    x: Array  # (B, N, A) coordinates
+    raw: Array  # (B, N) the energy alone there
+    raw_at_starts: Array  # (B, N)
+
+
+class ArrayRefinement:
+    """
+    The same refinement for arrays. Not for two threads at once.
+
+    :param refinement: one that :meth:`supports`
+    """
+
+    def __init__(self, refinement: Refinement):
+        self.refinement = refinement
+        self._noise: dict[tuple[int, ...], tuple[th.Tensor, Array]] = {}
+
+    @staticmethod
+    def supports(refinement: Refinement) -> bool:
+        """
+        :param refinement: any
+        :return: whether it can be had for arrays: exactly Langevin or MPPI without plans from before, or none
+        """
+        if type(refinement) is not Refinement or refinement.tolerance is not None or refinement.keeps_plans:
+            return False
+        return type(refinement.refiner) in (Identity, Langevin, MPPI) and refinement.box in BOXES.values()
+
+    def sample(self, base: ArrayGaussian, energy: ArrayEnergy, temperature: float) -> Array:
+        """
+        :param base: ``B`` Gaussians before the squash
+        :param energy: at the observations
+        :param temperature: above 0
+        :return: ``(B, A)``, a draw before the squash
+        :raises FloatingPointError: as the refinement of tensors
+        """
+        particles, n_uniform = self._proposals(base)
+        coordinates = self._coordinates(base)
+        if isinstance(self.refinement.refiner, MPPI):
+            target = ArrayTarget(energy, coordinates, temperature)
+            ends = self._mppi(self.refinement.refiner, coordinates.start(particles), target)
+        else:
+            if particles.shape[1] > 1:
+                particles = self._resampled(base, energy, temperature, particles, n_uniform)
+            target = self._target(energy, coordinates, temperature, particles)
+            ends = self._langevin(self.refinement.refiner, coordinates.start(particles), target)
+        return coordinates.end(ends.x[:, :1])[:, 0]
+
+    def best(self, base: ArrayGaussian, energy: ArrayEnergy) -> Array:
+        """
+        :param base: ``B`` Gaussians before the squash
+        :param energy: at the observations
+        :return: ``(B, A)`` before the squash, the lowest energy among starts and ends of a descent
+        :raises FloatingPointError: as the refinement of tensors
+        """
+        refiner = self.refinement.refiner.deterministic()
+        starts = base.mean + base.std * self._quantiles(base, self.refinement.n_particles)
+        coordinates = self._coordinates(base)
+        target = self._target(energy, coordinates, None, starts)
+        move = self._mppi if isinstance(refiner, MPPI) else self._langevin
+        ends = move(refiner, coordinates.start(starts), target)  # type: ignore[operator]
+        candidates = np.concatenate([starts, coordinates.end(ends.x)], axis=1)
+        lowest = np.concatenate([ends.raw_at_starts, ends.raw], axis=1).argmin(axis=1)
+        return candidates[np.arange(len(lowest)), lowest]
+
+    def _coordinates(self, base: ArrayGaussian) -> Coordinates:
+        return Coordinates(base, self.refinement.box is BOXES["reflect"], self.refinement.precondition)
+
+    def _target(self, energy: ArrayEnergy, coordinates: Coordinates, temperature: float | None, starts: Array) -> ArrayTarget:
+        trust_region = self.refinement.trust_region
+        anchor = None if trust_region is None else np.tanh(starts)
+        return ArrayTarget(energy, coordinates, temperature, anchor, trust_region)
+
+    def _proposals(self, base: ArrayGaussian) -> tuple[Array, int]:
+        """``(B, N, A)`` before the squash, and how many of the ``N`` are uniform on the box."""
+        n, (rows, _, width) = self.refinement.n_particles, base.mean.shape
+        n_uniform = math.floor(n * INITIAL_PARTICLES[self.refinement.initial_particles])
+        particles = base.mean + base.std * self._normal((rows, n - n_uniform, width))
+        if n_uniform > 0:
+            box = 2.0 * th.rand((rows, n_uniform, width), dtype=th.float32).numpy() - 1.0
+            uniform = np.arctanh(np.clip(box, -LARGEST_ACTION, LARGEST_ACTION))
+            particles = np.concatenate([particles, uniform], axis=1)
+        return particles, n_uniform
+
+    def _resampled(
+        self, base: ArrayGaussian, energy: ArrayEnergy, temperature: float, particles: Array, n_uniform: int
+    ) -> Array:
+        log_jacobian = log_tanh_jacobian(particles)
+        log_prob = _mixture_log_prob(base, particles, log_jacobian, n_uniform / particles.shape[1])
+        log_weights = log_jacobian - energy(np.tanh(particles)) / np.float32(temperature) - log_prob
+        index = _draw(particles, log_weights, 1)
+        return particles[np.arange(len(index))[:, None], index]
+
+    def _langevin(self, refiner: Langevin, x: Array, target: ArrayTarget) -> _Ends:
+        n_steps = self.refinement.n_steps
+        trail = []
+        for k in range(n_steps):
+            raw, gradients = target.raw_with_gradients(x)
+            trail.append((x, raw))
+            tick = Tick(k, n_steps)
+            step_size = value_at(refiner.step_size, tick.remaining)
+            if refiner.max_grad_norm is not None:
+                gradients = _clipped(gradients, refiner.max_grad_norm)
+            drift = np.float32(-0.5 * step_size) * gradients
+            if refiner.max_displacement is not None:
+                drift = np.clip(drift, -refiner.max_displacement, refiner.max_displacement)
+            x = x + drift
+            std = value_at(refiner.noise_scale, tick.remaining) * math.sqrt(step_size)
+            if std > 0.0:
+                x += np.float32(std) * self._normal(x.shape)
+        trail.append((x, target.raw(x)))
+        return self._ends(target, trail)
+
+    def _mppi(self, refiner: MPPI, x: Array, target: ArrayTarget) -> _Ends:
+        n_steps, n = self.refinement.n_steps, x.shape[1]
+        trail = [(x, target.raw(x))]
+        for k in range(n_steps):
+            log_weights = _elite_log_weights(refiner, target.whole(*trail[-1]))
+            weights = _softmax(log_weights)[:, :, None]
+            mean = (weights * x).sum(axis=1, keepdims=True)
+            std = np.sqrt((weights * np.square(x - mean)).sum(axis=1, keepdims=True))
+            std = np.clip(std, refiner.min_std, refiner.max_std)
+            x = mean + std * (self._quantiles(x, n) if refiner.quasi_random else self._normal(x.shape))
+            raw = target.raw(x)
+            if k == n_steps - 1 and not refiner.quasi_random:
+                index = _draw(x, _elite_log_weights(refiner, target.whole(x, raw)), n)
+                x, raw = np.take_along_axis(x, index[:, :, None], axis=1), np.take_along_axis(raw, index, axis=1)
+            trail.append((x, raw))
+        return self._ends(target, trail)
+
+    def _ends(self, target: ArrayTarget, trail: list[tuple[Array, Array]]) -> _Ends:
+        x, raw = trail[-1]
+        if not (_is_finite(raw) and _is_finite(x)):  # one may be infinite where others are not
+            wholes = [th.from_numpy(np.ascontiguousarray(target.whole(*point))) for point in trail]
+            refuse_lost(self.refinement.refiner, wholes)
+        return _Ends(x, raw, trail[0][1])
+
+    def _normal(self, shape: tuple[int, ...]) -> Array:
+        """What ``th.randn`` gives; overwritten by the next draw of this shape."""
+        if shape not in self._noise:
+            with th.inference_mode(False):  # a tensor of that mode may not be written outside of it
+                tensor = th.empty(shape, dtype=th.float32, device="cpu")
+            self._noise[shape] = tensor, tensor.numpy()
+        tensor, array = self._noise[shape]
+        tensor.normal_()
+        return array
+
+    def _quantiles(self, like: Array | ArrayGaussian, n: int) -> Array:
+        width = like[0].shape[-1]
+        return normal_quantiles(n, th.empty(1, width)).numpy()
+
+
+def _mixture_log_prob(base: ArrayGaussian, particles: Array, log_jacobian: Array, uniform_fraction: float) -> Array:
+    if uniform_fraction == 1.0:
+        return log_jacobian - particles.shape[-1] * math.log(2.0)
+    z = (particles - base.mean) / base.std
+    log_base = -(0.5 * z * z + np.log(base.std) + 0.5 * math.log(2.0 * math.pi)).sum(axis=-1)
+    if uniform_fraction == 0.0:
+        return log_base
+    log_uniform = log_jacobian - particles.shape[-1] * math.log(2.0)
+    return np.logaddexp(math.log1p(-uniform_fraction) + log_base, math.log(uniform_fraction) + log_uniform)
+
+
+def _clipped(gradients: Array, max_norm: float) -> Array:
+    norm = np.sqrt(np.square(gradients).sum(axis=-1, keepdims=True))
+    return gradients * (max_norm / np.maximum(norm, max_norm))
+
+
+def _elite_log_weights(refiner: MPPI, energies: Array) -> Array:
+    n = energies.shape[1]
+    n_elites = max(4, n // 8) if refiner.n_elites is None else refiner.n_elites
+    if n_elites < n:
+        threshold = np.partition(energies, n_elites - 1, axis=1)[:, n_elites - 1 : n_elites]
+        energies = np.where(energies > threshold, np.float32(np.inf), energies)
+    return energies / np.float32(-refiner.temperature)
+
+
+def _softmax(log_weights: Array) -> Array:
+    weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
+
+
+def _draw(particles: Array, log_weights: Array, n: int) -> Array:
+    """Indices ``(B, n)`` in proportion to the weights."""
+    if not np.isfinite(log_weights.max(axis=1)).all():  # says why
+        importance_resample(th.from_numpy(particles), th.from_numpy(log_weights), n)
+    return th.multinomial(th.from_numpy(_softmax(log_weights)), n, replacement=True).numpy()
+
+
+def _is_finite(values: Array) -> bool:
+    flat = values.reshape(-1)
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(values).all())
