@@ -28,20 +28,26 @@ class ArrayGaussian(NamedTuple):
 
 class ArrayEnergy:
     """
-    :class:`sb3_energy.energies.QEnergy` at ``B`` observations, of actions scaled to [-1, 1].
+    :class:`sb3_energy.energies.QEnergy` of actions scaled to [-1, 1], at the observations that were bound last.
 
     :param energy: how the members' values become one
     :param network: the critics
-    :param shared: ``(C, B, H)``, the observations encoded by the network
     """
 
-    def __init__(self, energy: QEnergy, network: ArrayNetwork, shared: Array):
+    def __init__(self, energy: QEnergy, network: ArrayNetwork):
         self._aggregate = energy.aggregate
         self._coefficient = 1.0 if energy.coefficient is None else energy.coefficient
-        self._network, self._shared = network, shared
-        self._n = 0  # actions for each observation that the program is bound for
+        self._network, self._n = network, 0
         c = network.n_members
         self._weights = np.full(c, -1.0 / c, np.float32)
+        self._mean_slopes = np.full((c, 1, 1), -1.0 / (c * network.n_outputs), np.float32)
+
+    def bind(self, features: Array) -> None:
+        """
+        :param features: ``(B, F)`` of observations, which are encoded once
+        """
+        self._shared = self._network.encode(features)
+        self._n = 0  # actions for each observation that the program is bound for
 
     def __call__(self, actions: Array) -> Array:
         """
@@ -56,7 +62,7 @@ class ArrayEnergy:
         :return: energies ``(B, N)`` and their gradients ``(B, N, A)``, which the next call overwrites
         """
         q_values = self._q_values(actions)
-        gradients = self._program.pull(self._slopes(q_values)[:, :, None])
+        gradients = self._program.pull(self._slopes(q_values))
         return self._energies(q_values).reshape(actions.shape[:2]), gradients.reshape(actions.shape)
 
     def _q_values(self, actions: Array) -> Array:
@@ -78,16 +84,16 @@ class ArrayEnergy:
         return self._coefficient * _spread(q_values, mean) - mean
 
     def _slopes(self, q_values: Array) -> Array:
-        """The derivatives of the energy with respect to each member's value, ``(C, R)`` or ``(C, 1)``."""
-        n_outputs = self._program.n_outputs  # each quantile has its part of the mean
+        """The derivatives of the energy with respect to what the members give, ``(C, R, 1)`` or ``(C, 1, 1)``."""
         if self._aggregate == "mean":
-            return (self._weights if n_outputs == 1 else self._weights / n_outputs)[:, None]
+            return self._mean_slopes
+        n_outputs = self._network.n_outputs  # each quantile has its part of the member's value
         if self._aggregate == "min":
             lowest = q_values.argmin(axis=0) == np.arange(len(q_values))[:, None]
-            return lowest * np.float32(-1.0 / n_outputs)
+            return (lowest * np.float32(-1.0 / n_outputs))[:, :, None]
         mean = q_values.mean(axis=0)
         slopes = self._coefficient * (q_values - mean) / _spread(q_values, mean) - 1.0
-        return slopes / (len(q_values) * n_outputs)
+        return (slopes / (len(q_values) * n_outputs))[:, :, None]
 
 
 def _spread(q_values: Array, mean: Array) -> Array:
@@ -96,47 +102,45 @@ def _spread(q_values: Array, mean: Array) -> Array:
 
 class Coordinates:
     """
-    Where a refiner sees a particle: actions before the squash or in a box with mirrors, in units of the base's width or not.
-    The arrays' counterpart of :class:`sb3_energy.common.boxes.Box` and of ``standardized``.
+    Where particles move: actions before the squash, or in a box with mirrors.
+    The arrays' counterpart of :class:`sb3_energy.common.boxes.Box`.
 
-    :param base: ``B`` Gaussians before the squash
     :param reflects: whether the walls are mirrors
-    :param precondition: whether steps are measured in units of the base's width
     """
 
-    def __init__(self, base: ArrayGaussian, reflects: bool, precondition: bool):
+    def __init__(self, reflects: bool):
         self.reflects = reflects
-        self._frame = self._frame_of(base) if precondition else None
 
-    def _frame_of(self, base: ArrayGaussian) -> ArrayGaussian:
+    def scale(self, base: ArrayGaussian) -> Array:
+        """
+        :param base: ``B`` Gaussians before the squash
+        :return: ``(B, 1, A)``, how wide they are in these coordinates, for a preconditioner
+        """
         if not self.reflects:
-            return ArrayGaussian(base.mean, np.minimum(base.std, _ONE))
+            return np.minimum(base.std, _ONE)
         mean = np.tanh(base.mean)
-        return ArrayGaussian(mean, np.clip(base.std * (1.0 - mean * mean), 0.02, 0.5))
+        return np.clip(base.std * (1.0 - mean * mean), 0.02, 0.5)
 
     def start(self, u: Array) -> Array:
         """
         :param u: ``(B, N, A)``, before the squash
         :return: coordinates
         """
-        x = np.tanh(u) if self.reflects else u
-        return x if self._frame is None else (x - self._frame.mean) / self._frame.std
+        return np.tanh(u) if self.reflects else u
 
     def end(self, x: Array) -> Array:
         """
         :param x: ``(B, N, A)``, coordinates
         :return: the same before the squash
         """
-        y = self._in_box(x)
-        return np.arctanh(np.clip(_folded(y), -LARGEST_ACTION, LARGEST_ACTION)) if self.reflects else y
+        return np.arctanh(np.clip(_folded(x), -LARGEST_ACTION, LARGEST_ACTION)) if self.reflects else x
 
     def actions(self, x: Array) -> Array:
         """
         :param x: ``(B, N, A)``, coordinates
         :return: actions scaled to [-1, 1]
         """
-        y = self._in_box(x)
-        return _folded(y) if self.reflects else np.tanh(y)
+        return _folded(x) if self.reflects else np.tanh(x)
 
     def slopes(self, x: Array, actions: Array) -> Array:
         """
@@ -144,26 +148,10 @@ class Coordinates:
         :param actions: what :meth:`actions` made of them
         :return: the derivative of each action
         """
-        if not self.reflects:
-            return _ONE - actions * actions
-        return np.sign(np.remainder(self._in_box(x) - 1.0, 4.0) - 2.0)
-
-    def scaled(self, gradients: Array) -> Array:
-        """
-        :param gradients: ``(B, N, A)``, with respect to coordinates that have no units
-        :return: with respect to those that have
-        """
-        return gradients if self._frame is None else gradients * self._frame.std
-
-    def log_jacobian(self, x: Array) -> Array:
-        """
-        :param x: ``(B, N, A)``, coordinates
-        :return: ``(B, N)``, what a sampler's energy has to lose
-        """
-        return np.zeros(x.shape[:2], np.float32) if self.reflects else log_tanh_jacobian(self._in_box(x))
-
-    def _in_box(self, x: Array) -> Array:
-        return x if self._frame is None else self._frame.mean + self._frame.std * x
+        if self.reflects:
+            return np.sign(np.remainder(x - 1.0, 4.0) - 2.0)
+        squares = actions * actions
+        return np.subtract(_ONE, squares, squares)
 
 
 def _folded(x: Array) -> Array:
@@ -224,7 +212,7 @@ class ArrayTarget:
             gradients *= self._inverse
         if self._jacobian:
             gradients += _TWO * actions  # of -log(1 - tanh² u)
-        return raw, self.coordinates.scaled(gradients)
+        return raw, gradients
 
     def whole(self, x: Array, raw: Array) -> Array:
         """
@@ -237,4 +225,4 @@ class ArrayTarget:
             raw = raw + np.square(distance).sum(axis=-1) / (2.0 * self._trust_region)
         if self._inverse is not None:
             raw = raw * self._inverse
-        return raw - self.coordinates.log_jacobian(x) if self._jacobian else raw
+        return raw - log_tanh_jacobian(x) if self._jacobian else raw

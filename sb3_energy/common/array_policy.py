@@ -16,12 +16,14 @@ from sb3_energy.common.array_refinement import ArrayRefinement
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.quantile_critic import QuantileCritic
 from sb3_energy.energies import QEnergy
-from sb3_energy.networks import ArrayNetwork, RunningNorm
+from sb3_energy.networks import ArrayNetwork, RunningNorm, Watched
 
 if TYPE_CHECKING:
     from sb3_energy.common.policies import RefinedPolicy
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_LOG_STD_MIN, _LOG_STD_MAX = np.full((), LOG_STD_MIN, np.float32), np.full((), LOG_STD_MAX, np.float32)
+_ONE, _HALF = np.full((), 1.0, np.float32), np.full((), 0.5, np.float32)
 _ACTOR_METHODS = {"forward", "_predict", "get_action_dist_params", "extract_features"}
 _CRITIC_METHODS = {"forward", "encode", "evaluate", "outputs", "extract_features", "policy_values", "target_values"}
 
@@ -37,10 +39,12 @@ class ArrayPolicy:
     def __init__(self, policy: "RefinedPolicy", networks: tuple[ArrayNetwork, ArrayNetwork, ArrayNetwork]):
         self._trunk, self._heads, self._critic = networks
         self._actor_norm, self._critic_norm = policy.actor.normalizer, policy.critic.normalizer
-        self._energy = policy.energy
+        self._energy = ArrayEnergy(policy.energy, self._critic) if type(policy.energy) is QEnergy else None
         self._refinement = ArrayRefinement(policy.refinement) if _is_refined(policy) else None
-        self._parts = _parts(policy)
-        self._hooks = [getattr(module, name) for module in _own_modules(policy) for name in _HOOKS]
+        space = policy.action_space
+        self._low, self._range = space.low, space.high - space.low
+        self._parts = policy.refinement, policy.energy, policy.observation_space, space, [*policy.critic.q_networks]
+        self._watched = Watched([policy, *policy.actor.modules(), *policy.critic.modules()])
         self._takes_minimum = type(policy.critic) is EnsembleCritic
 
     @classmethod
@@ -73,14 +77,17 @@ class ArrayPolicy:
         :param policy: whose arrays these were
         :return: whether they still are
         """
+        refinement, energy, obs_space, action_space, q_networks = self._parts
+        critic = policy._modules["critic"]
         return (
-            _parts(policy) == self._parts
-            and not any(self._hooks)
-            and self._trunk.is_current()
-            and self._heads.is_current()
-            and self._critic.is_current()
-            and _ACTOR_METHODS.isdisjoint(policy.actor.__dict__)
-            and _CRITIC_METHODS.isdisjoint(policy.critic.__dict__)
+            policy.refinement is refinement
+            and policy.energy is energy
+            and policy.observation_space is obs_space
+            and policy.action_space is action_space
+            and self._watched.is_unchanged()
+            and critic.q_networks == q_networks  # type: ignore[union-attr]
+            and _ACTOR_METHODS.isdisjoint(policy._modules["actor"].__dict__)  # type: ignore[union-attr]
+            and _CRITIC_METHODS.isdisjoint(critic.__dict__)  # type: ignore[union-attr]
         )
 
     @property
@@ -104,11 +111,19 @@ class ArrayPolicy:
                 return np.tanh(base.mean[:, 0])
             noise = self._normal((len(obs), base.mean.shape[2]))
             return np.tanh(base.mean[:, 0] + base.std[:, 0] * noise)
-        assert self._refinement is not None
-        energy = ArrayEnergy(self._energy, self._critic, self._critic.encode(_normalized(self._critic_norm, obs)))
+        assert self._refinement is not None and self._energy is not None
+        self._energy.bind(_normalized(self._critic_norm, obs))
         if deterministic:
-            return np.tanh(self._refinement.best(base, energy))
-        return np.tanh(self._refinement.sample(base, energy, temperature))
+            return np.tanh(self._refinement.best(base, self._energy))
+        return np.tanh(self._refinement.sample(base, self._energy, temperature))
+
+    def unscaled(self, actions: Array) -> Array:
+        """
+        :param actions: ``(B, A)``, scaled to [-1, 1]
+        :return: ``(B, *A)`` in the action space, rounded as SB3 does
+        """
+        actions = actions.reshape(-1, *self._low.shape)
+        return self._low + _HALF * (actions + _ONE) * self._range
 
     def q_values(self, obs: Array, actions: Array) -> Array:
         """
@@ -123,11 +138,11 @@ class ArrayPolicy:
 
     def _base(self, obs: Array) -> ArrayGaussian | None:
         hidden = self._trunk(_normalized(self._actor_norm, obs))[0]
-        mean, log_std = self._heads(hidden)
+        mean, log_std = self._heads.encode(hidden)
         total = mean.reshape(-1).dot(log_std.reshape(-1))
         if not math.isfinite(total):
             return None
-        std = np.exp(np.minimum(np.maximum(log_std, LOG_STD_MIN), LOG_STD_MAX))
+        std = np.exp(np.minimum(np.maximum(log_std, _LOG_STD_MIN), _LOG_STD_MAX))
         return ArrayGaussian(mean[:, None], std[:, None])
 
     def _normal(self, shape: tuple[int, int]) -> Array:
@@ -136,22 +151,6 @@ class ArrayPolicy:
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of a policy has parameters of its own and makes its own arrays
         return type(None), ()
-
-
-def _parts(policy: "RefinedPolicy") -> list[Any]:
-    """What may be replaced by something else; modules and dataclasses compare by identity or by value."""
-    modules = policy._modules
-    actor, critic = modules["actor"], modules["critic"]
-    return [
-        policy.refinement,
-        policy.energy,
-        policy.observation_space,
-        actor,
-        critic,
-        *actor._modules.values(),  # type: ignore[union-attr]
-        *critic._modules.values(),  # type: ignore[union-attr]
-        *critic.q_networks,  # type: ignore[union-attr]
-    ]
 
 
 def _own_modules(policy: "RefinedPolicy") -> list[nn.Module]:

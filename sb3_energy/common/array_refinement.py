@@ -4,7 +4,7 @@ Random numbers come from torch's global generator, by the same calls in the same
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -25,6 +25,12 @@ class _Ends(NamedTuple):
     raw_at_starts: Array  # (B, N)
 
 
+_Trail = list[tuple[Array, Array]]
+"""Coordinates ``(B, N, A)`` and the energy alone there ``(B, N)``, at the starts and after each step."""
+
+_ONE = np.full((), 1.0, np.float32)
+
+
 class ArrayRefinement:
     """
     The same refinement for arrays. Not for two threads at once.
@@ -34,7 +40,10 @@ class ArrayRefinement:
 
     def __init__(self, refinement: Refinement):
         self.refinement = refinement
+        self._descending = refinement.refiner.deterministic()
+        self._coordinates = Coordinates(refinement.box is BOXES["reflect"])
         self._noise: dict[tuple[int, ...], tuple[th.Tensor, Array]] = {}
+        self._normal_quantiles: dict[int, Array] = {}  # by the number of coordinates
 
     @staticmethod
     def supports(refinement: Refinement) -> bool:
@@ -55,15 +64,10 @@ class ArrayRefinement:
         :raises FloatingPointError: as the refinement of tensors
         """
         particles, n_uniform = self._proposals(base)
-        coordinates = self._coordinates(base)
-        if isinstance(self.refinement.refiner, MPPI):
-            target = ArrayTarget(energy, coordinates, temperature)
-            ends = self._mppi(self.refinement.refiner, coordinates.start(particles), target)
-        else:
-            if particles.shape[1] > 1:
-                particles = self._resampled(base, energy, temperature, particles, n_uniform)
-            target = self._target(energy, coordinates, temperature, particles)
-            ends = self._langevin(self.refinement.refiner, coordinates.start(particles), target)
+        refiner, coordinates = self.refinement.refiner, self._coordinates
+        if particles.shape[1] > 1 and not refiner.resamples:
+            particles = self._resampled(base, energy, temperature, particles, n_uniform)
+        ends = self._moved(refiner, base, particles, self._target(energy, temperature, particles))
         return coordinates.end(ends.x[:, :1])[:, 0]
 
     def best(self, base: ArrayGaussian, energy: ArrayEnergy) -> Array:
@@ -73,23 +77,31 @@ class ArrayRefinement:
         :return: ``(B, A)`` before the squash, the lowest energy among starts and ends of a descent
         :raises FloatingPointError: as the refinement of tensors
         """
-        refiner = self.refinement.refiner.deterministic()
-        starts = base.mean + base.std * self._quantiles(base, self.refinement.n_particles)
-        coordinates = self._coordinates(base)
-        target = self._target(energy, coordinates, None, starts)
-        move = self._mppi if isinstance(refiner, MPPI) else self._langevin
-        ends = move(refiner, coordinates.start(starts), target)  # type: ignore[operator]
-        candidates = np.concatenate([starts, coordinates.end(ends.x)], axis=1)
+        starts = base.mean + base.std * self._quantiles(base.mean)
+        ends = self._moved(self._descending, base, starts, self._target(energy, None, starts))
+        places = self._coordinates.end(ends.x)
+        if starts.shape[1] == 1:
+            falls = ends.raw < ends.raw_at_starts
+            return np.where(falls[:, :, None], places, starts)[:, 0]
+        candidates = np.concatenate([starts, places], axis=1)
         lowest = np.concatenate([ends.raw_at_starts, ends.raw], axis=1).argmin(axis=1)
         return candidates[np.arange(len(lowest)), lowest]
 
-    def _coordinates(self, base: ArrayGaussian) -> Coordinates:
-        return Coordinates(base, self.refinement.box is BOXES["reflect"], self.refinement.precondition)
-
-    def _target(self, energy: ArrayEnergy, coordinates: Coordinates, temperature: float | None, starts: Array) -> ArrayTarget:
+    def _target(self, energy: ArrayEnergy, temperature: float | None, starts: Array) -> ArrayTarget:
         trust_region = self.refinement.trust_region
         anchor = None if trust_region is None else np.tanh(starts)
-        return ArrayTarget(energy, coordinates, temperature, anchor, trust_region)
+        return ArrayTarget(energy, self._coordinates, temperature, anchor, trust_region)
+
+    def _moved(self, refiner: Any, base: ArrayGaussian, starts: Array, target: ArrayTarget) -> _Ends:
+        # In place of coordinates in units of the scale, steps and widths are multiplied by it
+        scale = self._coordinates.scale(base) if self.refinement.precondition else _ONE
+        move = self._mppi if isinstance(refiner, MPPI) else self._langevin
+        trail = move(refiner, self._coordinates.start(starts), scale, target)
+        x, raw = trail[-1]
+        if not (_is_finite(raw) and _is_finite(x)):  # one may be infinite where others are not
+            wholes = [th.from_numpy(np.ascontiguousarray(target.whole(*point))) for point in trail]
+            refuse_lost(self.refinement.refiner, wholes)
+        return _Ends(x, raw, trail[0][1])
 
     def _proposals(self, base: ArrayGaussian) -> tuple[Array, int]:
         """``(B, N, A)`` before the squash, and how many of the ``N`` are uniform on the box."""
@@ -111,49 +123,51 @@ class ArrayRefinement:
         index = _draw(particles, log_weights, 1)
         return particles[np.arange(len(index))[:, None], index]
 
-    def _langevin(self, refiner: Langevin, x: Array, target: ArrayTarget) -> _Ends:
-        n_steps = self.refinement.n_steps
-        trail = []
-        for k in range(n_steps):
+    def _langevin(self, refiner: Langevin, x: Array, scale: Array, target: ArrayTarget) -> _Trail:
+        trail, before = [], None
+        longest = None if refiner.max_displacement is None else np.full((), refiner.max_displacement, np.float32)
+        lowest = None if longest is None else -longest
+        for step in self._schedule(refiner):
+            if step != before:
+                size, std = before = step
+                factor, width = np.float32(-0.5 * size) * scale, np.float32(std) * scale
             raw, gradients = target.raw_with_gradients(x)
             trail.append((x, raw))
-            tick = Tick(k, n_steps)
-            step_size = value_at(refiner.step_size, tick.remaining)
             if refiner.max_grad_norm is not None:
-                gradients = _clipped(gradients, refiner.max_grad_norm)
-            drift = np.float32(-0.5 * step_size) * gradients
-            if refiner.max_displacement is not None:
-                drift = np.clip(drift, -refiner.max_displacement, refiner.max_displacement)
-            x = x + drift
-            std = value_at(refiner.noise_scale, tick.remaining) * math.sqrt(step_size)
+                gradients *= _shortening(gradients * scale, refiner.max_grad_norm)
+            drift = np.multiply(gradients, factor, gradients)
+            if longest is not None:
+                np.minimum(np.maximum(drift, lowest, drift), longest, out=drift)
+            x = x + np.multiply(drift, scale, drift)  # a new array: the trail keeps the old one
             if std > 0.0:
-                x += np.float32(std) * self._normal(x.shape)
+                x += width * self._normal(x.shape)
         trail.append((x, target.raw(x)))
-        return self._ends(target, trail)
+        return trail
 
-    def _mppi(self, refiner: MPPI, x: Array, target: ArrayTarget) -> _Ends:
+    def _schedule(self, refiner: Langevin) -> list[tuple[float, float]]:
+        """Of each step, its size and the standard deviation of its noise."""
+        n_steps, step_size, noise_scale = self.refinement.n_steps, refiner.step_size, refiner.noise_scale
+        if not (callable(step_size) or callable(noise_scale)):
+            return [(step_size, noise_scale * math.sqrt(step_size))] * n_steps
+        remaining = [Tick(k, n_steps).remaining for k in range(n_steps)]
+        sizes = [value_at(step_size, part) for part in remaining]
+        return [(size, value_at(noise_scale, part) * math.sqrt(size)) for size, part in zip(sizes, remaining, strict=True)]
+
+    def _mppi(self, refiner: MPPI, x: Array, scale: Array, target: ArrayTarget) -> _Trail:
         n_steps, n = self.refinement.n_steps, x.shape[1]
         trail = [(x, target.raw(x))]
         for k in range(n_steps):
-            log_weights = _elite_log_weights(refiner, target.whole(*trail[-1]))
-            weights = _softmax(log_weights)[:, :, None]
+            weights = _softmax(_elite_log_weights(refiner, target.whole(*trail[-1])))[:, :, None]
             mean = (weights * x).sum(axis=1, keepdims=True)
             std = np.sqrt((weights * np.square(x - mean)).sum(axis=1, keepdims=True))
-            std = np.clip(std, refiner.min_std, refiner.max_std)
-            x = mean + std * (self._quantiles(x, n) if refiner.quasi_random else self._normal(x.shape))
+            std = np.minimum(np.maximum(std, refiner.min_std * scale), refiner.max_std * scale)
+            x = mean + std * (self._quantiles(x) if refiner.quasi_random else self._normal(x.shape))
             raw = target.raw(x)
             if k == n_steps - 1 and not refiner.quasi_random:
                 index = _draw(x, _elite_log_weights(refiner, target.whole(x, raw)), n)
                 x, raw = np.take_along_axis(x, index[:, :, None], axis=1), np.take_along_axis(raw, index, axis=1)
             trail.append((x, raw))
-        return self._ends(target, trail)
-
-    def _ends(self, target: ArrayTarget, trail: list[tuple[Array, Array]]) -> _Ends:
-        x, raw = trail[-1]
-        if not (_is_finite(raw) and _is_finite(x)):  # one may be infinite where others are not
-            wholes = [th.from_numpy(np.ascontiguousarray(target.whole(*point))) for point in trail]
-            refuse_lost(self.refinement.refiner, wholes)
-        return _Ends(x, raw, trail[0][1])
+        return trail
 
     def _normal(self, shape: tuple[int, ...]) -> Array:
         """What ``th.randn`` gives; overwritten by the next draw of this shape."""
@@ -165,9 +179,11 @@ class ArrayRefinement:
         tensor.normal_()
         return array
 
-    def _quantiles(self, like: Array | ArrayGaussian, n: int) -> Array:
-        width = like[0].shape[-1]
-        return normal_quantiles(n, th.empty(1, width)).numpy()
+    def _quantiles(self, like: Array) -> Array:
+        width = like.shape[2]
+        if width not in self._normal_quantiles:
+            self._normal_quantiles[width] = normal_quantiles(self.refinement.n_particles, th.empty(1, width)).numpy()
+        return self._normal_quantiles[width]
 
 
 def _mixture_log_prob(base: ArrayGaussian, particles: Array, log_jacobian: Array, uniform_fraction: float) -> Array:
@@ -181,9 +197,10 @@ def _mixture_log_prob(base: ArrayGaussian, particles: Array, log_jacobian: Array
     return np.logaddexp(math.log1p(-uniform_fraction) + log_base, math.log(uniform_fraction) + log_uniform)
 
 
-def _clipped(gradients: Array, max_norm: float) -> Array:
+def _shortening(gradients: Array, max_norm: float) -> Array:
+    """``(B, N, 1)``, what makes longer ones as long as ``max_norm``."""
     norm = np.sqrt(np.square(gradients).sum(axis=-1, keepdims=True))
-    return gradients * (max_norm / np.maximum(norm, max_norm))
+    return max_norm / np.maximum(norm, max_norm)
 
 
 def _elite_log_weights(refiner: MPPI, energies: Array) -> Array:

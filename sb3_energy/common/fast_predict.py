@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_energy.common.array_policy import ArrayPolicy
@@ -25,6 +24,7 @@ _REPLACED = (
     "obs_to_tensor",
     "is_vectorized_observation",
     "extract_features",
+    "unscale_action",
 )
 """Methods that are not called on the fast path. Whoever overrides one of them gets the slow path."""
 
@@ -83,9 +83,9 @@ class FastPredict(SACPolicy):
                 try:
                     actions = self._act(arrays, obs, deterministic)
                 finally:
-                    self._arrays = arrays
+                    self.__dict__["_arrays"] = arrays
                 if actions is not None:
-                    actions = self.unscale_action(actions.reshape(-1, *self.action_space.shape))
+                    actions = arrays.unscaled(actions)
                     return (actions if observation.ndim > len(self.observation_space.shape) else actions[0]), state
         return super().predict(observation, state, episode_start, deterministic)
 
@@ -107,7 +107,7 @@ class FastPredict(SACPolicy):
                     with np.errstate(all="ignore"):
                         return arrays.q_values(obs, actions)
                 finally:
-                    self._arrays = arrays
+                    self.__dict__["_arrays"] = arrays
         obs_tensor, _ = self.obs_to_tensor(observation)
         with th.no_grad():
             values = self.critic.policy_values(obs_tensor, th.as_tensor(actions, device=self.device))  # type: ignore[operator]

@@ -1,6 +1,6 @@
 """The networks under the energies: trunks ("backbones") and the normalisation of what they are fed."""
 
-from sb3_energy.networks.arrays import ArrayNetwork
+from sb3_energy.networks.arrays import ArrayNetwork, Watched
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.ensembles import BoundEnsemble, WeighFn
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
@@ -19,6 +19,7 @@ __all__ = [
     "RunningNorm",
     "Stack",
     "VelocityNetwork",
+    "Watched",
     "WeighFn",
     "default_activation",
     "evaluate_particles",

@@ -26,9 +26,7 @@ class Activation:
 
     def __init__(self, module: Any, x: Array):
         self._module, self._x, self.out = module, x, np.empty_like(x)
-
-    def refresh(self) -> None:
-        """Nothing to copy."""
+        self.copies: list[tuple[Array, Array]] = []
 
     def forward(self) -> None:
         """Compute ``out``."""
@@ -55,12 +53,16 @@ class ReLU(Activation):
 
     def __init__(self, module: Any, x: Array):
         super().__init__(module, x)
-        self._zeros, self._above = np.zeros_like(x), np.empty(x.shape, bool)  # numpy is fast with an array of zeros only
+        self._zeros = np.zeros_like(x)  # numpy is fast with an array of zeros only
+        self._is_small = x.ndim == 2
+        self._above: Array = np.empty(x.shape, np.float32 if self._is_small else bool)
 
     def forward(self) -> None:
         np.maximum(self._x, self._zeros, out=self.out)
 
     def _slope(self) -> Array:
+        if self._is_small:  # a product with numbers is faster than one with bools, and the sign is slow for many
+            return np.sign(self.out, self._above)
         return np.greater(self.out, self._zeros, self._above)
 
 

@@ -22,10 +22,8 @@ class Layer(Protocol):
     """One layer of all members, bound to the array it reads."""
 
     out: Array
-
-    def refresh(self) -> None:
-        """Copy the vectors that are kept side by side, after parameters have changed in place."""
-        ...
+    copies: list[tuple[Array, Array]]
+    """Copies of parameters, each with its original: to be made anew where parameters may have changed in place."""
 
     def forward(self) -> None:
         """Compute ``out``."""
@@ -62,25 +60,18 @@ def by_rows(array: Array, few: int = FEW_ROWS) -> list[Array]:
     return list(array)
 
 
-class Stacked:
+def stacked(vectors: Sequence[th.Tensor], has_rows: bool) -> tuple[Array, list[tuple[Array, Array]]]:
     """
-    The same vector of each member side by side, as a copy; one member's is a view.
+    The same vector of each member side by side: a view of the only one, a copy of several.
 
     :param vectors: one parameter for each member
     :param has_rows: whether it is used on ``(C, R, width)``
+    :return: the vectors, and the copies among them with their originals
     """
-
-    def __init__(self, vectors: Sequence[th.Tensor], has_rows: bool):
-        views = [view(vector) for vector in vectors]
-        single = len(views) == 1
-        self._stack = views[0][None] if single else np.empty((len(views), *views[0].shape), np.float32)
-        self._pairs = [] if single else list(zip(self._stack, views, strict=True))
-        self.value = self._stack[:, None] if has_rows else self._stack
-
-    def refresh(self) -> None:
-        """Copy what the parameters are now."""
-        for copy, original in self._pairs:
-            np.copyto(copy, original)
+    views = [view(vector) for vector in vectors]
+    single = len(views) == 1
+    stack = views[0][None] if single else np.empty((len(views), *views[0].shape), np.float32)
+    return stack[:, None] if has_rows else stack, [] if single else list(zip(stack, views, strict=True))
 
 
 class Linear:
@@ -97,22 +88,19 @@ class Linear:
         rows = x.shape[1] if x.ndim == 3 else 1
         self._times = rows if 1 < rows <= FEW_ROWS else 1
         self._products = list(zip(by_rows(x), self._repeated([w.T for w in self._weights]), by_rows(self.out), strict=True))
-        biased = modules[0].bias is not None
-        self._bias = Stacked([module.bias for module in modules], x.ndim == 3) if biased else None
+        self._bias, self.copies = None, []
+        if modules[0].bias is not None:
+            self._bias, self.copies = stacked([module.bias for module in modules], x.ndim == 3)
         self._input_shape = x.shape
 
     def _repeated(self, matrices: list[Array]) -> list[Array]:
         return [matrix for matrix in matrices for _ in range(self._times)]
 
-    def refresh(self) -> None:
-        if self._bias is not None:
-            self._bias.refresh()
-
     def forward(self) -> None:
         for x, weight, out in self._products:
             x.dot(weight, out)
         if self._bias is not None:
-            np.add(self.out, self._bias.value, self.out)
+            np.add(self.out, self._bias, self.out)
 
     def attach(self, gradient: Array) -> Array:
         result = np.empty(self._input_shape, np.float32)
@@ -127,8 +115,8 @@ class Linear:
 
 class LayerNorm:
     """
-    ``y = w n + b`` with ``n = (x - mean(x)) / s`` and ``s = sqrt(var(x) + eps)``. With ``h = w g`` the gradient of the input is
-    ``(h - mean(h) - n mean(h n)) / s``: what is left of ``h`` orthogonal to the ones and to ``n``.
+    ``y = w n + b`` with ``n = (x - mean(x)) / s`` and ``s = sqrt(var(x) + eps)``. With ``h = w g`` the gradient of the
+    input is ``(h - mean(h) - n mean(h n)) / s``: what is left of ``h`` orthogonal to the ones and to ``n``.
 
     :param modules: of each member
     :param x: the input
@@ -143,15 +131,12 @@ class LayerNorm:
         self._mean, self._inverse = np.empty(len(self._x), np.float32), np.empty(len(self._x), np.float32)
         self._mean_column, self._inverse_column = self._mean[:, None], self._inverse[:, None]
         self._normed_like_x = self._normed.reshape(x.shape)
-        parameters = [[module.weight for module in modules], [module.bias for module in modules]]
-        self._weight, self._bias = (
-            None if of_members[0] is None else Stacked(of_members, x.ndim == 3) for of_members in parameters
-        )
-
-    def refresh(self) -> None:
-        for stacked in (self._weight, self._bias):
-            if stacked is not None:
-                stacked.refresh()
+        self._weight, self._bias, self.copies = None, None, []
+        if modules[0].weight is not None:
+            self._weight, self.copies = stacked([module.weight for module in modules], x.ndim == 3)
+        if modules[0].bias is not None:
+            self._bias, copies = stacked([module.bias for module in modules], x.ndim == 3)
+            self.copies += copies
 
     def forward(self) -> None:
         normed, scratch, inverse = self._normed, self._scratch, self._inverse
@@ -165,9 +150,9 @@ class LayerNorm:
         np.multiply(normed, self._inverse_column, normed)
         result = self._normed_like_x
         if self._weight is not None:
-            result = np.multiply(result, self._weight.value, self.out)
+            result = np.multiply(result, self._weight, self.out)
         if self._bias is not None:
-            result = np.add(result, self._bias.value, self.out)
+            result = np.add(result, self._bias, self.out)
         if result is not self.out:
             np.copyto(self.out, result)
 
@@ -178,7 +163,7 @@ class LayerNorm:
     def pull(self) -> None:
         h, normed, scratch = self._flat_gradient, self._normed, self._scratch
         if self._weight is not None:
-            np.multiply(self._gradient, self._weight.value, self._gradient)
+            np.multiply(self._gradient, self._weight, self._gradient)
         np.multiply(h, normed, scratch)
         scratch.dot(self._average, self._mean)
         np.multiply(normed, self._mean_column, scratch)
@@ -198,10 +183,7 @@ class Residual:
 
     def __init__(self, layers: Sequence[Layer], x: Array):
         self._layers, self._x, self.out = layers, x, np.empty_like(x)
-
-    def refresh(self) -> None:
-        for layer in self._layers:
-            layer.refresh()
+        self.copies = [copy for layer in layers for copy in layer.copies]
 
     def forward(self) -> None:
         for layer in self._layers:

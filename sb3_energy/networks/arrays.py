@@ -18,6 +18,38 @@ _BLOCKS = (SimbaBlock, BroBlock)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+class Watched:
+    """
+    Notices when modules are no longer what they were: others below them, other memory, a hook.
+
+    Numbers may change. No address is older than its memory: views keep memory alive, so that no other gets the same address.
+
+    :param modules: to watch
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        self._hooks = [getattr(module, name) for module in modules for name in _HOOKS]
+        self._parents = [module._modules for module in modules if module._modules]
+        self._owners = [module._parameters for module in modules if module._parameters]
+        self._children, self._addresses = self._current_children(), self._current_addresses()
+
+    def is_unchanged(self) -> bool:
+        """
+        :return: whether they still are what they were
+        """
+        return (
+            self._addresses == self._current_addresses()
+            and self._children == self._current_children()  # modules compare by identity
+            and not any(self._hooks)
+        )
+
+    def _current_children(self) -> list[nn.Module | None]:
+        return [child for parent in self._parents for child in parent.values()]
+
+    def _current_addresses(self) -> list[int]:
+        return [0 if p is None else p.data_ptr() for owner in self._owners for p in owner.values()]
+
+
 class ArrayNetwork:
     """
     An ensemble of ``C`` equal networks on views of their parameters, with the gradient with respect to their last inputs.
@@ -36,17 +68,16 @@ class ArrayNetwork:
 
     def __init__(self, networks: Sequence[nn.Module], n_actions: int, structure: list[list[Any]]):
         self._structure, self._n_actions = structure, n_actions
-        self._modules = [module for network in networks for module in network.modules()]
-        self._children = [list(module._modules.values()) for module in self._modules]
-        self._hooks = [getattr(module, name) for module in self._modules for name in _HOOKS]
-        self._addresses = self._current_addresses()
+        self._watched = Watched([module for network in networks for module in network.modules()])
         weights = [view(module.weight) for module in structure[0]]
         self.n_members, (self.width, n_inputs) = len(weights), weights[0].shape
         self.n_features = n_inputs - n_actions
-        self._encoders = [weight[:, : self.n_features].T for weight in weights]
-        self._biases = [None if module.bias is None else view(module.bias) for module in structure[0]]
+        biases = [None if module.bias is None else view(module.bias) for module in structure[0]]
+        self._encoders = list(zip([weight[:, : self.n_features].T for weight in weights], biases, strict=True))
+        self._one = np.empty((self.n_members, 1, self.width), np.float32)
         self.action_weights = [weight[:, self.n_features :] for weight in weights]
         self._programs: dict[int, Program] = {}
+        self.n_outputs = self.program(1).n_outputs
 
     @classmethod
     def of(cls, *networks: nn.Module, n_actions: int = 0) -> "ArrayNetwork | None":
@@ -68,36 +99,37 @@ class ArrayNetwork:
         """
         :return: whether the members have the layers and the memory they had, and no hooks
         """
-        return (
-            not any(self._hooks)
-            and self._addresses == self._current_addresses()
-            and all(list(m._modules.values()) == c for m, c in zip(self._modules, self._children, strict=True) if c)
-        )
-
-    def _current_addresses(self) -> list[int]:
-        # No view is older than its memory: a view keeps memory alive, so that no other gets the same address
-        return [0 if p is None else p.data_ptr() for module in self._modules for p in module._parameters.values()]
+        return self._watched.is_unchanged()
 
     def encode(self, features: Array) -> Array:
         """
         :param features: ``(B, F)``
-        :return: ``(C, B, H)``, their share of the first layer
+        :return: ``(C, B, H)``, their share of the first layer; that of a single one is overwritten by the next call
         """
+        if len(features) == 1:
+            self.encode_into(features, self._one[:, 0])
+            return self._one
         shared = np.empty((self.n_members, len(features), self.width), np.float32)
-        inputs = features[0] if len(features) == 1 else features
-        outs = shared[:, 0] if len(features) == 1 else shared
-        for out, weight, bias in zip(outs, self._encoders, self._biases, strict=True):
-            inputs.dot(weight, out)
-            if bias is not None:
-                np.add(out, bias, out)
+        self.encode_into(features, shared)
         return shared
+
+    def encode_into(self, features: Array, out: Array) -> None:
+        """
+        :param features: ``(B, F)``
+        :param out: ``(C, B, H)``, or ``(C, H)`` where ``B = 1``, for their share of the first layer
+        """
+        inputs = features[0] if len(features) == 1 else features
+        for member, (weight, bias) in zip(out, self._encoders, strict=True):
+            inputs.dot(weight, member)
+            if bias is not None:
+                np.add(member, bias, member)
 
     def __call__(self, features: Array) -> Array:
         """
         :param features: ``(B, F)``, all inputs
         :return: ``(C, B, O)``, overwritten by the next call with as many rows
         """
-        return self.program(len(features)).forward(self.encode(features))
+        return self.program(len(features)).forward(features)
 
     def program(self, n_rows: int) -> "Program":
         """
@@ -122,6 +154,7 @@ class Program:
     """
 
     def __init__(self, network: ArrayNetwork, n_rows: int, structure: list[list[Any]]):
+        self._network = network
         c, rows, width, n_actions = network.n_members, n_rows, network.width, len(network.action_weights[0].T)
         self._hidden = np.empty((c, width) if rows == 1 else (c, rows, width), np.float32)
         self._layers = _bound(structure[1:], self._hidden)
@@ -132,8 +165,10 @@ class Program:
         self._actions = np.empty((rows, n_actions), np.float32)
         # One row: the members' matrices side by side, so that one product serves all of them
         self._stack = np.empty((n_actions, c * width), np.float32) if rows == 1 else None
-        stacked = [] if self._stack is None else np.split(self._stack, c, axis=1)
-        self._copies = list(zip(stacked, [weight.T for weight in network.action_weights], strict=False))
+        self._copies = [copy for layer in self._layers for copy in layer.copies]
+        if self._stack is not None and n_actions > 0:
+            originals = [weight.T for weight in network.action_weights]
+            self._copies += zip(np.split(self._stack, c, axis=1), originals, strict=True)
         self._action_weights = network.action_weights
         self._flat = self._hidden.reshape(-1)
 
@@ -144,19 +179,18 @@ class Program:
         n = self._actions.shape[0] // shared.shape[1]
         self._shared = shared.reshape(-1) if self._stack is not None else shared[:, :, None]
         self._by_observation = self._hidden.reshape(*shared.shape[:2], n, shared.shape[2])
-        for layer in self._layers:
-            layer.refresh()
         for copy, original in self._copies:
             np.copyto(copy, original)
 
-    def forward(self, shared: Array) -> Array:
+    def forward(self, features: Array) -> Array:
         """
-        :param shared: ``(C, R, H)``, what ``encode`` returned
-        :return: ``(C, R, O)`` without any actions
+        :param features: ``(R, F)``, all inputs of a network without actions
+        :return: ``(C, R, O)``
         """
-        np.copyto(self._hidden, shared.reshape(self._hidden.shape))
+        self._network.encode_into(features, self._hidden)
+        for copy, original in self._copies:
+            np.copyto(copy, original)
         for layer in self._layers:
-            layer.refresh()
             layer.forward()
         return self._outputs
 
