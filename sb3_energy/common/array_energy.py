@@ -187,7 +187,7 @@ class ArrayTarget:
         trust_region: float | None = None,
     ):
         self.coordinates, self._energy = coordinates, energy
-        self._inverse = None if temperature is None else np.full((), 1.0 / temperature, np.float32)
+        self._inverse = None if temperature is None else np.float32(1.0 / temperature)
         self._jacobian = temperature is not None and not coordinates.reflects
         self._anchor, self._trust_region = anchor, trust_region
 
@@ -207,7 +207,7 @@ class ArrayTarget:
         raw, gradients = self._energy.with_gradients(actions)
         if self._anchor is not None:
             gradients = gradients + (actions - self._anchor) / self._trust_region
-        gradients = gradients * self.coordinates.slopes(x, actions)
+        gradients = np.multiply(gradients, self.coordinates.slopes(x, actions))
         if self._inverse is not None:
             gradients *= self._inverse
         if self._jacobian:

@@ -169,7 +169,8 @@ def _is_known_features(network: Any) -> bool:
 
 
 def _normalized(normalizer: nn.Module, features: Array) -> Array:
-    if not isinstance(normalizer, RunningNorm):
+    if type(normalizer) is nn.Identity:
         return features
+    assert isinstance(normalizer, RunningNorm)
     mean, variance = normalizer.running_mean.numpy(), normalizer.running_var.numpy()
     return (features - mean) / np.sqrt(variance + np.float32(normalizer.eps))

@@ -42,6 +42,8 @@ class ArrayRefinement:
         self.refinement = refinement
         self._descending = refinement.refiner.deterministic()
         self._coordinates = Coordinates(refinement.box is BOXES["reflect"])
+        longest = getattr(refinement.refiner, "max_displacement", None)
+        self._bounds = None if longest is None else (np.full((), -longest, np.float32), np.full((), longest, np.float32))
         self._noise: dict[tuple[int, ...], tuple[th.Tensor, Array]] = {}
         self._normal_quantiles: dict[int, Array] = {}  # by the number of coordinates
 
@@ -77,11 +79,15 @@ class ArrayRefinement:
         :return: ``(B, A)`` before the squash, the lowest energy among starts and ends of a descent
         :raises FloatingPointError: as the refinement of tensors
         """
-        starts = base.mean + base.std * self._quantiles(base.mean)
+        starts = base.mean  # the first quantile
+        if self.refinement.n_particles > 1:
+            starts = base.mean + base.std * self._quantiles(base.mean)
         ends = self._moved(self._descending, base, starts, self._target(energy, None, starts))
         places = self._coordinates.end(ends.x)
         if starts.shape[1] == 1:
             falls = ends.raw < ends.raw_at_starts
+            if len(falls) == 1:
+                return (places if falls[0, 0] else starts)[:, 0]
             return np.where(falls[:, :, None], places, starts)[:, 0]
         candidates = np.concatenate([starts, places], axis=1)
         lowest = np.concatenate([ends.raw_at_starts, ends.raw], axis=1).argmin(axis=1)
@@ -124,20 +130,21 @@ class ArrayRefinement:
         return particles[np.arange(len(index))[:, None], index]
 
     def _langevin(self, refiner: Langevin, x: Array, scale: Array, target: ArrayTarget) -> _Trail:
-        trail, before = [], None
-        longest = None if refiner.max_displacement is None else np.full((), refiner.max_displacement, np.float32)
-        lowest = None if longest is None else -longest
+        trail: _Trail = []
+        before, bounds = None, self._bounds
         for step in self._schedule(refiner):
             if step != before:
                 size, std = before = step
-                factor, width = np.float32(-0.5 * size) * scale, np.float32(std) * scale
+                factor = np.float32(-0.5 * size) * scale
+                width = np.float32(std) * scale if std > 0.0 else scale
             raw, gradients = target.raw_with_gradients(x)
             trail.append((x, raw))
             if refiner.max_grad_norm is not None:
                 gradients *= _shortening(gradients * scale, refiner.max_grad_norm)
             drift = np.multiply(gradients, factor, gradients)
-            if longest is not None:
-                np.minimum(np.maximum(drift, lowest, drift), longest, out=drift)
+            if bounds is not None:
+                np.maximum(drift, bounds[0], out=drift)
+                np.minimum(drift, bounds[1], out=drift)
             x = x + np.multiply(drift, scale, drift)  # a new array: the trail keeps the old one
             if std > 0.0:
                 x += width * self._normal(x.shape)

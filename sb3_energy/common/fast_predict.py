@@ -1,6 +1,7 @@
 """SB3's ``predict`` for a few observations at once: the same numbers, by numpy instead of by torch."""
 
 import math
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,18 +16,22 @@ MAX_OBSERVATIONS = 64
 RETRY = 1000
 """A policy whose networks are not supported is looked at again after so many predictions: a hook may be gone."""
 
-_REPLACED = (
-    "_predict",
-    "refine",
-    "base",
-    "energy_fn",
-    "bound_head",
-    "obs_to_tensor",
-    "is_vectorized_observation",
-    "extract_features",
-    "unscale_action",
+_REPLACED = frozenset(
+    [
+        "_predict",
+        "refine",
+        "base",
+        "energy_fn",
+        "bound_head",
+        "obs_to_tensor",
+        "is_vectorized_observation",
+        "extract_features",
+        "unscale_action",
+    ]
 )
 """Methods that are not called on the fast path. Whoever overrides one of them gets the slow path."""
+
+_methods = attrgetter(*_REPLACED)
 
 
 class FastPredict(SACPolicy):
@@ -38,14 +43,14 @@ class FastPredict(SACPolicy):
 
     fast_predict: bool = True
     """Set to ``False``, on the policy or the class, to predict as SB3 does."""
-    _originals: ClassVar[dict[str, Any]] = {}
+    _originals: ClassVar[tuple[Any, ...]] = ()
     _arrays: ArrayPolicy | None = None  # not a module, and no parameter of a constructor
     _retry: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if FastPredict in cls.__bases__:
-            cls._originals = {name: getattr(cls, name) for name in _REPLACED}
+            cls._originals = _methods(cls)
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -152,8 +157,7 @@ class FastPredict(SACPolicy):
         return arrays
 
     def _is_original(self) -> bool:
-        cls, own = type(self), self.__dict__
-        return all(getattr(cls, name) is method and name not in own for name, method in self._originals.items())
+        return _methods(type(self)) == self._originals and _REPLACED.isdisjoint(self.__dict__)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._retry = 0  # the policy may come back from another device

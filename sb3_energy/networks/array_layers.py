@@ -105,7 +105,8 @@ class Linear:
     def attach(self, gradient: Array) -> Array:
         result = np.empty(self._input_shape, np.float32)
         parts = by_rows(gradient), self._repeated(self._weights), by_rows(result)
-        self._pulls = list(zip(*parts, strict=True))
+        # The last member's matrix is still in the cache
+        self._pulls = list(zip(*parts, strict=True))[::-1]
         return result
 
     def pull(self) -> None:

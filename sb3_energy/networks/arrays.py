@@ -1,6 +1,7 @@
 """Small networks as functions of numpy arrays, where torch's time goes into its calls: few rows, no graph."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Watched:
         )
 
     def _current_children(self) -> list[nn.Module | None]:
-        return [child for parent in self._parents for child in parent.values()]
+        return [*chain.from_iterable(map(dict.values, self._parents))]
 
     def _current_addresses(self) -> list[int]:
         return [0 if p is None else p.data_ptr() for owner in self._owners for p in owner.values()]
@@ -74,7 +75,10 @@ class ArrayNetwork:
         self.n_features = n_inputs - n_actions
         biases = [None if module.bias is None else view(module.bias) for module in structure[0]]
         self._encoders = list(zip([weight[:, : self.n_features].T for weight in weights], biases, strict=True))
-        self._one = np.empty((self.n_members, 1, self.width), np.float32)
+        # One observation: a product with whole rows takes half the time of one with parts of them, zeros in place of actions
+        self._inputs, self._one = np.zeros(n_inputs, np.float32), np.empty((self.n_members, 1, self.width), np.float32)
+        self._input_features = self._inputs[: self.n_features]
+        self._encoders_of_one = list(zip([weight.T for weight in weights], biases, strict=True))
         self.action_weights = [weight[:, self.n_features :] for weight in weights]
         self._programs: dict[int, Program] = {}
         self.n_outputs = self.program(1).n_outputs
@@ -118,8 +122,13 @@ class ArrayNetwork:
         :param features: ``(B, F)``
         :param out: ``(C, B, H)``, or ``(C, H)`` where ``B = 1``, for their share of the first layer
         """
-        inputs = features[0] if len(features) == 1 else features
-        for member, (weight, bias) in zip(out, self._encoders, strict=True):
+        inputs, encoders = features, self._encoders
+        if len(features) == 1:
+            inputs, encoders = features[0], self._encoders_of_one
+            if self._n_actions > 0:
+                np.copyto(self._input_features, inputs)
+                inputs = self._inputs
+        for member, (weight, bias) in zip(out, encoders, strict=True):
             inputs.dot(weight, member)
             if bias is not None:
                 np.add(member, bias, member)
@@ -163,6 +172,8 @@ class Program:
         self.n_outputs = self._outputs.shape[2]
         self._gradient: Array | None = None
         self._actions = np.empty((rows, n_actions), np.float32)
+        self._action = self._actions[0]
+        self._forwards = [layer.forward for layer in self._layers]
         # One row: the members' matrices side by side, so that one product serves all of them
         self._stack = np.empty((n_actions, c * width), np.float32) if rows == 1 else None
         self._copies = [copy for layer in self._layers for copy in layer.copies]
@@ -176,9 +187,12 @@ class Program:
         """
         :param shared: ``(C, B, H)``, what ``encode`` returned; ``R`` is ``B`` times the number of actions for each
         """
-        n = self._actions.shape[0] // shared.shape[1]
-        self._shared = shared.reshape(-1) if self._stack is not None else shared[:, :, None]
-        self._by_observation = self._hidden.reshape(*shared.shape[:2], n, shared.shape[2])
+        if self._stack is not None:
+            self._shared = shared.reshape(-1)
+        else:
+            n = self._actions.shape[0] // shared.shape[1]
+            self._shared = shared[:, :, None]
+            self._by_observation = self._hidden.reshape(*shared.shape[:2], n, shared.shape[2])
         for copy, original in self._copies:
             np.copyto(copy, original)
 
@@ -190,8 +204,8 @@ class Program:
         self._network.encode_into(features, self._hidden)
         for copy, original in self._copies:
             np.copyto(copy, original)
-        for layer in self._layers:
-            layer.forward()
+        for forward in self._forwards:
+            forward()
         return self._outputs
 
     def outputs(self, actions: Array) -> Array:
@@ -206,8 +220,8 @@ class Program:
             for hidden, weight in zip(self._hidden, self._action_weights, strict=True):
                 actions.dot(weight.T, hidden)
             np.add(self._by_observation, self._shared, self._by_observation)
-        for layer in self._layers:
-            layer.forward()
+        for forward in self._forwards:
+            forward()
         return self._outputs
 
     def pull(self, cotangents: Array) -> Array:
@@ -219,11 +233,13 @@ class Program:
             self._gradient = np.empty_like(self._out)
             self._cotangents = self._gradient.reshape(self._outputs.shape)
             self._pulled = attach_all(self._layers, self._gradient)
+            self._pulled_flat, self._pulls = self._pulled.reshape(-1), [layer.pull for layer in reversed(self._layers)]
         np.copyto(self._cotangents, cotangents)
-        for layer in reversed(self._layers):
-            layer.pull()
+        for pull in self._pulls:
+            pull()
         if self._stack is not None:
-            return self._pulled.reshape(-1).dot(self._stack.T, self._actions[0])[None]
+            self._pulled_flat.dot(self._stack.T, self._action)
+            return self._actions
         np.dot(self._pulled[0], self._action_weights[0], self._actions)
         for gradient, weight in zip(self._pulled[1:], self._action_weights[1:], strict=True):
             self._actions += gradient.dot(weight)
