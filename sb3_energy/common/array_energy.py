@@ -220,7 +220,7 @@ class ArrayTarget:
         :param raw: the energy alone there
         :return: ``(B, N)``, what the refiner compares: with trust region, temperature and Jacobian
         """
-        if self._anchor is not None:
+        if self._anchor is not None and self._trust_region is not None:
             distance = self.coordinates.actions(x) - self._anchor
             raw = raw + np.square(distance).sum(axis=-1) / (2.0 * self._trust_region)
         if self._inverse is not None:

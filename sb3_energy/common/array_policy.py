@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
@@ -16,16 +17,13 @@ from sb3_energy.common.array_refinement import ArrayRefinement
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.quantile_critic import QuantileCritic
 from sb3_energy.energies import QEnergy
-from sb3_energy.networks import ArrayNetwork, RunningNorm, Watched
+from sb3_energy.networks import ArrayNetwork, RunningNorm, Watched, hooks_of
 
 if TYPE_CHECKING:
     from sb3_energy.common.policies import RefinedPolicy
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _LOG_STD_MIN, _LOG_STD_MAX = np.full((), LOG_STD_MIN, np.float32), np.full((), LOG_STD_MAX, np.float32)
 _ONE, _HALF = np.full((), 1.0, np.float32), np.full((), 0.5, np.float32)
-_ACTOR_METHODS = {"forward", "_predict", "get_action_dist_params", "extract_features"}
-_CRITIC_METHODS = {"forward", "encode", "evaluate", "outputs", "extract_features", "policy_values", "target_values"}
 
 
 class ArrayPolicy:
@@ -41,10 +39,11 @@ class ArrayPolicy:
         self._actor_norm, self._critic_norm = policy.actor.normalizer, policy.critic.normalizer
         self._energy = ArrayEnergy(policy.energy, self._critic) if type(policy.energy) is QEnergy else None
         self._refinement = ArrayRefinement(policy.refinement) if _is_refined(policy) else None
-        space = policy.action_space
+        space: Any = policy.action_space
         self._low, self._range = space.low, space.high - space.low
-        self._parts = policy.refinement, policy.energy, policy.observation_space, space, [*policy.critic.q_networks]
-        self._watched = Watched([policy, *policy.actor.modules(), *policy.critic.modules()])
+        self._values = policy.refinement, policy.energy, policy.observation_space, policy.action_space
+        self._actor, self._q_networks_of, self._q_networks = policy.actor, policy.critic, [*policy.critic.q_networks]
+        self._watched = Watched([*policy.actor.modules(), *policy.critic.modules()])
         self._takes_minimum = type(policy.critic) is EnsembleCritic
 
     @classmethod
@@ -61,13 +60,13 @@ class ArrayPolicy:
             and type(critic) in (EnsembleCritic, QuantileCritic)
             and not actor.use_sde
             and all(_is_known_features(network) for network in (actor, critic))
-            and not any(getattr(module, name) for module in _own_modules(policy) for name in _HOOKS)
+            and not any(hooks_of([*actor.modules(), *critic.modules()]))
         )
         if not known:
             return None
         trunk = ArrayNetwork.of(actor.latent_pi)
         heads = ArrayNetwork.of(actor.mu, actor.log_std)  # type: ignore[arg-type]
-        q_networks = ArrayNetwork.of(*critic.q_networks, n_actions=int(np.prod(policy.action_space.shape)))
+        q_networks = ArrayNetwork.of(*critic.q_networks, n_actions=get_action_dim(policy.action_space))
         if trunk is None or heads is None or q_networks is None:
             return None
         return cls(policy, (trunk, heads, q_networks))
@@ -77,17 +76,16 @@ class ArrayPolicy:
         :param policy: whose arrays these were
         :return: whether they still are
         """
-        refinement, energy, obs_space, action_space, q_networks = self._parts
-        critic = policy._modules["critic"]
+        modules = policy._modules
         return (
-            policy.refinement is refinement
-            and policy.energy is energy
-            and policy.observation_space is obs_space
-            and policy.action_space is action_space
+            modules["actor"] is self._actor
+            and modules["critic"] is self._q_networks_of
+            and self._q_networks_of.q_networks == self._q_networks
+            and policy.refinement is self._values[0]
+            and policy.energy is self._values[1]
+            and policy.observation_space is self._values[2]
+            and policy.action_space is self._values[3]
             and self._watched.is_unchanged()
-            and critic.q_networks == q_networks  # type: ignore[union-attr]
-            and _ACTOR_METHODS.isdisjoint(policy._modules["actor"].__dict__)  # type: ignore[union-attr]
-            and _CRITIC_METHODS.isdisjoint(critic.__dict__)  # type: ignore[union-attr]
         )
 
     @property
@@ -151,12 +149,6 @@ class ArrayPolicy:
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of a policy has parameters of its own and makes its own arrays
         return type(None), ()
-
-
-def _own_modules(policy: "RefinedPolicy") -> list[nn.Module]:
-    """Those that are called on the way, beside the layers of the networks."""
-    actor, critic = policy.actor, policy.critic
-    return [part for net in (actor, critic) for part in (net, *net.features_extractor.modules(), net.normalizer)]
 
 
 def _is_refined(policy: "RefinedPolicy") -> bool:

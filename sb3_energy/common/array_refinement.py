@@ -41,7 +41,7 @@ class ArrayRefinement:
     def __init__(self, refinement: Refinement):
         self.refinement = refinement
         self._descending = refinement.refiner.deterministic()
-        self._coordinates = Coordinates(refinement.box is BOXES["reflect"])
+        self._coordinates = Coordinates(refinement.box == BOXES["reflect"])
         longest = getattr(refinement.refiner, "max_displacement", None)
         self._bounds = None if longest is None else (np.full((), -longest, np.float32), np.full((), longest, np.float32))
         self._noise: dict[tuple[int, ...], tuple[th.Tensor, Array]] = {}

@@ -1,9 +1,9 @@
 """Collecting experience: refuses what is no number, and remembers what the critic promised."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -54,7 +54,10 @@ class TrackedCollection(OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        # Without a refiner every update is SB3's SAC's, bit by bit, and so is what it learns from
+        exactly = self.policy.refinement.is_identity
+        with self.policy.exactly_as_sb3() if exactly else nullcontext():
+            action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
         if self._n_updates > 0 and self._last_obs is not None:
             bonus = float(self.policy.temperature) * self._entropy
             self._return_tracker.predict(self.policy.q_values(self._last_obs, buffer_action), bonus)

@@ -1,6 +1,8 @@
 """SB3's ``predict`` for a few observations at once: the same numbers, by numpy instead of by torch."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -9,9 +11,10 @@ import torch as th
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_energy.common.array_policy import ArrayPolicy
+from sb3_energy.common.refinement import Refinement
 
-MAX_OBSERVATIONS = 64
-"""For more of them at once torch takes no longer."""
+MAX_ROWS = 256
+"""For more observations times particles torch is about as fast."""
 
 RETRY = 1000
 """A policy whose networks are not supported is looked at again after so many predictions: a hook may be gone."""
@@ -31,6 +34,12 @@ _REPLACED = frozenset(
 )
 """Methods that are not called on the fast path. Whoever overrides one of them gets the slow path."""
 
+_REPLACED_BELOW = {
+    "actor": frozenset(["forward", "_predict", "get_action_dist_params", "extract_features"]),
+    "critic": frozenset(["forward", "encode", "evaluate", "outputs", "extract_features", "policy_values", "target_values"]),
+}
+"""The same of actor and critic, where they are put on an instance."""
+
 _methods = attrgetter(*_REPLACED)
 
 
@@ -43,6 +52,8 @@ class FastPredict(SACPolicy):
 
     fast_predict: bool = True
     """Set to ``False``, on the policy or the class, to predict as SB3 does."""
+    refinement: Refinement
+    _refines: bool
     _originals: ClassVar[tuple[Any, ...]] = ()
     _arrays: ArrayPolicy | None = None  # not a module, and no parameter of a constructor
     _retry: int = 0
@@ -80,19 +91,20 @@ class FastPredict(SACPolicy):
         :raises ValueError: if the observation is not finite or has another shape than those of the space
         :raises FloatingPointError: if an energy is not finite
         """
-        obs = self._flat(observation)
-        if obs is not None:
-            arrays = self._take_arrays()
-            if arrays is not None:
-                self.set_training_mode(False)
-                try:
-                    actions = self._act(arrays, obs, deterministic)
-                finally:
-                    self.__dict__["_arrays"] = arrays
-                if actions is not None:
-                    actions = arrays.unscaled(actions)
-                    return (actions if observation.ndim > len(self.observation_space.shape) else actions[0]), state
-        return super().predict(observation, state, episode_start, deterministic)
+        with np.errstate(all="ignore"):  # what is not finite is looked for
+            actions = self._fast_actions(observation, deterministic)
+        if actions is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        return actions, state
+
+    @contextmanager
+    def exactly_as_sb3(self) -> Iterator[None]:
+        """Within this context ``predict`` is SB3's, bit by bit."""
+        before, self.fast_predict = self.fast_predict, False
+        try:
+            yield
+        finally:
+            self.fast_predict = before
 
     def q_values(self, observation: np.ndarray | dict[str, np.ndarray], scaled_actions: np.ndarray) -> np.ndarray:
         """
@@ -103,31 +115,50 @@ class FastPredict(SACPolicy):
         :return: ``(B,)``
         :raises ValueError: if the observation is not finite
         """
-        obs = self._flat(observation)
         actions = np.asarray(scaled_actions, np.float32).reshape(len(scaled_actions), -1)
-        if obs is not None:
-            arrays = self._take_arrays()
-            if arrays is not None:
-                try:
-                    with np.errstate(all="ignore"):
-                        return arrays.q_values(obs, actions)
-                finally:
-                    self.__dict__["_arrays"] = arrays
+        with np.errstate(all="ignore"):
+            values = self._fast_q_values(observation, actions)
+        if values is not None:
+            return values
         obs_tensor, _ = self.obs_to_tensor(observation)
         with th.no_grad():
-            values = self.critic.policy_values(obs_tensor, th.as_tensor(actions, device=self.device))  # type: ignore[operator]
-        return values.squeeze(1).cpu().numpy()
+            tensor = self.critic.policy_values(obs_tensor, th.as_tensor(actions, device=self.device))  # type: ignore[operator]
+        return tensor.squeeze(1).cpu().numpy()
 
-    def _act(self, arrays: ArrayPolicy, obs: np.ndarray, deterministic: bool) -> np.ndarray | None:
-        temperature = None
-        if self._refines and not self.refinement.is_identity:
-            temperature = self._buffers["temperature"].item()  # type: ignore[union-attr]
-            if not (arrays.refines and temperature > 0.0):
-                return None
-        with np.errstate(all="ignore"):  # what is not finite is looked for
-            return arrays.act(obs, deterministic, temperature)
+    def _fast_actions(self, observation: Any, deterministic: bool) -> np.ndarray | None:
+        """What ``predict`` gives, or ``None`` where the slow path has to give it, and then nothing is drawn."""
+        obs = self._flat(observation, self.refinement.n_particles if self._refines else 1)
+        arrays = None if obs is None else self._take_arrays()
+        if obs is None or arrays is None:
+            return None
+        self.set_training_mode(False)
+        try:
+            temperature = None
+            if self._refines and not self.refinement.is_identity:
+                temperature = self._buffers["temperature"].item()  # type: ignore[union-attr]
+                if not (arrays.refines and temperature > 0.0):
+                    return None
+            actions = arrays.act(obs, deterministic, temperature)
+        finally:
+            self.__dict__["_arrays"] = arrays
+        if actions is None:
+            return None
+        actions = arrays.unscaled(actions)
+        return actions[0] if observation.shape == self.observation_space.shape else actions
 
-    def _flat(self, observation: Any) -> np.ndarray | None:
+    def _fast_q_values(self, observation: Any, actions: np.ndarray) -> np.ndarray | None:
+        obs = self._flat(observation, 1)
+        if obs is None or len(obs) != len(actions):
+            return None
+        arrays = self._take_arrays()
+        if arrays is None:
+            return None
+        try:
+            return arrays.q_values(obs, actions)
+        finally:
+            self.__dict__["_arrays"] = arrays
+
+    def _flat(self, observation: Any, rows_each: int) -> np.ndarray | None:
         """The observation as ``(B, F)``, or ``None`` if it is not one or a few finite arrays of floats."""
         if type(observation) is not np.ndarray or not self.fast_predict:
             return None
@@ -140,7 +171,7 @@ class FastPredict(SACPolicy):
         if not (math.isfinite(flat.dot(flat)) or np.isfinite(flat).all()):
             return None
         n = 1 if shape == expected else shape[0]
-        return flat.reshape(n, -1).astype(np.float32, copy=False) if n <= MAX_OBSERVATIONS else None
+        return flat.reshape(n, -1).astype(np.float32, copy=False) if n * rows_each <= MAX_ROWS else None
 
     def _take_arrays(self) -> ArrayPolicy | None:
         """The arrays, out of the policy: a second thread finds none, and makes its own."""
@@ -157,7 +188,11 @@ class FastPredict(SACPolicy):
         return arrays
 
     def _is_original(self) -> bool:
-        return _methods(type(self)) == self._originals and _REPLACED.isdisjoint(self.__dict__)
+        return (
+            _methods(type(self)) == self._originals
+            and _REPLACED.isdisjoint(self.__dict__)
+            and all(names.isdisjoint(self._modules[part].__dict__) for part, names in _REPLACED_BELOW.items())
+        )
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._retry = 0  # the policy may come back from another device

@@ -1,6 +1,6 @@
 """The networks under the energies: trunks ("backbones") and the normalisation of what they are fed."""
 
-from sb3_energy.networks.arrays import ArrayNetwork, Watched
+from sb3_energy.networks.arrays import ArrayNetwork
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.ensembles import BoundEnsemble, WeighFn
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
@@ -8,6 +8,7 @@ from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.prefix_energy import PrefixEnergies
 from sb3_energy.networks.stacks import Stack
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
+from sb3_energy.networks.watched import Watched, hooks_of
 
 __all__ = [
     "BACKBONES",
@@ -23,6 +24,7 @@ __all__ = [
     "WeighFn",
     "default_activation",
     "evaluate_particles",
+    "hooks_of",
     "make_backbone",
     "make_normalizer",
 ]

@@ -88,7 +88,8 @@ class Linear:
         rows = x.shape[1] if x.ndim == 3 else 1
         self._times = rows if 1 < rows <= FEW_ROWS else 1
         self._products = list(zip(by_rows(x), self._repeated([w.T for w in self._weights]), by_rows(self.out), strict=True))
-        self._bias, self.copies = None, []
+        self.copies: list[tuple[Array, Array]] = []
+        self._bias: Array | None = None
         if modules[0].bias is not None:
             self._bias, self.copies = stacked([module.bias for module in modules], x.ndim == 3)
         self._input_shape = x.shape
@@ -132,7 +133,9 @@ class LayerNorm:
         self._mean, self._inverse = np.empty(len(self._x), np.float32), np.empty(len(self._x), np.float32)
         self._mean_column, self._inverse_column = self._mean[:, None], self._inverse[:, None]
         self._normed_like_x = self._normed.reshape(x.shape)
-        self._weight, self._bias, self.copies = None, None, []
+        self.copies: list[tuple[Array, Array]] = []
+        self._weight: Array | None = None
+        self._bias: Array | None = None
         if modules[0].weight is not None:
             self._weight, self.copies = stacked([module.weight for module in modules], x.ndim == 3)
         if modules[0].bias is not None:

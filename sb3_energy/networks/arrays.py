@@ -1,7 +1,6 @@
 """Small networks as functions of numpy arrays, where torch's time goes into its calls: few rows, no graph."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,44 +10,12 @@ from torch import nn
 from sb3_energy.networks.array_activations import ACTIVATIONS, is_supported
 from sb3_energy.networks.array_layers import Array, Layer, LayerNorm, Linear, Residual, attach_all, view
 from sb3_energy.networks.backbones import BroBlock, SimbaBlock
+from sb3_energy.networks.watched import Watched, hooks_of
 
-MAX_PROGRAMS = 8
+MAX_PROGRAMS = 4
 """How many numbers of rows a network keeps its arrays for."""
 
 _BLOCKS = (SimbaBlock, BroBlock)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-class Watched:
-    """
-    Notices when modules are no longer what they were: others below them, other memory, a hook.
-
-    Numbers may change. No address is older than its memory: views keep memory alive, so that no other gets the same address.
-
-    :param modules: to watch
-    """
-
-    def __init__(self, modules: Sequence[nn.Module]):
-        self._hooks = [getattr(module, name) for module in modules for name in _HOOKS]
-        self._parents = [module._modules for module in modules if module._modules]
-        self._owners = [module._parameters for module in modules if module._parameters]
-        self._children, self._addresses = self._current_children(), self._current_addresses()
-
-    def is_unchanged(self) -> bool:
-        """
-        :return: whether they still are what they were
-        """
-        return (
-            self._addresses == self._current_addresses()
-            and self._children == self._current_children()  # modules compare by identity
-            and not any(self._hooks)
-        )
-
-    def _current_children(self) -> list[nn.Module | None]:
-        return [*chain.from_iterable(map(dict.values, self._parents))]
-
-    def _current_addresses(self) -> list[int]:
-        return [0 if p is None else p.data_ptr() for owner in self._owners for p in owner.values()]
 
 
 class ArrayNetwork:
@@ -92,7 +59,7 @@ class ArrayNetwork:
         :return: the network, or ``None`` where they are anything else, have hooks, or are not 32-bit on the CPU
         """
         modules = [module for network in networks for module in network.modules()]
-        if not modules or not all(map(_is_plain, modules)):
+        if not modules or any(hooks_of(modules)) or not all(map(_is_plain, modules)):
             return None
         structure = _structure(networks)
         if structure is None or not structure or not isinstance(structure[0][0], nn.Linear):
@@ -248,9 +215,7 @@ class Program:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module does what its class says, on parameters that numpy can see."""
-    if any(getattr(module, name) for name in _HOOKS) or "forward" in module.__dict__:
-        return False
-    return all(
+    return "forward" not in module.__dict__ and all(
         type(p) in (nn.Parameter, th.Tensor) and p.dtype == th.float32 and p.device.type == "cpu" and p.layout == th.strided
         for p in module._parameters.values()
         if p is not None
@@ -276,7 +241,8 @@ def _is_known(place: list[Any]) -> bool:
     if any(type(module) is not type(first) for module in place):
         return False
     if type(first) in (nn.Linear, nn.LayerNorm):
-        return len({_signature(module) for module in place}) == 1
+        is_flat = type(first) is nn.Linear or len(first.normalized_shape) == 1
+        return is_flat and len({_signature(module) for module in place}) == 1
     if type(first) in _BLOCKS:
         return _structure([module.layers for module in place]) is not None
     return type(first) is nn.Identity or is_supported(place)
@@ -284,7 +250,7 @@ def _is_known(place: list[Any]) -> bool:
 
 def _signature(module: nn.Module) -> tuple[Any, ...]:
     shapes = tuple(None if p is None else tuple(p.shape) for p in module._parameters.values())
-    return (*shapes, getattr(module, "eps", None), len(getattr(module, "normalized_shape", (0,))))
+    return (*shapes, getattr(module, "eps", None))
 
 
 def _bound(structure: Sequence[list[Any]], x: Array) -> list[Layer]:
