@@ -60,9 +60,14 @@ def assert_parity(ours, theirs):
     obs = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
     for deterministic in (True, False):
         th.manual_seed(0)
-        action, _ = ours.predict(obs, deterministic=deterministic)
+        with ours.policy.exactly_as_sb3():
+            action, _ = ours.predict(obs, deterministic=deterministic)
         th.manual_seed(0)
-        assert np.array_equal(action, theirs.predict(obs, deterministic=deterministic)[0])
+        expected, _ = theirs.predict(obs, deterministic=deterministic)
+        assert np.array_equal(action, expected)
+        th.manual_seed(0)
+        fast, _ = ours.predict(obs, deterministic=deterministic)
+        assert np.allclose(fast, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sb3_energy.networks.array_layers import Array
+from sb3_energy.networks.array_layers import Array, Layer
 
 # Scalars as arrays: numpy converts a Python number at each call, which takes as long as the sum itself
 _ONE, _HALF = np.full((), 1.0, np.float32), np.full((), 0.5, np.float32)
@@ -16,7 +16,7 @@ LOWEST_THRESHOLD = 15.0
 """Above its threshold, torch's softplus is ``x``; from here on a 32-bit float does not tell the two from each other."""
 
 
-class Activation:
+class Activation(Layer):
     """
     ``y = f(x)``, number by number; the gradient of the input is ``f'(x) g``.
 
@@ -28,20 +28,11 @@ class Activation:
         self._module, self._x, self.out = module, x, np.empty_like(x)
         self.copies: list[tuple[Array, Array]] = []
 
-    def forward(self) -> None:
-        """Compute ``out``."""
-        raise NotImplementedError
-
     def attach(self, gradient: Array) -> Array:
-        """
-        :param gradient: where the gradient with respect to ``out`` will be
-        :return: the same array, which :meth:`pull` overwrites
-        """
         self._gradient = gradient
         return gradient
 
     def pull(self) -> None:
-        """Multiply the gradient by the slope."""
         np.multiply(self._gradient, self._slope(), self._gradient)
 
     def _slope(self) -> Array:

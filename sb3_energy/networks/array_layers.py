@@ -74,7 +74,7 @@ def stacked(vectors: Sequence[th.Tensor], has_rows: bool) -> tuple[Array, list[t
     return stack[:, None] if has_rows else stack, [] if single else list(zip(stack, views, strict=True))
 
 
-class Linear:
+class Linear(Layer):
     """
     ``y = W x + b``; the gradient of the input is ``Wᵀ g``.
 
@@ -115,7 +115,7 @@ class Linear:
             gradient.dot(weight, result)
 
 
-class LayerNorm:
+class LayerNorm(Layer):
     """
     ``y = w n + b`` with ``n = (x - mean(x)) / s`` and ``s = sqrt(var(x) + eps)``. With ``h = w g`` the gradient of the
     input is ``(h - mean(h) - n mean(h n)) / s``: what is left of ``h`` orthogonal to the ones and to ``n``.
@@ -177,7 +177,7 @@ class LayerNorm:
         np.multiply(h, self._inverse_column, h)
 
 
-class Residual:
+class Residual(Layer):
     """
     ``y = x + f(x)``; the gradient of the input is ``g`` and what ``f`` makes of it.
 
