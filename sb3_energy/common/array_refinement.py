@@ -40,7 +40,8 @@ class ArrayRefinement:
 
     def __init__(self, refinement: Refinement):
         self.refinement = refinement
-        self._descending = refinement.refiner.deterministic()
+        self._descending: Any = refinement.refiner.deterministic()
+        self._mover = self._mppi if isinstance(refinement.refiner, MPPI) else self._langevin
         self._coordinates = Coordinates(refinement.box == BOXES["reflect"])
         longest = getattr(refinement.refiner, "max_displacement", None)
         self._bounds = None if longest is None else (np.full((), -longest, np.float32), np.full((), longest, np.float32))
@@ -101,8 +102,7 @@ class ArrayRefinement:
     def _moved(self, refiner: Any, base: ArrayGaussian, starts: Array, target: ArrayTarget) -> _Ends:
         # In place of coordinates in units of the scale, steps and widths are multiplied by it
         scale = self._coordinates.scale(base) if self.refinement.precondition else _ONE
-        move = self._mppi if isinstance(refiner, MPPI) else self._langevin
-        trail = move(refiner, self._coordinates.start(starts), scale, target)
+        trail = self._mover(refiner, self._coordinates.start(starts), scale, target)
         x, raw = trail[-1]
         if not (_is_finite(raw) and _is_finite(x)):  # one may be infinite where others are not
             wholes = [th.from_numpy(np.ascontiguousarray(target.whole(*point))) for point in trail]

@@ -34,10 +34,10 @@ _REPLACED = frozenset(
 )
 """Methods that are not called on the fast path. Whoever overrides one of them gets the slow path."""
 
-_REPLACED_BELOW = {
-    "actor": frozenset(["forward", "_predict", "get_action_dist_params", "extract_features"]),
-    "critic": frozenset(["forward", "encode", "evaluate", "outputs", "extract_features", "policy_values", "target_values"]),
-}
+_REPLACED_IN_ACTOR = frozenset(["forward", "_predict", "get_action_dist_params", "extract_features"])
+_REPLACED_IN_CRITIC = frozenset(
+    ["forward", "encode", "evaluate", "outputs", "extract_features", "policy_values", "target_values"]
+)
 """The same of actor and critic, where they are put on an instance."""
 
 _methods = attrgetter(*_REPLACED)
@@ -191,7 +191,8 @@ class FastPredict(SACPolicy):
         return (
             _methods(type(self)) == self._originals
             and _REPLACED.isdisjoint(self.__dict__)
-            and all(names.isdisjoint(self._modules[part].__dict__) for part, names in _REPLACED_BELOW.items())
+            and _REPLACED_IN_ACTOR.isdisjoint(self._modules["actor"].__dict__)
+            and _REPLACED_IN_CRITIC.isdisjoint(self._modules["critic"].__dict__)
         )
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
