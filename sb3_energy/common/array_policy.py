@@ -16,6 +16,7 @@ from sb3_energy.common.array_energy import Array, ArrayEnergy, ArrayGaussian
 from sb3_energy.common.array_refinement import ArrayRefinement
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.quantile_critic import QuantileCritic
+from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import QEnergy
 from sb3_energy.networks import ArrayNetwork, RunningNorm, Watched, hooks_of
 
@@ -93,11 +94,12 @@ class ArrayPolicy:
         """Whether refined actions can be had, beside those of the Gaussian actor."""
         return self._refinement is not None
 
-    def act(self, obs: Array, deterministic: bool, temperature: float | None) -> Array | None:
+    def act(self, obs: Array, deterministic: bool, temperature: float | None, plans: Plans | None = None) -> Array | None:
         """
         :param obs: ``(B, F)``, flat
         :param deterministic: whether nothing is drawn
         :param temperature: of the energy; ``None`` for the Gaussian actor's own actions
+        :param plans: where to start from and where to write the plans, if the refiner has some
         :return: ``(B, A)`` actions scaled to [-1, 1]; ``None``, and nothing is drawn, if the Gaussian is not finite
         :raises FloatingPointError: if an energy is not finite
         """
@@ -112,8 +114,8 @@ class ArrayPolicy:
         assert self._refinement is not None and self._energy is not None
         self._energy.bind(_normalized(self._critic_norm, obs))
         if deterministic:
-            return np.tanh(self._refinement.best(base, self._energy))
-        return np.tanh(self._refinement.sample(base, self._energy, temperature))
+            return np.tanh(self._refinement.best(base, self._energy, plans))
+        return np.tanh(self._refinement.sample(base, self._energy, temperature, plans))
 
     def unscaled(self, actions: Array) -> Array:
         """

@@ -11,8 +11,9 @@ import torch as th
 
 from sb3_energy.common.array_energy import Array, ArrayEnergy, ArrayGaussian, ArrayTarget, Coordinates, log_tanh_jacobian
 from sb3_energy.common.boxes import BOXES
-from sb3_energy.common.proposals import INITIAL_PARTICLES, LARGEST_ACTION
+from sb3_energy.common.proposals import INITIAL_PARTICLES, LARGEST_ACTION, Gaussian
 from sb3_energy.common.refinement import Refinement
+from sb3_energy.common.warm_start import Plans
 from sb3_energy.refiners import MPPI, Identity, Langevin, importance_resample, normal_quantiles
 from sb3_energy.refiners.loop import refuse_lost
 from sb3_energy.schedules import value_at
@@ -52,17 +53,18 @@ class ArrayRefinement:
     def supports(refinement: Refinement) -> bool:
         """
         :param refinement: any
-        :return: whether it can be had for arrays: exactly Langevin or MPPI without plans from before, or none
+        :return: whether it can be had for arrays: exactly Langevin or MPPI, or none
         """
-        if type(refinement) is not Refinement or refinement.tolerance is not None or refinement.keeps_plans:
+        if type(refinement) is not Refinement or refinement.tolerance is not None:
             return False
         return type(refinement.refiner) in (Identity, Langevin, MPPI) and refinement.box in BOXES.values()
 
-    def sample(self, base: ArrayGaussian, energy: ArrayEnergy, temperature: float) -> Array:
+    def sample(self, base: ArrayGaussian, energy: ArrayEnergy, temperature: float, plans: Plans | None = None) -> Array:
         """
         :param base: ``B`` Gaussians before the squash
         :param energy: at the observations
         :param temperature: above 0
+        :param plans: where to start from and where to write the plans, if the refiner has some
         :return: ``(B, A)``, a draw before the squash
         :raises FloatingPointError: as the refinement of tensors
         """
@@ -70,20 +72,23 @@ class ArrayRefinement:
         refiner, coordinates = self.refinement.refiner, self._coordinates
         if particles.shape[1] > 1 and not refiner.resamples:
             particles = self._resampled(base, energy, temperature, particles, n_uniform)
-        ends = self._moved(refiner, base, particles, self._target(energy, temperature, particles))
+        particles = _warmed(plans, base, particles, quasi_random=False)
+        ends = self._moved(refiner, base, particles, self._target(energy, temperature, particles), plans)
         return coordinates.end(ends.x[:, :1])[:, 0]
 
-    def best(self, base: ArrayGaussian, energy: ArrayEnergy) -> Array:
+    def best(self, base: ArrayGaussian, energy: ArrayEnergy, plans: Plans | None = None) -> Array:
         """
         :param base: ``B`` Gaussians before the squash
         :param energy: at the observations
+        :param plans: where to start from and where to write the plans, if the refiner has some
         :return: ``(B, A)`` before the squash, the lowest energy among starts and ends of a descent
         :raises FloatingPointError: as the refinement of tensors
         """
         starts = base.mean  # the first quantile
         if self.refinement.n_particles > 1:
             starts = base.mean + base.std * self._quantiles(base.mean)
-        ends = self._moved(self._descending, base, starts, self._target(energy, None, starts))
+        starts = _warmed(plans, base, starts, quasi_random=True)
+        ends = self._moved(self._descending, base, starts, self._target(energy, None, starts), plans)
         places = self._coordinates.end(ends.x)
         if starts.shape[1] == 1:
             falls = ends.raw < ends.raw_at_starts
@@ -99,7 +104,7 @@ class ArrayRefinement:
         anchor = None if trust_region is None else np.tanh(starts)
         return ArrayTarget(energy, self._coordinates, temperature, anchor, trust_region)
 
-    def _moved(self, refiner: Any, base: ArrayGaussian, starts: Array, target: ArrayTarget) -> _Ends:
+    def _moved(self, refiner: Any, base: ArrayGaussian, starts: Array, target: ArrayTarget, plans: Plans | None) -> _Ends:
         # In place of coordinates in units of the scale, steps and widths are multiplied by it
         scale = self._coordinates.scale(base) if self.refinement.precondition else _ONE
         trail = self._mover(refiner, self._coordinates.start(starts), scale, target)
@@ -107,6 +112,8 @@ class ArrayRefinement:
         if not (_is_finite(raw) and _is_finite(x)):  # one may be infinite where others are not
             wholes = [th.from_numpy(np.ascontiguousarray(target.whole(*point))) for point in trail]
             refuse_lost(self.refinement.refiner, wholes)
+        if plans is not None:
+            plans.keep(th.from_numpy(self._coordinates.end(self._plan)[:, 0]))
         return _Ends(x, raw, trail[0][1])
 
     def _proposals(self, base: ArrayGaussian) -> tuple[Array, int]:
@@ -165,7 +172,7 @@ class ArrayRefinement:
         trail = [(x, target.raw(x))]
         for k in range(n_steps):
             weights = _softmax(_elite_log_weights(refiner, target.whole(*trail[-1])))[:, :, None]
-            mean = (weights * x).sum(axis=1, keepdims=True)
+            self._plan = mean = (weights * x).sum(axis=1, keepdims=True)
             std = np.sqrt((weights * np.square(x - mean)).sum(axis=1, keepdims=True))
             std = np.minimum(np.maximum(std, refiner.min_std * scale), refiner.max_std * scale)
             x = mean + std * (self._quantiles(x) if refiner.quasi_random else self._normal(x.shape))
@@ -191,6 +198,13 @@ class ArrayRefinement:
         if width not in self._normal_quantiles:
             self._normal_quantiles[width] = normal_quantiles(self.refinement.n_particles, th.empty(1, width)).numpy()
         return self._normal_quantiles[width]
+
+
+def _warmed(plans: Plans | None, base: ArrayGaussian, particles: Array, quasi_random: bool) -> Array:
+    if plans is None:
+        return particles
+    gaussian = Gaussian(*(th.from_numpy(part[:, 0]) for part in base))
+    return plans.warmed(th.from_numpy(particles), gaussian, None, quasi_random).numpy()
 
 
 def _mixture_log_prob(base: ArrayGaussian, particles: Array, log_jacobian: Array, uniform_fraction: float) -> Array:

@@ -12,6 +12,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_energy.common.array_policy import ArrayPolicy
 from sb3_energy.common.refinement import Refinement
+from sb3_energy.common.warm_start import Plans
 
 MAX_ROWS = 256
 """For more observations times particles torch is about as fast."""
@@ -84,18 +85,20 @@ class FastPredict(SACPolicy):
         As in SB3.
 
         :param observation: the input observation
-        :param state: The last hidden states (can be None, used in recurrent policies)
-        :param episode_start: The last masks (can be None, used in recurrent policies)
+        :param state: what the last call returned (``None``: there was none), see
+            :class:`sb3_energy.common.warm_predict.WarmPredict`
+        :param episode_start: where an episode begins, so that its plan is forgotten (``None``: nowhere)
         :param deterministic: Whether or not to return deterministic actions.
-        :return: the model's action and the next hidden state
+        :return: the model's action and the next state
         :raises ValueError: if the observation is not finite or has another shape than those of the space
         :raises FloatingPointError: if an energy is not finite
         """
         with np.errstate(all="ignore"):  # what is not finite is looked for
-            actions = self._fast_actions(observation, deterministic)
+            plans = Plans(state, episode_start) if self.refinement.keeps_plans and self._refines else None
+            actions = self._fast_actions(observation, deterministic, plans)
         if actions is None:
             return super().predict(observation, state, episode_start, deterministic)
-        return actions, state
+        return actions, state if plans is None else plans.state
 
     @contextmanager
     def exactly_as_sb3(self) -> Iterator[None]:
@@ -125,7 +128,7 @@ class FastPredict(SACPolicy):
             tensor = self.critic.policy_values(obs_tensor, th.as_tensor(actions, device=self.device))  # type: ignore[operator]
         return tensor.squeeze(1).cpu().numpy()
 
-    def _fast_actions(self, observation: Any, deterministic: bool) -> np.ndarray | None:
+    def _fast_actions(self, observation: Any, deterministic: bool, plans: Plans | None) -> np.ndarray | None:
         """What ``predict`` gives, or ``None`` where the slow path has to give it, and then nothing is drawn."""
         obs = self._flat(observation, self.refinement.n_particles if self._refines else 1)
         arrays = None if obs is None else self._take_arrays()
@@ -138,7 +141,7 @@ class FastPredict(SACPolicy):
                 temperature = self._buffers["temperature"].item()  # type: ignore[union-attr]
                 if not (arrays.refines and temperature > 0.0):
                     return None
-            actions = arrays.act(obs, deterministic, temperature)
+            actions = arrays.act(obs, deterministic, temperature, plans)
         finally:
             self.__dict__["_arrays"] = arrays
         if actions is None:

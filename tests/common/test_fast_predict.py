@@ -228,7 +228,6 @@ SLOW = {
     "svgd": dict(refiner="svgd"),
     "flow": dict(refiner="flow"),
     "tolerance": dict(tolerance=0.1),
-    "warm start": dict(refiner="mppi", refiner_kwargs=dict(warm_start=True)),
 }
 
 
