@@ -155,7 +155,10 @@ class ArrayRefinement:
             x = x + np.multiply(drift, scale, drift)  # a new array: the trail keeps the old one
             if std > 0.0:
                 x += width * self._normal(x.shape)
-        trail.append((x, target.raw(x)))
+        if refiner is self._descending or not trail:
+            trail.append((x, target.raw(x)))
+        else:  # as in the loop for tensors, nobody asks for the energy of a draw; no number where a particle is none
+            trail.append((x, trail[-1][1] + 0.0 * x.sum(axis=2)))
         return trail
 
     def _schedule(self, refiner: Langevin) -> list[tuple[float, float]]:

@@ -76,7 +76,8 @@ def refined_particles(
             mean, std = kernel(state, target, Tick(k, n_steps))
             particles = gaussian_step(mean, std, generator)
         check_energies(state)
-        refuse_lost(refiner, [*trail, 0.0 * particles.flatten(2).sum(-1)])  # no number where a particle is none
+        # In place of the last energies, those before; no number where a particle is none
+        refuse_lost(refiner, [*trail, trail[-1] + 0.0 * particles.flatten(2).sum(-1)])
     return particles
 
 
