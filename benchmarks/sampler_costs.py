@@ -17,9 +17,12 @@ BATCHES = (1, 256)
 
 def models() -> dict[str, EnergySAC]:
     """
-    :return: refiner -> untrained model, on 17 observations, 6 actions and networks of 2 × 256
+    :return: refiner -> untrained model that predicts by torch, on 17 observations, 6 actions and networks of 2 × 256
     """
-    return {name: EnergySAC("MlpPolicy", Noise(), device="cpu", policy_kwargs=dict(refiner=name)) for name in REFINERS}
+    made = {name: EnergySAC("MlpPolicy", Noise(), device="cpu", policy_kwargs=dict(refiner=name)) for name in REFINERS}
+    for model in made.values():
+        model.policy.fast_predict = False  # some refiners have a fast path for few observations: here they are compared on one
+    return made
 
 
 def observations(batch: int) -> np.ndarray:

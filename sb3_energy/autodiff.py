@@ -53,10 +53,15 @@ def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> t
     :param x: ``(B, N, *E)`` particles
     :param create_graph: whether to keep the graph of the gradient
     :return: energies ``(B, N)`` and gradients ``(B, N, *E)``
+    :raises RuntimeError: in ``torch.inference_mode()``, where the energy's gradient is left to autograd
     """
     known = None if create_graph else _by_hand(fn, x.detach())
     if known is not None:
         return known
+    if th.is_inference_mode_enabled():
+        raise RuntimeError(
+            "torch.inference_mode() switches autograd off, which this energy's gradient needs; use torch.no_grad()"
+        )
     with th.enable_grad():
         points = x if create_graph and x.requires_grad else x.detach().requires_grad_(True)
         energies = fn(points)

@@ -14,8 +14,9 @@ from torch import nn
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.fast_predict import FastPredict
-from sb3_energy.common.head_policy import HeadPolicy, checked_head_kwargs
-from sb3_energy.common.proposals import Gaussian, draw_proposals
+from sb3_energy.common.head_policy import checked_head_kwargs
+from sb3_energy.common.policy_draws import PolicyDraws
+from sb3_energy.common.proposals import Gaussian
 from sb3_energy.common.quantile_critic import QuantileCritic, quantile_kwargs
 from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.common.row_energies import bind_rows
@@ -25,10 +26,10 @@ from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES, QEnergy, tempered
 from sb3_energy.networks import default_activation
 from sb3_energy.registry import resolve
-from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner, RefinerInfo
+from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
 
-class RefinedPolicy(FastPredict, WarmPredict, HeadPolicy):
+class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 
@@ -283,48 +284,6 @@ class RefinedPolicy(FastPredict, WarmPredict, HeadPolicy):
             refinement = self.refinement.thinned(n_particles)
             is_finite = type(self.energy) is QEnergy  # on the box, as long as the networks' parameters are
             return refinement.sample(base, energy, self.temperature, generator, infos, plans, head, is_finite)
-
-    def simulate(
-        self,
-        obs: PyTorchObs,
-        n_chains: int,
-        base: Gaussian | None = None,
-        energy: EnergyFn | None = None,
-        n_particles: int | None = None,
-    ) -> Chains:
-        """
-        Independent runs of the refinement that have not begun, for estimators of its entropy.
-
-        :param obs: ``B`` observations
-        :param n_chains: how many for each; a refiner that compares particles has its ``n_particles`` instead
-        :param base: the Gaussian at these observations, if it is known already
-        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
-        :param n_particles: draw chains from no more proposals than these (``None``: from all)
-        :return: the chains
-        """
-        with th.no_grad():
-            base = self.base(obs) if base is None else base
-            energy = self.energy_fn(obs) if energy is None else energy
-            refinement = self.refinement.thinned(n_particles)
-            return refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))
-
-    def sample_actions(self, obs: PyTorchObs, n: int) -> th.Tensor:
-        """
-        Several refined actions for each observation, for diagnostics such as
-        :func:`sb3_energy.entropy.von_neumann_entropy`.
-
-        :param obs: ``B`` observations
-        :param n: how many for each
-        :return: ``(B, n, A)`` independent draws, scaled to [-1, 1]
-        """
-        with th.no_grad():
-            if self.refinement.is_identity:
-                return th.tanh(draw_proposals(self.base(obs), n, 0.0).particles)
-        if isinstance(obs, dict):
-            repeated: PyTorchObs = {key: part.repeat_interleave(n, 0) for key, part in obs.items()}
-        else:
-            repeated = obs.repeat_interleave(n, 0)
-        return th.tanh(self.refine(repeated)).unflatten(0, (-1, n))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.refinement.is_identity or not self._refines:

@@ -114,3 +114,12 @@ def test_values_with_a_gradient():
     found = with_gradient(values, gradients, 2.0 * x)
     assert th.equal(found.detach(), values)
     th.testing.assert_close(th.autograd.grad(found.sum(), x)[0], 2.0 * gradients)
+
+
+def test_inference_mode_is_no_reason_to_stand_still():
+    x = th.randn(B, N, A, dtype=th.float64)
+    expected = energy_and_grad(squashed(KNOWN), x)[1]
+    with th.inference_mode():
+        th.testing.assert_close(energy_and_grad(squashed(KNOWN), x)[1], expected)
+        with pytest.raises(RuntimeError, match=r"use torch\.no_grad"):
+            energy_and_grad(squashed(UNKNOWN), x)

@@ -1,0 +1,61 @@
+"""Several draws of a refined policy, for diagnostics and for estimators of its entropy."""
+
+from collections.abc import Callable
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_energy.common.head_policy import HeadPolicy
+from sb3_energy.common.proposals import Gaussian, draw_proposals
+from sb3_energy.types import Chains, EnergyFn
+
+
+class PolicyDraws(HeadPolicy):
+    """Part of a refined policy: draws that no prediction needs."""
+
+    temperature: th.Tensor
+    base: Callable[[PyTorchObs], Gaussian]
+    energy_fn: Callable[[PyTorchObs], EnergyFn]
+    refine: Callable[..., th.Tensor]
+
+    def simulate(
+        self,
+        obs: PyTorchObs,
+        n_chains: int,
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
+        n_particles: int | None = None,
+    ) -> Chains:
+        """
+        Independent runs of the refinement that have not begun, for estimators of its entropy.
+
+        :param obs: ``B`` observations
+        :param n_chains: how many for each; a refiner that compares particles has its ``n_particles`` instead
+        :param base: the Gaussian at these observations, if it is known already
+        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
+        :param n_particles: draw chains from no more proposals than these (``None``: from all)
+        :return: the chains
+        """
+        with th.no_grad():
+            base = self.base(obs) if base is None else base
+            energy = self.energy_fn(obs) if energy is None else energy
+            refinement = self.refinement.thinned(n_particles)
+            return refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))
+
+    def sample_actions(self, obs: PyTorchObs, n: int) -> th.Tensor:
+        """
+        Several refined actions for each observation, for diagnostics such as
+        :func:`sb3_energy.entropy.von_neumann_entropy`.
+
+        :param obs: ``B`` observations
+        :param n: how many for each
+        :return: ``(B, n, A)`` independent draws, scaled to [-1, 1]
+        """
+        with th.no_grad():
+            if self.refinement.is_identity:
+                return th.tanh(draw_proposals(self.base(obs), n, 0.0).particles)
+        if isinstance(obs, dict):
+            repeated: PyTorchObs = {key: part.repeat_interleave(n, 0) for key, part in obs.items()}
+        else:
+            repeated = obs.repeat_interleave(n, 0)
+        return th.tanh(self.refine(repeated)).unflatten(0, (-1, n))
