@@ -128,21 +128,6 @@ class RefinerInfo(NamedTuple):
     computed: th.Tensor | None = None
 
 
-class EnergyBatch(NamedTuple):
-    """
-    What an energy loss is given beside the energy.
-
-    :param positives: ``(B, N, *E)`` particles whose energy should be low
-    :param negatives: ``(B, M, *E)`` particles whose energy should be high
-    """
-
-    positives: th.Tensor
-    negatives: th.Tensor
-
-
-EnergyLoss = Callable[[EnergyFn, EnergyBatch], th.Tensor]
-"""``-> (B,)``; the caller weights and averages."""
-
 ProposeFn = Callable[[int, float], tuple[th.Tensor, th.Tensor]]
 """``(n, uniform_fraction) -> energies (B, n), log-densities (B, n)`` of proposals drawn from the base and the box.
 Temperature included, and both in the space of the actions, as SB3's ``log π(a|s)``: an entropy depends on the space."""
