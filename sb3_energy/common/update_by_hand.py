@@ -43,7 +43,7 @@ class _ActorTape(NamedTuple):
     """What the way back from the first observations' actions needs; ``(B, A)`` each, but the layers'."""
 
     layers: list[th.Tensor]
-    log_std: th.Tensor  # before it was clamped
+    is_free: th.Tensor  # where log σ was not clamped
     noise: th.Tensor
     slope: th.Tensor  # 1 - a²
     padded: th.Tensor  # 1 - a² + δ
@@ -93,7 +93,7 @@ class UpdateByHand:
         slope = 1.0 - actions.square()
         padded = slope + self.actor.action_dist.epsilon
         log_prob = -(0.5 * noise.square() + (log_std + padded.log()) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)
-        self._tape = _ActorTape([kept[:n] for kept in layers], unclamped[:n], noise[:n], slope[:n], padded[:n])
+        self._tape = _ActorTape([kept[:n] for kept in layers], unclamped[:n] == log_std[:n], noise[:n], slope[:n], padded[:n])
         first, second = (Draw(actions[k], log_prob[k], Gaussian(mean[k], std[k])) for k in (slice(0, n), slice(n, None)))
         return first, second
 
@@ -123,11 +123,10 @@ class UpdateByHand:
         :return: scalar
         """
         assert self._tape is not None
-        layers, log_std, noise, slope, padded = self._tape
+        layers, is_free, noise, slope, padded = self._tape
         q_values, gradients = self.critic.policy_value_and_gradient(self.critic.encode(obs), draw.actions)
         d_latent = (2.0 * ent_coef * draw.actions / padded - gradients) * slope / len(slope)
-        d_log_std = d_latent * draw.base.std * noise - ent_coef / len(slope)
-        d_log_std.masked_fill_((log_std < LOG_STD_MIN) | (log_std > LOG_STD_MAX), 0.0)
+        d_log_std = (d_latent * draw.base.std * noise - ent_coef / len(slope)) * is_free
         _backward(self.actor_stack, th.cat([d_latent, d_log_std], dim=1), layers)
         self._tape = None
         return (ent_coef * draw.log_prob - q_values).mean()

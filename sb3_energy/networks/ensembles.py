@@ -90,9 +90,10 @@ class BoundEnsemble:
         weights = weights.reshape(len(outputs), -1, 1)
         if self.n_outputs > 1:
             weights = (weights / self.n_outputs).expand(-1, -1, self.n_outputs)
+        gathers = sparse and len(self.members) > 2  # of two members each has about half of the rows: that is too many
         gradients: th.Tensor | None = None
         for member, weight, tape in zip(self.members, weights, tapes, strict=True):
-            part = member.backward_where(weight, tape) if sparse else member.backward(weight, tape)
+            part = member.backward_where(weight, tape) if gathers else member.backward(weight, tape)
             gradients = part if gradients is None else gradients.add_(part)
         assert gradients is not None
         return values, gradients.reshape(actions.shape)
