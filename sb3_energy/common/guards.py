@@ -1,7 +1,21 @@
 """Stops where a number is none, before anything is stored or changed."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch as th
+
+from sb3_energy.deferred import active_checks, is_host, require_finite
+
+Records = dict[str, list[Any]]
+"""What is logged of updates, by name: numbers, or scalars that are read when they are logged."""
+
+ENTROPY = "_entropy"
+"""Under this name an update records the policy's entropy, which is remembered and not logged."""
+
+READ_EVERY = 256
+"""After how many updates their records are read: a long call of ``train`` must not fill the memory with scalars."""
 
 
 def check_finite(what: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
@@ -17,9 +31,10 @@ def check_finite(what: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
         raise ValueError(f"the {what} must be finite, got NaN or infinity from the environment; nothing was stored")
 
 
-def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: dict[str, list[float]]) -> None:
+def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: Records) -> None:
     """
-    One step of an optimiser, unless the loss is no number.
+    One step of an optimiser, unless the loss is no number. Where checks are put off, it is not made either once one of them,
+    this or another before it, has failed.
 
     :param optimizer: of the parameters that the loss is to change
     :param loss: scalar; without a graph its derivatives are in the parameters' ``grad`` already
@@ -27,14 +42,55 @@ def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, reco
     :param records: where its value is appended
     :raises FloatingPointError: if the loss is not finite; no parameter is changed then
     """
-    value = loss.item()
-    if not np.isfinite(value):
-        raise FloatingPointError(
-            f"{name} is {value}: training stops before it changes the networks; "
-            "try a lower learning_rate, a smaller reward scale, or backbone='layer_norm'"
-        )
+    value = loss.detach()
+    require_finite(value, partial(_loss_error, name, value))
     records[name].append(value)
     if loss.requires_grad:
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-    optimizer.step()
+    checks = active_checks()
+    if checks is None:
+        optimizer.step()
+    elif can_skip(optimizer):
+        _step_unless(optimizer, checks.failed())
+    else:
+        checks.raise_first()
+        optimizer.step()
+
+
+def can_skip(optimizer: th.optim.Optimizer) -> bool:
+    """
+    :param optimizer: any
+    :return: whether a tensor can tell it, on the device, to make no step
+    """
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused and type(optimizer) in (th.optim.Adam, th.optim.AdamW)
+
+
+def _step_unless(optimizer: th.optim.Optimizer, failed: th.Tensor | None) -> None:
+    # As a GradScaler tells it: fused Adam reads this on the device
+    optimizer.found_inf = failed  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def _loss_error(name: str, value: th.Tensor) -> FloatingPointError:
+    return FloatingPointError(
+        f"{name} is {value.item()}: training stops before it changes the networks; "
+        "try a lower learning_rate, a smaller reward scale, or backbone='layer_norm'"
+    )
+
+
+def as_floats(records: Records) -> dict[str, list[float]]:
+    """
+    :param records: numbers and scalars, on any device
+    :return: the same as numbers, in the same order; the host waits for a device once
+    """
+    away = [value for values in records.values() for value in values if isinstance(value, th.Tensor) and not is_host(value)]
+    read = iter(th.stack([value.reshape(()).double() for value in away]).tolist() if away else [])
+    return {
+        name: [next(read) if isinstance(value, th.Tensor) and not is_host(value) else float(value) for value in values]
+        for name, values in records.items()
+    }

@@ -75,6 +75,8 @@ class LeanUpdates(OffPolicyAlgorithm):
             if type(optimizer) in (th.optim.Adam, th.optim.AdamW):
                 for group in optimizer.param_groups:
                     group["fused"] = fused
+                    if fused:
+                        _place_steps(optimizer, group["params"])
 
     def _follow(self, parameters: Iterable[th.Tensor], targets: Iterable[th.Tensor]) -> None:
         """Target networks: ``target + tau (parameter - target)``."""
@@ -85,6 +87,14 @@ class LeanUpdates(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_by_hand", "_is_lean", "_uses_fast_matmul"]
+
+
+def _place_steps(optimizer: th.optim.Optimizer, parameters: list[th.Tensor]) -> None:
+    # Adam that is not fused counts its steps on the CPU, and a model may have been saved by such a one
+    for parameter in parameters:
+        step = optimizer.state[parameter].get("step") if parameter in optimizer.state else None
+        if isinstance(step, th.Tensor) and step.device != parameter.device:
+            optimizer.state[parameter]["step"] = step.to(parameter.device)
 
 
 def can_gather(buffer: Any) -> bool:

@@ -1,6 +1,6 @@
 """A Gaussian policy whose actions are refined by an energy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -91,6 +91,9 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
     critic: EnsembleCritic
     critic_target: EnsembleCritic
     temperature: th.Tensor
+
+    compiled_sample: Callable[..., th.Tensor] | None = None
+    """What stands for :meth:`Refinement.sample`, where an algorithm has compiled it."""
 
     def __init__(
         self,
@@ -282,6 +285,8 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
                     head = head._replace(prefix_energy=tempered(head.prefix_energy, 1.0 / self.temperature))
                 return self.refinement.thinned(n_particles).best(base, energy, infos, plans, head)
             refinement = self.refinement.thinned(n_particles)
+            if self.compiled_sample is not None and generator is None and plans is None:
+                return self.compiled_sample(refinement, base, energy, self.temperature, infos)
             is_finite = type(self.energy) is QEnergy  # on the box, as long as the networks' parameters are
             return refinement.sample(base, energy, self.temperature, generator, infos, plans, head, is_finite)
 

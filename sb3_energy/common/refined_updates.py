@@ -1,5 +1,6 @@
 """What an algorithm with a refined policy adds to its updates: the entropy of what was refined, and what learns beside it."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSample
 
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.entropy_choice import choose_estimator
-from sb3_energy.common.guards import guarded_step
+from sb3_energy.common.guards import Records, guarded_step
 from sb3_energy.common.heads import HeadTraining, Lesson
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian, draw_proposals
 from sb3_energy.common.refinement_records import refinement_records
+from sb3_energy.deferred import require
 from sb3_energy.energies import log_tanh_jacobian, tempered
 from sb3_energy.networks import FieldNetwork
 from sb3_energy.registry import resolve
@@ -72,7 +74,7 @@ class RefinedUpdates(OffPolicyAlgorithm):
         self,
         obs: PyTorchObs,
         base_log_prob: th.Tensor,
-        records: dict[str, list[float]],
+        records: Records,
         base: Gaussian | None = None,
         energy: EnergyFn | None = None,
     ) -> th.Tensor:
@@ -84,19 +86,15 @@ class RefinedUpdates(OffPolicyAlgorithm):
             reverse,
         )
         found = self._estimator.estimate(context)
-        if not th.isfinite(found.log_prob).all():
-            raise FloatingPointError(
-                f"the entropy by {type(self._estimator).__name__} is not finite; try a lower learning_rate, "
-                "entropy_estimator='soft_value', or backbone='layer_norm'"
-            )
+        require(th.isfinite(found.log_prob).all(), partial(_entropy_error, type(self._estimator).__name__))
         for name, values in (found.records or {}).items():
-            records[name].append(values.mean().item())
+            records[name].append(values.mean())
         if found.loss is not None and self.reverse_drift is not None:
             with th.enable_grad():
                 guarded_step(self.reverse_drift.optimizer, found.loss, "reverse_loss", records)  # type: ignore[arg-type]
         return found.log_prob
 
-    def _update_head(self, batch: ReplayBufferSamples, records: dict[str, list[float]]) -> None:
+    def _update_head(self, batch: ReplayBufferSamples, records: Records) -> None:
         head, policy = self.policy.head, self.policy
         if head is None or not hasattr(head, "optimizer"):  # of one coordinate there is no prefix
             return
@@ -133,7 +131,8 @@ class RefinedUpdates(OffPolicyAlgorithm):
         """Write the log, as SB3 does. What the refinement of one of the last updates did is worked out here."""
         if self._looked_at is not None:
             for name, value in refinement_records(*self._looked_at).items():
-                self.logger.record(f"train/{name}", value)
+                if math.isfinite(value.item()):  # there may have been nothing to be said
+                    self.logger.record(f"train/{name}", value.item())
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
@@ -147,6 +146,13 @@ class RefinedUpdates(OffPolicyAlgorithm):
         if self.reverse_drift is not None:
             state_dicts += ["reverse_drift", "reverse_drift.optimizer"]
         return state_dicts, tensors
+
+
+def _entropy_error(estimator: str) -> FloatingPointError:
+    return FloatingPointError(
+        f"the entropy by {estimator} is not finite; try a lower learning_rate, "
+        "entropy_estimator='soft_value', or backbone='layer_norm'"
+    )
 
 
 def _reverse(network: FieldNetwork, features: th.Tensor, x: th.Tensor, remaining: float) -> th.Tensor:

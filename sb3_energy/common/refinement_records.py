@@ -5,7 +5,7 @@ import torch as th
 from sb3_energy.types import RefinerInfo
 
 
-def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str, float]:
+def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str, th.Tensor]:
     """
     What a refinement did, in means over observations, for the logger.
 
@@ -14,19 +14,23 @@ def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str
     :return: ``refiner_displacement``, the length of the way; ``refiner_acceptance``, the mean over steps;
         ``refiner_effective_sample_size``, the mean over resamplings, where there was one; ``refiner_energy_drop``, by how
         much the target's energy is lower after the last step than before the first, over observations whose particles
-        never entered what is forbidden; and ``refined_at_edge``, the part of the actions' coordinates beyond .99
+        never entered what is forbidden (NaN if there is none); and ``refined_at_edge``, the part of the actions' coordinates
+        beyond .99. Scalars
     """
-    records = {"refined_at_edge": (actions.abs() > 0.99).float().mean().item()}
+    records = {"refined_at_edge": (actions.abs() > 0.99).float().mean()}
     if infos:
-        records["refiner_displacement"] = sum(info.displacement.mean().item() for info in infos)
-        records["refiner_acceptance"] = sum(info.acceptance.mean().item() for info in infos) / len(infos)
-    sizes = [info.effective_sample_size.mean().item() for info in infos if info.effective_sample_size is not None]
+        records["refiner_displacement"] = _sum_of_means([info.displacement for info in infos])
+        records["refiner_acceptance"] = _sum_of_means([info.acceptance for info in infos]) / len(infos)
+    sizes = [info.effective_sample_size for info in infos if info.effective_sample_size is not None]
     if sizes:
-        records["refiner_effective_sample_size"] = sum(sizes) / len(sizes)
+        records["refiner_effective_sample_size"] = _sum_of_means(sizes) / len(sizes)
     drops = [info.energy_drop for info in infos if info.energy_drop is not None]
     if drops:
         drop = th.stack(drops).sum(dim=0)
-        finite = drop[th.isfinite(drop)]  # an infinite energy at one particle must not hide what the others did
-        if len(finite) > 0:
-            records["refiner_energy_drop"] = finite.mean().item()
+        finite = th.isfinite(drop)  # an infinite energy at one particle must not hide what the others did
+        records["refiner_energy_drop"] = th.where(finite, drop, 0.0).sum() / finite.sum()
     return records
+
+
+def _sum_of_means(parts: list[th.Tensor]) -> th.Tensor:
+    return th.stack([part.mean() for part in parts]).double().sum()

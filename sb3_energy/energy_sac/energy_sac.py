@@ -1,5 +1,6 @@
 """SAC whose actions are refined by its critic."""
 
+import math
 from collections import defaultdict
 from typing import Any, ClassVar, TypeVar
 
@@ -12,9 +13,10 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from stable_baselines3.common.utils import polyak_update
 
 from sb3_energy.common.actors import BackboneActor, Draw
+from sb3_energy.common.capture import CapturableUpdates
 from sb3_energy.common.collection import TrackedCollection
 from sb3_energy.common.critics import EnsembleCritic
-from sb3_energy.common.guards import guarded_step
+from sb3_energy.common.guards import ENTROPY, READ_EVERY, Records, as_floats, guarded_step
 from sb3_energy.common.lean_updates import LeanUpdates
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
@@ -30,7 +32,7 @@ from sb3_energy.types import EntropyEstimator, RefinerInfo
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
 
 
-class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
+class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
     """
     Soft Actor-Critic with actions refined toward the Gibbs distribution ``exp(Q / α)`` of its own critic.
 
@@ -58,6 +60,8 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
     :param update: ``"lean"``, or ``"reference"``: the arithmetic of SB3's own update, which takes twice as long
     :param fast_matmul: whether 32-bit matrices are multiplied by oneDNN in updates on a CPU; ``None``: if it is found to be as
         exact and faster when the model is made, and the update is lean
+    :param capture: ``"cuda_graph"``: on a GPU, each update is recorded once for each batch size and then replayed;
+        ``"compile"``: refinements go through ``torch.compile``, on any device; ``None``: neither
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param kwargs: all of SAC's keyword arguments
     :raises ValueError: if a name or a number is not one of those that are accepted
@@ -88,6 +92,7 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
         head_training_kwargs: dict[str, Any] | None = None,
         update: str = "lean",
         fast_matmul: bool | None = None,
+        capture: str | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
@@ -100,6 +105,7 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
         self.head_training_kwargs = head_training_kwargs
         self.update = update
         self.fast_matmul = fast_matmul
+        self.capture = capture
         if isinstance(policy, type) and not issubclass(policy, RefinedPolicy):
             raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[misc]
@@ -151,54 +157,62 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
         :raises FloatingPointError: if a loss or an energy is not finite
         """
         self.policy.set_training_mode(True)
-        optimizers = [self.actor.optimizer, self.critic.optimizer, *self._head_optimizers()]
-        if self.ent_coef_optimizer is not None:
-            optimizers += [self.ent_coef_optimizer]
+        optimizers = self._optimizers()
         self._fuse(optimizers)
         can_be = self._is_lean and self.distillation_coef == 0.0
         self._by_hand = UpdateByHand.of(self.actor, self.critic) if can_be else None
         self._update_learning_rate(optimizers)
-        records: dict[str, list[float]] = defaultdict(list)
+        records: Records = defaultdict(list)
         with self._matmul(batch_size):
             for gradient_step in range(gradient_steps):
-                self._looks = (self._n_updates + gradient_step) % LOOK_EVERY == 0
-                batch = self._sample(batch_size)
-                self.policy.update_normalization(batch.observations)
-                if self.use_sde:
-                    self.actor.reset_noise()
-                self._sync_temperature()
-                draw, next_draw = (self._by_hand or self.actor).draw(batch.observations, batch.next_observations)
-                ent_coef = self._update_temperature(batch.observations, draw.log_prob, records)
-                self._update_critic(batch, next_draw, ent_coef, records)
-                self._update_actor(batch.observations, draw, ent_coef, records)
-                self._update_head(batch, records)
+                # What is recorded once has to look whenever it is replayed
+                self._looks = self._captured is not None or (self._n_updates + gradient_step) % LOOK_EVERY == 0
+                self._run_update(self._sample(batch_size), records)
                 if gradient_step % self.target_update_interval == 0:
                     self._update_target()
+                if gradient_step % READ_EVERY == READ_EVERY - 1:
+                    records.update(as_floats(records))
         self._by_hand = None
         self._n_updates += gradient_steps
         self._sync_temperature()
-        self._record(records)
+        found = as_floats(records)
+        self._entropy = found.pop(ENTROPY, [self._entropy])[-1]
+        self._record(found)
 
-    def _update_temperature(self, obs: PyTorchObs, log_prob: th.Tensor, records: dict[str, list[float]]) -> th.Tensor:
+    def _update(self, batch: ReplayBufferSamples, records: Records) -> None:
+        # Where it is captured, nothing in here may make the host wait for the device
+        self.policy.update_normalization(batch.observations)
+        if self.use_sde:
+            self.actor.reset_noise()
+        self._sync_temperature()
+        draw, next_draw = (self._by_hand or self.actor).draw(batch.observations, batch.next_observations)
+        ent_coef = self._update_temperature(batch.observations, draw.log_prob, records)
+        self._update_critic(batch, next_draw, ent_coef, records)
+        self._update_actor(batch.observations, draw, ent_coef, records)
+        self._update_head(batch, records)
+
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        found = [self.actor.optimizer, self.critic.optimizer, *self._head_optimizers()]
+        return found if self.ent_coef_optimizer is None else [*found, self.ent_coef_optimizer]
+
+    def _update_temperature(self, obs: PyTorchObs, log_prob: th.Tensor, records: Records) -> th.Tensor:
         if self.ent_coef_optimizer is None or self.log_ent_coef is None:
-            self._entropy = -log_prob.mean().item()
-            records["ent_coef"].append(self.ent_coef_tensor.item())
+            records[ENTROPY].append(-log_prob.detach().mean())
+            records["ent_coef"].append(self.ent_coef_tensor)
             return self.ent_coef_tensor
         # Detached, so that no other loss changes it, see https://github.com/rail-berkeley/softlearning/issues/60
         ent_coef = th.exp(self.log_ent_coef.detach())
         with th.no_grad():
             estimate = self._entropy_estimate(obs, log_prob.detach(), records)
-        self._entropy = -estimate.mean().item()
+        records[ENTROPY].append(-estimate.mean())
         assert isinstance(self.target_entropy, float)
         temperature = temperature_loss_by_hand if self._is_lean else temperature_loss
         loss = temperature(self.log_ent_coef, estimate, self.target_entropy)
         guarded_step(self.ent_coef_optimizer, loss, "ent_coef_loss", records)
-        records["ent_coef"].append(ent_coef.item())
+        records["ent_coef"].append(ent_coef)
         return ent_coef
 
-    def _update_critic(
-        self, batch: ReplayBufferSamples, next_draw: Draw, ent_coef: th.Tensor, records: dict[str, list[float]]
-    ) -> None:
+    def _update_critic(self, batch: ReplayBufferSamples, next_draw: Draw, ent_coef: th.Tensor, records: Records) -> None:
         # For n-step replay, discount factor is gamma**n_steps (when no early termination)
         discounts = batch.discounts if batch.discounts is not None else self.gamma
         with th.no_grad():
@@ -210,9 +224,7 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
         )
         guarded_step(self.critic.optimizer, loss, "critic_loss", records)
 
-    def _next_actions(
-        self, next_obs: PyTorchObs, next_draw: Draw, records: dict[str, list[float]]
-    ) -> tuple[th.Tensor, th.Tensor]:
+    def _next_actions(self, next_obs: PyTorchObs, next_draw: Draw, records: Records) -> tuple[th.Tensor, th.Tensor]:
         if not self.refine_target or self.policy.refinement.is_identity:
             return next_draw.actions, next_draw.log_prob
         infos: list[RefinerInfo] | None = [] if self._looks else None
@@ -225,14 +237,14 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
             self._looked_at = (infos, next_actions)
         return next_actions, next_log_prob
 
-    def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: dict[str, list[float]]) -> None:
+    def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: Records) -> None:
         if self._by_hand:
             loss = self._by_hand.actor_loss(obs, draw, ent_coef)
         else:
             loss = actor_loss(draw.log_prob, self.critic.policy_values(obs, draw.actions), ent_coef)
         if self.distillation_coef > 0.0:
             distillation = self._distillation_loss(obs, ent_coef)
-            records["distillation_loss"].append(distillation.item())
+            records["distillation_loss"].append(distillation.detach())
             loss = loss + self.distillation_coef * distillation
         guarded_step(self.actor.optimizer, loss, "actor_loss", records)
 
@@ -257,7 +269,9 @@ class EnergySAC(LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgori
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/fast_matmul", float(self._uses_fast_matmul), exclude="tensorboard")
         for name, values in records.items():
-            self.logger.record(f"train/{name}", np.mean(values) if len(values) > 1 else values[0])
+            known = [value for value in values if not math.isnan(value)]  # an update in which there was nothing to be said
+            if known:
+                self.logger.record(f"train/{name}", np.mean(known))
         self._record_returns()
 
     def learn(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch as th
 
+from sb3_energy.deferred import require
 from sb3_energy.entropy.kernels import KernelRefiner, gaussian_log_prob
 from sb3_energy.types import EntropyContext, EntropyEstimate, Tick
 
@@ -54,13 +55,16 @@ class MixtureEntropy:
         of_others = [kernels.masked_fill(own, -th.inf).logsumexp(dim=2) for kernels in (log_kernels, log_wide)]
         others = th.logaddexp(*of_others) - math.log(2.0 * (m - 1.0)) - log_jacobian
         lower, upper = -inclusive.mean(dim=1), -others.mean(dim=1)
-        if not th.isfinite(upper).all():
-            raise FloatingPointError(
-                "entropy_estimator='mixture' found chains that end where no other does: its upper bound is not finite; "
-                "try more n_chains, a larger step_size, or entropy_estimator='soft_value'"
-            )
+        require(th.isfinite(upper).all(), _alone_error)
         middle = -0.5 * (lower + upper).unsqueeze(1)
         return EntropyEstimate(middle, dict(entropy_lower=lower, entropy_upper=upper))
+
+
+def _alone_error() -> FloatingPointError:
+    return FloatingPointError(
+        "entropy_estimator='mixture' found chains that end where no other does: its upper bound is not finite; "
+        "try more n_chains, a larger step_size, or entropy_estimator='soft_value'"
+    )
 
 
 def _spread_of_others(x: th.Tensor) -> th.Tensor:

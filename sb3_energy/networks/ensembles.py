@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_energy.deferred import is_host
 from sb3_energy.matmul import MatmulPrecision, prefers_mkl
 from sb3_energy.networks.layer_rules import Tape
 from sb3_energy.networks.stacks import Stack
@@ -137,7 +138,8 @@ class _Member:
 
     def backward_where(self, dy: th.Tensor, tape: Tape) -> th.Tensor:
         """The same, computed for the rows alone in which there is something to send back."""
-        if dy.device.type != "cpu" or len(dy) < FEWEST_TO_GATHER:
+        # Which rows these are is not known to who compiles or sends the work to a GPU
+        if len(dy) < FEWEST_TO_GATHER or not is_host(dy) or th.compiler.is_compiling():
             return self.backward(dy, tape)
         silent = dy[:, 0] == 0.0
         # Few different numbers of rows: the matrix library prepares, and keeps, code for each that it meets

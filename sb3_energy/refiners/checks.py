@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch as th
 
+from sb3_energy.deferred import require
 from sb3_energy.types import Refiner, Tick
 
 
@@ -88,11 +90,19 @@ def refuse_diverged(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) ->
     :param diverged: ``(B, ...)`` what has left the numbers
     :raises FloatingPointError: if anything has, with a sentence that says where and what to try
     """
-    if not diverged.any():
-        return
+    require(~diverged.any(), partial(diverged_error, refiner, tick, diverged))
+
+
+def diverged_error(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) -> FloatingPointError:
+    """
+    :param refiner: which one was at work
+    :param tick: at which step, ``None`` before the first one
+    :param diverged: ``(B, ...)`` what has left the numbers
+    :return: a sentence that says where and what to try
+    """
     step = "before the first step" if tick is None else f"at step {tick.step + 1} of {tick.n_steps}"
     observation = int(diverged.reshape(len(diverged), -1).any(dim=1).nonzero()[0])
-    raise FloatingPointError(
+    return FloatingPointError(
         f"a non-finite energy appeared {step} while {type(refiner).__name__} refined the actions of observation "
         f"{observation} of a batch of {len(diverged)}; try a lower learning_rate, a smaller step_size, "
         "or backbone='layer_norm'"

@@ -1,8 +1,11 @@
 """The loop around a refiner, and what is done with its particles."""
 
+from functools import partial
+
 import torch as th
 
-from sb3_energy.refiners.checks import refuse_diverged
+from sb3_energy.deferred import active_checks, is_host, require
+from sb3_energy.refiners.checks import diverged_error
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
 
 
@@ -121,9 +124,12 @@ def refuse_lost(refiner: Refiner, trail: list[th.Tensor]) -> None:
     :raises FloatingPointError: if an observation is lost at the last step, with a sentence that says since when
     """
     # Who is lost stays lost: the last step tells that something is, and only then are the others asked when it happened.
-    if is_lost(trail[-1]).any():
-        first = next(k for k, energies in enumerate(trail) if is_lost(energies).any())
-        refuse_diverged(refiner, Tick(first - 1, len(trail) - 1) if first > 0 else None, is_lost(trail[first]))
+    require(~is_lost(trail[-1]).any(), partial(_lost_error, refiner, trail))
+
+
+def _lost_error(refiner: Refiner, trail: list[th.Tensor]) -> FloatingPointError:
+    first = next(k for k, energies in enumerate(trail) if is_lost(energies).any())
+    return diverged_error(refiner, Tick(first - 1, len(trail) - 1) if first > 0 else None, is_lost(trail[first]))
 
 
 def is_lost(energies: th.Tensor) -> th.Tensor:
@@ -162,8 +168,30 @@ def importance_resample(
     :return: ``(B, n_particles, *E)`` and the indices ``(B, n_particles)``
     :raises FloatingPointError: if a weight is not a number or infinite, or all of an observation are zero
     """
-    index = th.multinomial(_probabilities(log_weights), n_particles, replacement=True, generator=generator)
+    index = draw_indices(_probabilities(log_weights), n_particles, generator)
     return _taken(particles, index), index
+
+
+def draw_indices(probabilities: th.Tensor, n: int, generator: th.Generator | None = None) -> th.Tensor:
+    """
+    Draws with replacement: ``torch.multinomial`` on the CPU. On a GPU that waits for the device to look at the probabilities,
+    so that there the uniform distribution is sent through the inverse of theirs.
+
+    :param probabilities: ``(B, N)``
+    :param n: how many for each row
+    :param generator: source of the noise (``None``: torch's global one)
+    :return: ``(B, n)``
+    """
+    if is_host(probabilities):
+        if active_checks() is not None:  # what is no number is refused, later: until then it must not matter
+            probabilities = probabilities.nan_to_num(nan=1.0)
+        return th.multinomial(probabilities, n, replacement=True, generator=generator)
+    cumulative = probabilities.cumsum(dim=1)
+    shape = (len(probabilities), n)
+    levels = th.rand(shape, generator=generator, device=probabilities.device, dtype=probabilities.dtype)
+    # From the right: a level of 0 must not take a particle without weight
+    index = th.searchsorted(cumulative, levels * cumulative[:, -1:], right=True)
+    return index.clamp(max=probabilities.shape[1] - 1)
 
 
 def systematic_resample(particles: th.Tensor, log_weights: th.Tensor, n_particles: int) -> tuple[th.Tensor, th.Tensor]:
@@ -185,11 +213,14 @@ def systematic_resample(particles: th.Tensor, log_weights: th.Tensor, n_particle
 
 
 def _probabilities(log_weights: th.Tensor) -> th.Tensor:
-    if not th.isfinite(log_weights.amax(dim=1)).all():  # the maximum of anything and NaN is NaN
-        raise FloatingPointError(
-            "a non-finite energy appeared at the particles to be resampled; try a lower learning_rate or backbone='layer_norm'"
-        )
+    require(th.isfinite(log_weights.amax(dim=1)).all(), _resampling_error)  # the maximum of anything and NaN is NaN
     return log_weights.softmax(dim=1)
+
+
+def _resampling_error() -> FloatingPointError:
+    return FloatingPointError(
+        "a non-finite energy appeared at the particles to be resampled; try a lower learning_rate or backbone='layer_norm'"
+    )
 
 
 def _taken(particles: th.Tensor, index: th.Tensor) -> th.Tensor:

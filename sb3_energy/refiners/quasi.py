@@ -1,6 +1,6 @@
 """Fixed points that are spread like a Gaussian: noise for those who may not roll dice."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch as th
 
@@ -12,6 +12,12 @@ def _sobol_normal(n: int, dimension: int) -> th.Tensor:
     return th.special.ndtri(points).float()
 
 
+@cache
+def _placed_normal(n: int, dimension: int, device: th.device, dtype: th.dtype) -> th.Tensor:
+    # Kept where they are used, and for good: a copy makes the host wait for a GPU, and a CUDA graph reads them where they are
+    return _sobol_normal(n, dimension).to(device=device, dtype=dtype)
+
+
 def normal_quantiles(n: int, like: th.Tensor) -> th.Tensor:
     """
     Low-discrepancy points of a standard normal distribution; the first one is its mean.
@@ -21,5 +27,5 @@ def normal_quantiles(n: int, like: th.Tensor) -> th.Tensor:
     :param like: ``(B, *E)``, for the event's shape, the device and the type
     :return: ``(1, n, *E)``, always the same
     """
-    points = _sobol_normal(n, like[0].numel()).to(device=like.device, dtype=like.dtype)
+    points = _placed_normal(n, like[0].numel(), like.device, like.dtype)
     return points.reshape(1, n, *like.shape[1:])
