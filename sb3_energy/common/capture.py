@@ -66,7 +66,8 @@ class CapturableUpdates(LeanUpdates, OffPolicyAlgorithm):
         if self.use_sde:
             raise ValueError(f"{needs} use_sde=False, got True")
         if any(type(self._estimator) is ENTROPY_ESTIMATORS[name] for name in WAITING_ESTIMATORS):
-            raise ValueError(f"{needs} an entropy_estimator that is none of {list(WAITING_ESTIMATORS)}, got one of them")
+            got = type(self._estimator).__name__
+            raise ValueError(f"{needs} an entropy_estimator that is none of {list(WAITING_ESTIMATORS)}, got {got}")
         if self.policy.actor.stack() is None:  # SB3's looks at numbers
             raise ValueError(f"{needs} an actor of known layers, got activation_fn={self.policy.activation_fn.__name__}")
         self._check_adam(needs)

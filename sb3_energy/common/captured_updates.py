@@ -18,6 +18,20 @@ when it is first used must be there."""
 UpdateFn = Callable[[ReplayBufferSamples, Records], None]
 
 
+class Outcome(NamedTuple):
+    """
+    What an update that is recorded leaves.
+
+    :param report: the flags of its checks, then its records, as 64-bit numbers
+    :param checks: which make the errors
+    :param names: of the records
+    """
+
+    report: th.Tensor
+    checks: Checks
+    names: list[str]
+
+
 class Recorder(Protocol):
     """Runs work so that it can be replayed."""
 
@@ -25,7 +39,7 @@ class Recorder(Protocol):
         """Run it where it will be recorded."""
         ...
 
-    def record(self, work: Callable[[], th.Tensor]) -> tuple[th.Tensor, Callable[[], None]]:
+    def record(self, work: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
         """Where its result will be, and what makes it be there. The work itself is not done."""
         ...
 
@@ -45,22 +59,20 @@ class CudaGraphs:
             work()
         th.cuda.current_stream().wait_stream(self._stream)
 
-    def record(self, work: Callable[[], th.Tensor]) -> tuple[th.Tensor, Callable[[], None]]:
+    def record(self, work: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
         """
         :param work: must not wait for the device; noise from its default generator is new in each replay
         :return: where its result will be, and what replays it
         """
         graph = th.cuda.CUDAGraph()
         with th.cuda.graph(graph, stream=self._stream):
-            result = work()
-        return result, graph.replay
+            outcome = work()
+        return outcome, graph.replay
 
 
 class _Recording(NamedTuple):
     batch: ReplayBufferSamples  # what is replayed reads its transitions there
-    checks: Checks
-    names: list[str]  # of the records
-    report: th.Tensor  # flags of the checks, then the records
+    outcome: Outcome
     replay: Callable[[], None]
 
 
@@ -115,10 +127,11 @@ class CapturedUpdates:
         for static, part in zip(_tensors(recording.batch), _tensors(batch), strict=True):
             static.copy_(part)
         recording.replay()
-        numbers = recording.report.tolist()  # here the host waits
-        n_checks = len(numbers) - len(recording.names)
-        recording.checks.raise_first([number == 1.0 for number in numbers[:n_checks]])
-        for name, number in zip(recording.names, numbers[n_checks:], strict=True):
+        report, checks, names = recording.outcome
+        numbers = report.tolist()  # here the host waits
+        n_checks = len(numbers) - len(names)
+        checks.raise_first([number == 1.0 for number in numbers[:n_checks]])
+        for name, number in zip(names, numbers[n_checks:], strict=True):
             records[name].append(number)
 
     def _forget(self) -> None:
@@ -138,23 +151,22 @@ class CapturedUpdates:
         static = _map_tensors(batch, th.clone)
         for optimizer in self._optimizers():  # gradients are then made in the graph's own memory
             optimizer.zero_grad(set_to_none=True)
-        checks, names = Checks(), list[str]()
 
-        def work() -> th.Tensor:
+        def work() -> Outcome:
             records: Records = defaultdict(list)
-            with deferred(checks), capturable(groups, self._rates):
+            with deferred() as checks, capturable(groups, self._rates):
                 self._update(static, records)
-            names.extend(name for name, values in records.items() for _ in values)
-            numbers = [value for values in records.values() for value in values]
-            return th.cat([checks.flags().double(), th.stack([_scalar(value) for value in numbers])])
+            flat = [(name, _scalar(value)) for name, values in records.items() for value in values]
+            numbers = [*checks.flags().double().unbind(), *(number for _, number in flat)]
+            return Outcome(th.stack(numbers), checks, [name for name, _ in flat])
 
         try:
-            report, replay = self._recorder.record(work)
+            outcome, replay = self._recorder.record(work)
         except RuntimeError as error:
             raise RuntimeError(
                 f"capture='cuda_graph' could not record this update, and capture=None is slower but will do: {error}"
             ) from error
-        return _Recording(static, checks, names, report, replay)
+        return _Recording(static, outcome, replay)
 
     def _fill_rates(self, groups: list[dict[str, Any]]) -> None:
         if len(self._rates) != len(groups):

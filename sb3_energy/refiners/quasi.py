@@ -1,6 +1,6 @@
 """Fixed points that are spread like a Gaussian: noise for those who may not roll dice."""
 
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import torch as th
 
@@ -12,10 +12,16 @@ def _sobol_normal(n: int, dimension: int) -> th.Tensor:
     return th.special.ndtri(points).float()
 
 
-@cache
+_PLACED: dict[tuple[int, int, th.device, th.dtype], th.Tensor] = {}
+
+
+@th.compiler.assume_constant_result
 def _placed_normal(n: int, dimension: int, device: th.device, dtype: th.dtype) -> th.Tensor:
     # Kept where they are used, and for good: a copy makes the host wait for a GPU, and a CUDA graph reads them where they are
-    return _sobol_normal(n, dimension).to(device=device, dtype=dtype)
+    key = (n, dimension, device, dtype)
+    if key not in _PLACED:
+        _PLACED[key] = _sobol_normal(n, dimension).to(device=device, dtype=dtype)
+    return _PLACED[key]
 
 
 def normal_quantiles(n: int, like: th.Tensor) -> th.Tensor:
