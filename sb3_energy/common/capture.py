@@ -51,7 +51,7 @@ class CapturableUpdates(LeanUpdates, OffPolicyAlgorithm):
         if self.capture == "compile":
             self.policy.compiled_sample = CompiledSample()
         if self.capture == "cuda_graph":
-            self._captured = CapturedUpdates(self._update, self._optimizers, self._dependencies, CudaGraphs())
+            self._captured = CapturedUpdates(self._update, self._optimizers, self._dependencies, CudaGraphs(self.device))
 
     def _check_capture(self) -> None:
         needs, refiner = f"capture={self.capture!r} needs", self.policy.refinement.refiner

@@ -45,19 +45,24 @@ class Recorder(Protocol):
 
 
 class CudaGraphs:
-    """CUDA graphs, all of them warmed up and recorded on one side stream."""
+    """
+    CUDA graphs, all of them warmed up and recorded on one side stream.
 
-    def __init__(self) -> None:
-        self._stream = th.cuda.Stream()
+    :param device: of all tensors
+    """
+
+    def __init__(self, device: th.device) -> None:
+        self._device, self._stream = device, th.cuda.Stream(device)
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """
         :param work: what is to be recorded later; it is done
         """
-        self._stream.wait_stream(th.cuda.current_stream())
+        current = th.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
         with th.cuda.stream(self._stream):
             work()
-        th.cuda.current_stream().wait_stream(self._stream)
+        current.wait_stream(self._stream)
 
     def record(self, work: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
         """
@@ -65,7 +70,7 @@ class CudaGraphs:
         :return: where its result will be, and what replays it
         """
         graph = th.cuda.CUDAGraph()
-        with th.cuda.graph(graph, stream=self._stream):
+        with th.cuda.device(self._device), th.cuda.graph(graph, stream=self._stream):
             outcome = work()
         return outcome, graph.replay
 
