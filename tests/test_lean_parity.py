@@ -161,3 +161,17 @@ def test_buffers_that_are_left_to_sb3():
     spaces = (model.observation_space, model.action_space)
     assert not can_gather(Own(10, *spaces))
     assert not can_gather(ReplayBuffer(10, *spaces, optimize_memory_usage=True, handle_timeout_termination=False))
+
+
+def test_steps_are_counted_where_fused_adam_looks_for_them():
+    """Adam that is not fused counts them on the CPU, and a model on a GPU may have been saved by such a one."""
+    parameter = th.nn.Parameter(th.ones(3, device="meta"))
+    optimizer = th.optim.Adam([parameter])
+    optimizer.state[parameter]["step"] = th.tensor(7.0)
+    model = trained(EnergySAC, 0, PLAIN | dict(net_arch=[8]))
+    model._fuse([optimizer])
+    assert optimizer.state[parameter]["step"].device == parameter.device and optimizer.param_groups[0]["fused"]
+    model.train(1, BATCH)
+    steps = [state["step"] for state in model.actor.optimizer.state.values()]
+    model._fuse([model.actor.optimizer])
+    assert all(state["step"] is step for state, step in zip(model.actor.optimizer.state.values(), steps, strict=True))
