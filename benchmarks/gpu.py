@@ -68,18 +68,9 @@ class Variant:
         if self.steps is not None:
             policy_kwargs |= dict(refiner="none") if self.steps == 0 else dict(refiner_steps=self.steps)
             kwargs |= dict(capture=self.capture, refine_target=self.steps > 0, refine_exploration=False)
-        buffer_class = DeviceReplayBuffer if self.device_buffer else None
-        model = (SAC if self.steps is None else EnergySAC)(
-            "MlpPolicy",
-            Noise(),
-            learning_starts=1000,
-            buffer_size=1000,
-            replay_buffer_class=buffer_class,
-            device=device,
-            seed=0,
-            policy_kwargs=policy_kwargs,
-            **kwargs,
-        )
+        kwargs |= dict(replay_buffer_class=DeviceReplayBuffer if self.device_buffer else None, policy_kwargs=policy_kwargs)
+        algorithm = SAC if self.steps is None else EnergySAC
+        model = algorithm("MlpPolicy", Noise(), learning_starts=1000, buffer_size=1000, device=device, seed=0, **kwargs)
         self.model = model.learn(300)
 
     def updates(self, n: int, batch_size: int) -> None:
