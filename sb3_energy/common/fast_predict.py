@@ -109,6 +109,15 @@ class FastPredict(SACPolicy):
         finally:
             self.fast_predict = before
 
+    @contextmanager
+    def unrefined(self) -> Iterator[None]:
+        """Within this context ``predict`` gives the Gaussian actor's own actions."""
+        before, self._refines = self._refines, False
+        try:
+            yield
+        finally:
+            self._refines = before
+
     def q_values(self, observation: np.ndarray | dict[str, np.ndarray], scaled_actions: np.ndarray) -> np.ndarray:
         """
         What the critic says of actions, by the value that the actor climbs.

@@ -1,7 +1,6 @@
 """A Gaussian policy whose actions are refined by an energy."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -294,12 +293,3 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
         if self.refinement.is_identity or not self._refines:
             return self.actor(observation, deterministic)
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))
-
-    @contextmanager
-    def unrefined(self) -> Iterator[None]:
-        """Within this context ``predict`` gives the Gaussian actor's own actions."""
-        before, self._refines = self._refines, False
-        try:
-            yield
-        finally:
-            self._refines = before

@@ -157,11 +157,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         :raises FloatingPointError: if a loss or an energy is not finite
         """
         self.policy.set_training_mode(True)
-        optimizers = self._optimizers()
-        self._fuse(optimizers)
-        can_be = self._is_lean and self.distillation_coef == 0.0
-        self._by_hand = UpdateByHand.of(self.actor, self.critic) if can_be else None
-        self._update_learning_rate(optimizers)
+        self._begin_updates()
         records: Records = defaultdict(list)
         with self._matmul(batch_size):
             for gradient_step in range(gradient_steps):
@@ -178,6 +174,13 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         found = as_floats(records)
         self._entropy = found.pop(ENTROPY, [self._entropy])[-1]
         self._record(found)
+
+    def _begin_updates(self) -> None:
+        optimizers = self._optimizers()
+        self._fuse(optimizers)
+        self._update_learning_rate(optimizers)
+        can_be = self._is_lean and self.distillation_coef == 0.0
+        self._by_hand = UpdateByHand.of(self.actor, self.critic) if can_be else None
 
     def _update(self, batch: ReplayBufferSamples, records: Records) -> None:
         # Where it is captured, nothing in here may make the host wait for the device

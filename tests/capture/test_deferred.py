@@ -155,6 +155,7 @@ def test_the_same_error_later_and_nothing_changed(monkeypatch, refiner, where, o
     model = small(refine_target=refiner != "none", policy_kwargs=dict(refiner=refiner))
     model.train(2, 32)
     poison(model, where)
+    model._begin_updates()
     batch, state = model.replay_buffer.sample(32), th.get_rng_state()
     before = [tensor.clone() for tensor in model.policy.parameters()]
     with pytest.raises(FloatingPointError) as at_once:

@@ -117,7 +117,7 @@ def to_meta(model):
 def update(model, batch):
     """What is captured: a step whose optimisers are as captured updates have them."""
     records = defaultdict(list)
-    model._fuse(model._optimizers())
+    model._begin_updates()
     with deferred.deferred() as checks:
         model._update(batch, records)
     return records, checks

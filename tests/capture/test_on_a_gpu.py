@@ -96,6 +96,7 @@ def test_replays_have_noise_of_their_own(name):
 def test_no_update_waits(name):
     model = model_of(None, **SETTINGS[name])
     model.train(2, 64)
+    model._begin_updates()
     batch, records = model.replay_buffer.sample(64), defaultdict(list)
     th.cuda.synchronize()
     th.cuda.set_sync_debug_mode("error")
