@@ -22,7 +22,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from sb3_energy.common.actors import BackboneActor, Draw
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.proposals import Gaussian
-from sb3_energy.networks import Stack
+from sb3_energy.networks import InGrad, Stack
 
 
 def temperature_loss_by_hand(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
@@ -94,7 +94,8 @@ class UpdateByHand:
         padded = slope + self.actor.action_dist.epsilon
         log_prob = -(0.5 * noise.square() + (log_std + padded.log()) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)
         self._tape = _ActorTape([kept[:n] for kept in layers], unclamped[:n] == log_std[:n], noise[:n], slope[:n], padded[:n])
-        first, second = (Draw(actions[k], log_prob[k], Gaussian(mean[k], std[k])) for k in (slice(0, n), slice(n, None)))
+        parts = zip(*(part.split(n) for part in (actions, log_prob, mean, std)), strict=True)
+        first, second = (Draw(a, density, Gaussian(mu, sigma)) for a, density, mu, sigma in parts)
         return first, second
 
     @th.no_grad()
@@ -111,7 +112,7 @@ class UpdateByHand:
             layers: list[th.Tensor] = []
             error = stack.forward(inputs, layers).sub_(targets)
             loss += 0.5 * error.square().mean()
-            _backward(stack, error / len(error), layers)
+            stack.backward(error / len(error), layers, InGrad(), wants_dx=False)
         return loss
 
     @th.no_grad()
@@ -127,13 +128,6 @@ class UpdateByHand:
         q_values, gradients = self.critic.policy_value_and_gradient(self.critic.encode(obs), draw.actions)
         d_latent = (2.0 * ent_coef * draw.actions / padded - gradients) * slope / len(slope)
         d_log_std = (d_latent * draw.base.std * noise - ent_coef / len(slope)) * is_free
-        _backward(self.actor_stack, th.cat([d_latent, d_log_std], dim=1), layers)
+        self.actor_stack.backward(th.cat([d_latent, d_log_std], dim=1), layers, InGrad(), wants_dx=False)
         self._tape = None
         return (ent_coef * draw.log_prob - q_values).mean()
-
-
-def _backward(stack: Stack, dy: th.Tensor, layers: list[th.Tensor]) -> None:
-    gradients: list[th.Tensor] = []
-    stack.backward(dy, layers, gradients, wants_dx=False)
-    for parameter, gradient in zip(stack.parameters(), reversed(gradients), strict=True):
-        parameter.grad = gradient

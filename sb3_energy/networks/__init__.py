@@ -3,6 +3,7 @@
 from sb3_energy.networks.arrays import ArrayNetwork
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.ensembles import BoundEnsemble, WeighFn
+from sb3_energy.networks.layer_rules import InGrad
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.prefix_energy import PrefixEnergies
@@ -16,6 +17,7 @@ __all__ = [
     "Backbone",
     "BoundEnsemble",
     "FieldNetwork",
+    "InGrad",
     "PrefixEnergies",
     "RunningNorm",
     "Stack",

@@ -14,7 +14,7 @@ for a weight, none for the observation, and none for a member of an ensemble tha
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch as th
 from torch import nn
@@ -27,6 +27,69 @@ Tape = list[th.Tensor]
 """What layers have kept, the last layer's on top. All of it has one row for each row of the input."""
 
 aten = th.ops.aten
+
+
+class Gradients(Protocol):
+    """Where derivatives of parameters go."""
+
+    def put(self, parameter: th.Tensor, gradient: th.Tensor) -> None:
+        """One that has been computed."""
+        ...
+
+    def put_product(self, parameter: th.Tensor, a: th.Tensor, b: th.Tensor) -> None:
+        """``a @ b``."""
+        ...
+
+
+class Collected:
+    """Derivatives for autograd, which wants them in the order of the parameters."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, th.Tensor] = {}
+
+    def put(self, parameter: th.Tensor, gradient: th.Tensor) -> None:
+        """
+        :param parameter: whose derivative it is
+        :param gradient: of the same shape
+        """
+        self._found[id(parameter)] = gradient
+
+    def put_product(self, parameter: th.Tensor, a: th.Tensor, b: th.Tensor) -> None:
+        """
+        :param parameter: whose derivative is ``a @ b``
+        :param a: matrix
+        :param b: matrix
+        """
+        self._found[id(parameter)] = a @ b
+
+    def of(self, parameters: Sequence[th.Tensor]) -> list[th.Tensor]:
+        """
+        :param parameters: in some order
+        :return: their derivatives, in the same order
+        """
+        return [self._found[id(parameter)] for parameter in parameters]
+
+
+class InGrad:
+    """Derivatives in the parameters' ``grad``, in the memory that it has already: to free and take so much costs time."""
+
+    def put(self, parameter: th.Tensor, gradient: th.Tensor) -> None:
+        """
+        :param parameter: whose derivative it is
+        :param gradient: of the same shape
+        """
+        parameter.grad = gradient
+
+    def put_product(self, parameter: th.Tensor, a: th.Tensor, b: th.Tensor) -> None:
+        """
+        :param parameter: whose derivative is ``a @ b``
+        :param a: matrix
+        :param b: matrix
+        """
+        if parameter.grad is None:
+            parameter.grad = a @ b
+        else:
+            th.mm(a, b, out=parameter.grad)
 
 
 @dataclass(frozen=True)
@@ -58,15 +121,18 @@ def _weight_and_bias(layer: nn.Module) -> tuple[th.Tensor, th.Tensor | None]:
     return parameters["weight"], parameters["bias"]  # type: ignore[return-value]
 
 
-def _linear_back(layer: nn.Linear, dy: th.Tensor, tape: Tape, grads: Tape | None, wants_dx: bool) -> th.Tensor | None:
+def _linear_back(layer: nn.Linear, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
     x, (weight, bias) = tape.pop(), _weight_and_bias(layer)
-    if weight.shape[0] == 1:  # outer products
-        if grads is not None:
-            grads += ([] if bias is None else [dy.sum(0)]) + [(dy * x).sum(0, keepdim=True)]
-        return dy * weight if wants_dx else None
     if grads is not None:
-        grads += ([] if bias is None else [dy.sum(0)]) + [dy.t() @ x]
-    return dy @ weight if wants_dx else None
+        if bias is not None:
+            grads.put(bias, dy.sum(0))
+        if weight.shape[0] == 1:
+            grads.put(weight, (dy * x).sum(0, keepdim=True))
+        else:
+            grads.put_product(weight, dy.t(), x)
+    if not wants_dx:
+        return None
+    return dy * weight if weight.shape[0] == 1 else dy @ weight  # an outer product is no matter for a library
 
 
 def _heads(heads: Heads, x: th.Tensor, tape: Tape) -> th.Tensor:
@@ -74,11 +140,13 @@ def _heads(heads: Heads, x: th.Tensor, tape: Tape) -> th.Tensor:
     return F.linear(x, th.cat([layer.weight for layer in heads.layers]), th.cat([layer.bias for layer in heads.layers]))
 
 
-def _heads_back(heads: Heads, dy: th.Tensor, tape: Tape, grads: Tape | None, wants_dx: bool) -> th.Tensor | None:
+def _heads_back(heads: Heads, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
     x = tape.pop()
     widths = [layer.out_features for layer in heads.layers]
     if grads is not None:
-        grads += reversed([*(dy.t() @ x).split(widths), *dy.sum(0).split(widths)])
+        for layer, weight, bias in zip(heads.layers, (dy.t() @ x).split(widths), dy.sum(0).split(widths), strict=True):
+            grads.put(layer.weight, weight)
+            grads.put(layer.bias, bias)
     return dy @ th.cat([layer.weight for layer in heads.layers]) if wants_dx else None
 
 
@@ -88,13 +156,17 @@ def _layer_norm(layer: nn.LayerNorm, x: th.Tensor, tape: Tape) -> th.Tensor:
     return y
 
 
-def _layer_norm_back(layer: nn.LayerNorm, dy: th.Tensor, tape: Tape, grads: Tape | None, wants_dx: bool) -> th.Tensor | None:
+def _layer_norm_back(
+    layer: nn.LayerNorm, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool
+) -> th.Tensor | None:
     rstd, mean, x = tape.pop(), tape.pop(), tape.pop()
     has_weight, has_bias = layer.weight is not None, layer.bias is not None
     wanted = [True, grads is not None and has_weight, grads is not None and has_bias]
     dx, dw, db = aten.native_layer_norm_backward(dy, x, layer.normalized_shape, mean, rstd, layer.weight, layer.bias, wanted)
-    if grads is not None:
-        grads += [grad for grad, there in ((db, has_bias), (dw, has_weight)) if there]
+    if wanted[1]:
+        grads.put(layer.weight, dw)  # type: ignore[union-attr]
+    if wanted[2]:
+        grads.put(layer.bias, db)  # type: ignore[union-attr]
     return dx
 
 
@@ -102,7 +174,7 @@ def _block(block: Any, x: th.Tensor, tape: Tape) -> th.Tensor:
     return x + forward_through(block.layers, x, tape)
 
 
-def _block_back(block: Any, dy: th.Tensor, tape: Tape, grads: Tape | None, wants_dx: bool) -> th.Tensor | None:
+def _block_back(block: Any, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
     inner = backward_through(block.layers, dy, tape, grads, True)
     assert inner is not None
     return dy + inner
@@ -115,7 +187,7 @@ def _relu(layer: nn.ReLU, x: th.Tensor, tape: Tape) -> th.Tensor:
     return y
 
 
-def _relu_back(layer: nn.ReLU, dy: th.Tensor, tape: Tape, grads: Tape | None, wants_dx: bool) -> th.Tensor | None:
+def _relu_back(layer: nn.ReLU, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
     return aten.threshold_backward(dy, tape.pop(), 0)
 
 
@@ -131,13 +203,13 @@ def _silu_back_in_place(dy: th.Tensor, tape: Tape) -> th.Tensor:
 class Rule:
     """
     :param forward: ``(layer, x, tape) -> y``
-    :param backward: ``(layer, dy, tape, grads, wants_dx) -> dx``, which appends the derivatives of the layer's parameters to
-        ``grads``, the last one first, unless that is ``None``
+    :param backward: ``(layer, dy, tape, grads, wants_dx) -> dx``, which puts the derivatives of the layer's parameters into
+        ``grads``, unless that is ``None``
     :param in_place: ``(dy, tape) -> dx`` in the place of ``dy``, for layers without parameters
     """
 
     forward: Callable[[Any, th.Tensor, Tape], th.Tensor]
-    backward: Callable[[Any, th.Tensor, Tape, Tape | None, bool], th.Tensor | None]
+    backward: Callable[[Any, th.Tensor, Tape, "Gradients | None", bool], th.Tensor | None]
     in_place: Callable[[th.Tensor, Tape], th.Tensor] | None = None
 
 
@@ -147,7 +219,7 @@ def _activation(derivative: Callable[[Any, th.Tensor, th.Tensor], th.Tensor], ke
         tape.append(y if keeps_output else x)
         return y
 
-    def backward(layer: nn.Module, dy: th.Tensor, tape: Tape, grads: Tape | None, wants_dx: bool) -> th.Tensor | None:
+    def backward(layer: nn.Module, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
         return derivative(layer, dy, tape.pop())
 
     return Rule(forward, backward)
@@ -189,12 +261,14 @@ def forward_through(layers: Sequence[Any], x: th.Tensor, tape: Tape) -> th.Tenso
     return x
 
 
-def backward_through(layers: Sequence[Any], dy: th.Tensor, tape: Tape, grads: Tape | None, wants_dx: bool) -> th.Tensor | None:
+def backward_through(
+    layers: Sequence[Any], dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool
+) -> th.Tensor | None:
     """
     :param layers: of types in ``RULES``
     :param dy: ``(R, O)``
     :param tape: of the way forward
-    :param grads: derivatives of the parameters are appended, the last one first (``None``: they are not computed)
+    :param grads: where derivatives of the parameters go (``None``: they are not computed)
     :param wants_dx: whether those of the input are computed
     :return: ``(R, D)``
     """

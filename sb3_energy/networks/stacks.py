@@ -8,7 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_energy.networks.backbones import BroBlock, SimbaBlock
-from sb3_energy.networks.layer_rules import RULES, Heads, Tape, backward_through, forward_through
+from sb3_energy.networks.layer_rules import RULES, Collected, Gradients, Heads, Tape, backward_through, forward_through
 
 
 def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
@@ -78,11 +78,11 @@ class Stack:
         """
         return forward_through(self.layers, x, tape)
 
-    def backward(self, dy: th.Tensor, tape: Tape, grads: Tape | None = None, wants_dx: bool = True) -> th.Tensor | None:
+    def backward(self, dy: th.Tensor, tape: Tape, grads: Gradients | None = None, wants_dx: bool = True) -> th.Tensor | None:
         """
         :param dy: ``(R, O)`` derivatives with respect to what came out
         :param tape: of the way forward; it is empty then
-        :param grads: derivatives of the parameters are appended, the last one first (``None``: they are not computed)
+        :param grads: where derivatives of the parameters go (``None``: they are not computed)
         :param wants_dx: whether those of the input are computed
         :return: ``(R, D)`` derivatives with respect to the input
         """
@@ -131,11 +131,11 @@ class _Run(th.autograd.Function):
             )
         tape = list(ctx.saved_tensors[: ctx.n_kept])
         wants_dx, wants_parameters = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:])
-        grads: Tape | None = [] if wants_parameters else None
+        grads = Collected() if wants_parameters else None
         dx = ctx.stack.backward(dy, tape, grads, wants_dx)
         if not wants_dx:
             dx = None
         elif len(dy) < ctx.n_rows:
             dx = th.cat([dx, dx.new_zeros(ctx.n_rows - len(dy), dx.shape[1])])
-        found: list[Any] = [None] * (len(ctx.needs_input_grad) - 3) if grads is None else list(reversed(grads))
-        return None, None, dx, *found
+        n_parameters = len(ctx.needs_input_grad) - 3
+        return None, None, dx, *([None] * n_parameters if grads is None else grads.of(ctx.stack.parameters()))
