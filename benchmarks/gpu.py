@@ -26,7 +26,7 @@ import torch as th
 from stable_baselines3 import SAC
 
 from benchmarks.files import write_text
-from benchmarks.update_cost import Noise
+from benchmarks.speed_models import Noise
 from sb3_energy import DeviceReplayBuffer, EnergySAC
 
 STEPS = (0, 1, 5, 10, 20)
