@@ -125,7 +125,7 @@ def gathered(buffer: ReplayBuffer, batch_size: int, device: th.device) -> Replay
         dones = dones * (1.0 - _rows(buffer.timeouts, index, 1))
     parts = [_rows(buffer.observations, index), _rows(buffer.actions, index), _rows(buffer.next_observations, index)]
     parts += [dones, _rows(buffer.rewards, index, 1)]
-    return ReplayBufferSamples(*(part.to(device) for part in parts))
+    return ReplayBufferSamples(*(parts if device.type == "cpu" else [part.to(device) for part in parts]))
 
 
 def _rows(array: np.ndarray, index: np.ndarray, *shape: int) -> th.Tensor:

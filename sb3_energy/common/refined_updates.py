@@ -14,10 +14,12 @@ from sb3_energy.common.entropy_choice import choose_estimator
 from sb3_energy.common.guards import Records, guarded_step
 from sb3_energy.common.heads import HeadTraining, Lesson
 from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian, draw_proposals
+from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian, draw_proposals, squashed_log_prob
 from sb3_energy.common.refinement_records import refinement_records
 from sb3_energy.deferred import require
 from sb3_energy.energies import log_tanh_jacobian, tempered
+from sb3_energy.entropy import BaseEntropy
+from sb3_energy.losses import distillation_loss
 from sb3_energy.networks import FieldNetwork
 from sb3_energy.registry import resolve
 from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator, RefinerInfo
@@ -78,6 +80,8 @@ class RefinedUpdates(OffPolicyAlgorithm):
         base: Gaussian | None = None,
         energy: EnergyFn | None = None,
     ) -> th.Tensor:
+        if isinstance(self._estimator, BaseEntropy):  # which asks for nothing
+            return base_log_prob
         reverse = None if self.reverse_drift is None else partial(_reverse, self.reverse_drift, self.policy.features(obs))
         context = EntropyContext(
             base_log_prob,
@@ -93,6 +97,14 @@ class RefinedUpdates(OffPolicyAlgorithm):
             with th.enable_grad():
                 guarded_step(self.reverse_drift.optimizer, found.loss, "reverse_loss", records)  # type: ignore[arg-type]
         return found.log_prob
+
+    def _distillation_loss(self, obs: PyTorchObs, ent_coef: th.Tensor) -> th.Tensor:
+        base = self.policy.base(obs)
+        latent = self.policy.refine(
+            obs, base=Gaussian(base.mean.detach(), base.std.detach()), n_particles=self.update_particles
+        )
+        log_prob = squashed_log_prob(base, latent)
+        return distillation_loss(log_prob, ent_coef)
 
     def _update_head(self, batch: ReplayBufferSamples, records: Records) -> None:
         head, policy = self.policy.head, self.policy

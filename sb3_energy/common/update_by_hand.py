@@ -25,18 +25,17 @@ from sb3_energy.common.proposals import Gaussian
 from sb3_energy.networks import InGrad, Stack
 
 
-def temperature_loss_by_hand(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
+def temperature_loss_by_hand(log_ent_coef: th.Tensor, entropy: th.Tensor, target_entropy: float) -> th.Tensor:
     """
-    ``-log α mean(log π + target entropy)``, whose derivative is its other factor and is left in ``log_ent_coef.grad``.
+    ``log α (entropy - target entropy)``, whose derivative is its other factor and is left in ``log_ent_coef.grad``.
 
     :param log_ent_coef: ``(1,)``, learned
-    :param log_prob: ``(B, 1)``, without a graph
+    :param entropy: scalar, ``-mean log π`` without a graph
     :param target_entropy: in nats
-    :return: scalar
+    :return: ``(1,)``
     """
-    gradient = -(log_prob.mean() + target_entropy)
-    log_ent_coef.grad = gradient.reshape(1)
-    return (log_ent_coef.detach() * gradient).squeeze(0)
+    log_ent_coef.grad = gradient = (entropy - target_entropy).reshape(1)
+    return log_ent_coef.detach() * gradient
 
 
 class _ActorTape(NamedTuple):
@@ -107,13 +106,12 @@ class UpdateByHand:
         :return: scalar
         """
         inputs = th.cat([self.critic.encode(obs), actions], dim=1)
-        loss = targets.new_zeros(())
+        errors, n = [], len(inputs)
         for stack in self.critic_stacks:
             layers: list[th.Tensor] = []
-            error = stack.forward(inputs, layers).sub_(targets)
-            loss += 0.5 * error.square().mean()
-            stack.backward(error / len(error), layers, InGrad(), wants_dx=False)
-        return loss
+            errors.append((stack.forward(inputs, layers) - targets) / n)
+            stack.backward(errors[-1], layers, InGrad(), wants_dx=False)
+        return 0.5 * n * th.cat(errors).square().sum()
 
     @th.no_grad()
     def actor_loss(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor) -> th.Tensor:
@@ -126,8 +124,9 @@ class UpdateByHand:
         assert self._tape is not None
         layers, is_free, noise, slope, padded = self._tape
         q_values, gradients = self.critic.policy_value_and_gradient(self.critic.encode(obs), draw.actions)
-        d_latent = (2.0 * ent_coef * draw.actions / padded - gradients) * slope / len(slope)
-        d_log_std = (d_latent * draw.base.std * noise - ent_coef / len(slope)) * is_free
+        n = len(slope)
+        d_latent = (2.0 * ent_coef * draw.actions / padded - gradients) * (slope / n)
+        d_log_std = (d_latent * draw.base.std * noise - ent_coef / n) * is_free
         self.actor_stack.backward(th.cat([d_latent, d_log_std], dim=1), layers, InGrad(), wants_dx=False)
         self._tape = None
         return (ent_coef * draw.log_prob - q_values).mean()

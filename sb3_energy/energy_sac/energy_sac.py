@@ -20,12 +20,11 @@ from sb3_energy.common.guards import ENTROPY, READ_EVERY, Records, as_floats, gu
 from sb3_energy.common.lean_updates import LeanUpdates
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.proposals import Gaussian, squashed_log_prob
 from sb3_energy.common.refined_updates import LOOK_EVERY, RefinedUpdates
 from sb3_energy.common.update_by_hand import UpdateByHand, temperature_loss_by_hand
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import BaseEntropy
-from sb3_energy.losses import actor_loss, distillation_loss, soft_td_target, temperature_loss
+from sb3_energy.losses import actor_loss, soft_td_target, temperature_loss
 from sb3_energy.refiners.checks import check_integer
 from sb3_energy.types import EntropyEstimator, RefinerInfo
 
@@ -187,7 +186,8 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         self.policy.update_normalization(batch.observations)
         if self.use_sde:
             self.actor.reset_noise()
-        self._sync_temperature()
+        if not self.policy.refinement.is_identity:
+            self._sync_temperature()
         draw, next_draw = (self._by_hand or self.actor).draw(batch.observations, batch.next_observations)
         ent_coef = self._update_temperature(batch.observations, draw.log_prob, records)
         self._update_critic(batch, next_draw, ent_coef, records)
@@ -207,10 +207,12 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         ent_coef = th.exp(self.log_ent_coef.detach())
         with th.no_grad():
             estimate = self._entropy_estimate(obs, log_prob.detach(), records)
-        records[ENTROPY].append(-estimate.mean())
+        records[ENTROPY].append(entropy := -estimate.mean())
         assert isinstance(self.target_entropy, float)
-        temperature = temperature_loss_by_hand if self._is_lean else temperature_loss
-        loss = temperature(self.log_ent_coef, estimate, self.target_entropy)
+        if self._is_lean:
+            loss = temperature_loss_by_hand(self.log_ent_coef, entropy, self.target_entropy)
+        else:
+            loss = temperature_loss(self.log_ent_coef, estimate, self.target_entropy)
         guarded_step(self.ent_coef_optimizer, loss, "ent_coef_loss", records)
         records["ent_coef"].append(ent_coef)
         return ent_coef
@@ -250,14 +252,6 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
             records["distillation_loss"].append(distillation.detach())
             loss = loss + self.distillation_coef * distillation
         guarded_step(self.actor.optimizer, loss, "actor_loss", records)
-
-    def _distillation_loss(self, obs: PyTorchObs, ent_coef: th.Tensor) -> th.Tensor:
-        base = self.policy.base(obs)
-        latent = self.policy.refine(
-            obs, base=Gaussian(base.mean.detach(), base.std.detach()), n_particles=self.update_particles
-        )
-        log_prob = squashed_log_prob(base, latent)
-        return distillation_loss(log_prob, ent_coef)
 
     def _update_target(self) -> None:
         self._follow(self.critic.parameters(), self.critic_target.parameters())
