@@ -32,10 +32,11 @@ def temperature_loss_by_hand(log_ent_coef: th.Tensor, entropy: th.Tensor, target
     :param log_ent_coef: ``(1,)``, learned
     :param entropy: scalar, ``-mean log π`` without a graph
     :param target_entropy: in nats
-    :return: ``(1,)``
+    :return: scalar
     """
-    log_ent_coef.grad = gradient = (entropy - target_entropy).reshape(1)
-    return log_ent_coef.detach() * gradient
+    gradient = entropy - target_entropy
+    log_ent_coef.grad = gradient.reshape(1)
+    return (log_ent_coef.detach() * gradient).reshape(())
 
 
 class _ActorTape(NamedTuple):
