@@ -214,7 +214,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         if stacks is None:
             raise ValueError("policy_value_and_gradient needs networks whose layers are known; ask policy_values")
         weigh = partial(weighed_q_values, aggregate=self.policy_aggregate)
-        ensemble, sparse = BoundEnsemble(stacks, features, once=True), self.policy_aggregate == "min"
+        ensemble, sparse = BoundEnsemble(stacks, features), self.policy_aggregate == "min"
         values, gradients = ensemble.value_and_gradient(actions.unsqueeze(1), weigh, sparse)
         return values, gradients.squeeze(1)
 

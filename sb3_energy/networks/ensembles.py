@@ -26,17 +26,26 @@ class BoundEnsemble:
     Sequential networks ``(F + A) -> O`` at encoded observations.
 
     The share of the features in a first layer, ``W_f f + b``, is the same for all actions at an observation and all steps of a
-    chain, so it is computed once, here. What is left of it is ``W_a a``, and its derivative is ``da = dz W_a``. The parameters
-    of first layers are therefore those of now; bind again after they have changed.
+    chain, so it is computed once. What is left is ``W_a a``, and its derivative is ``da = dz W_a``. That pays from the second
+    action on, and the first, if it is alone, goes through the layer as it is. Bind again after parameters have changed.
 
     :param stacks: the members, each beginning with a linear layer
     :param features: ``(B, F)``, without a graph
-    :param once: whether a single action for each observation will be asked for, once: then nothing is computed in advance
     """
 
-    def __init__(self, stacks: Sequence[Stack], features: th.Tensor, once: bool = False):
-        self.members = [(_Once if once else _Member)(stack, features) for stack in stacks]
+    def __init__(self, stacks: Sequence[Stack], features: th.Tensor):
+        self._stacks, self._features = stacks, features
+        self._was_asked = False
+        self._members: list[_Member] | None = None
         self.n_outputs = stacks[0].layers[-1].out_features
+
+    def _members_for(self, n_particles: int) -> "Sequence[_Member]":
+        if n_particles == 1 and not self._was_asked:
+            self._was_asked = True
+            return [_Once(stack, self._features) for stack in self._stacks]
+        if self._members is None:
+            self._members = [_Member(stack, self._features) for stack in self._stacks]
+        return self._members
 
     @staticmethod
     def stacks_of(networks: Sequence[nn.Module]) -> list[Stack] | None:
@@ -54,11 +63,12 @@ class BoundEnsemble:
         :return: ``(C, B, N, O)``, without a graph
         """
         n_observations, n_particles = actions.shape[:2]
-        found = actions.new_empty(len(self.members), n_observations, n_particles, self.n_outputs)
+        members = self._members_for(n_particles)
+        found = actions.new_empty(len(members), n_observations, n_particles, self.n_outputs)
         with th.no_grad():
             for rows, columns in _in_cache(n_observations, n_particles):
                 part = actions[rows, columns]
-                for member, values in zip(self.members, found, strict=True):
+                for member, values in zip(members, found, strict=True):
                     values[rows, columns] = member.forward(rows, part, []).unflatten(0, part.shape[:2])
         return found
 
@@ -71,29 +81,29 @@ class BoundEnsemble:
         :param sparse: whether most derivatives of that are 0; nothing goes back through a member then where its are
         :return: ``(B, N)`` and ``(B, N, A)``, without a graph
         """
-        chunks = list(_in_cache(*actions.shape[:2]))
+        chunks, members = list(_in_cache(*actions.shape[:2])), self._members_for(actions.shape[1])
         with th.no_grad():
             if len(chunks) == 1:
-                return self._value_and_gradient(chunks[0][0], actions, weigh, sparse)
+                return self._value_and_gradient(members, chunks[0][0], actions, weigh, sparse)
             values, gradients = actions.new_empty(actions.shape[:2]), th.empty_like(actions)
             for rows, columns in chunks:
-                part = self._value_and_gradient(rows, actions[rows, columns], weigh, sparse)
+                part = self._value_and_gradient(members, rows, actions[rows, columns], weigh, sparse)
                 values[rows, columns], gradients[rows, columns] = part
         return values, gradients
 
     def _value_and_gradient(
-        self, rows: slice, actions: th.Tensor, weigh: WeighFn, sparse: bool
+        self, members: "Sequence[_Member]", rows: slice, actions: th.Tensor, weigh: WeighFn, sparse: bool
     ) -> tuple[th.Tensor, th.Tensor]:
-        tapes: list[Tape] = [[] for _ in self.members]
-        outputs = [member.forward(rows, actions, tape) for member, tape in zip(self.members, tapes, strict=True)]
+        tapes: list[Tape] = [[] for _ in members]
+        outputs = [member.forward(rows, actions, tape) for member, tape in zip(members, tapes, strict=True)]
         q_values = th.stack(outputs) if self.n_outputs == 1 else th.stack(outputs).mean(dim=-1)
         values, weights = weigh(q_values.reshape(-1, *actions.shape[:2]))
         weights = weights.reshape(len(outputs), -1, 1)
         if self.n_outputs > 1:
             weights = (weights / self.n_outputs).expand(-1, -1, self.n_outputs)
-        gathers = sparse and len(self.members) > 2  # of two members each has about half of the rows: that is too many
+        gathers = sparse and len(members) > 2  # of two members each has about half of the rows: that is too many
         gradients: th.Tensor | None = None
-        for member, weight, tape in zip(self.members, weights, tapes, strict=True):
+        for member, weight, tape in zip(members, weights, tapes, strict=True):
             part = member.backward_where(weight, tape) if gathers else member.backward(weight, tape)
             gradients = part if gradients is None else gradients.add_(part)
         assert gradients is not None

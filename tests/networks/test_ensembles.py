@@ -76,12 +76,16 @@ def test_little_goes_back_through_members_that_are_not_the_lowest(monkeypatch):
     assert sum(rows[:8]) < 2 * 600 and all(n % ensembles.FEWEST_TO_GATHER == 0 or n == 600 for n in rows[:8])
 
 
-def test_once(monkeypatch):
-    nets, features, actions = networks("layer_norm"), th.randn(9, F, dtype=th.float64), th.randn(9, 1, A, dtype=th.float64)
-    weigh = partial(weighed_q_values, aggregate="mean")
-    often, once = (BoundEnsemble(BoundEnsemble.stacks_of(nets), features, once=once) for once in (False, True))
-    for ours, theirs in zip(often.value_and_gradient(actions, weigh), once.value_and_gradient(actions, weigh), strict=True):
-        th.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize("n_particles", [1, 4])
+def test_the_first_call_and_all_others_agree(n_particles):
+    nets, shape = networks("layer_norm"), (9, n_particles)
+    features, actions = th.randn(9, F, dtype=th.float64), th.randn(*shape, A, dtype=th.float64)
+    ensemble = BoundEnsemble(BoundEnsemble.stacks_of(nets), features)
+    found = [ensemble.value_and_gradient(actions, partial(weighed_q_values, aggregate="mean")) for _ in range(3)]
+    for again in found[1:]:
+        th.testing.assert_close(again, found[0])
+    th.testing.assert_close(ensemble.values(actions).mean(-1).mean(0), found[0][0])
+    assert (ensemble._members is not None) and ensemble._was_asked == (n_particles == 1)
 
 
 def test_unknown_members_have_no_stacks():
