@@ -1,6 +1,15 @@
 """Losses: pure functions of tensors, which optimise nothing."""
 
 from sb3_energy.losses.actor_critic import actor_loss, critic_loss, distillation_loss, soft_td_target, temperature_loss
+from sb3_energy.losses.energy_matching import (
+    contrastive_divergence_loss,
+    expectile_loss,
+    gradient_matching_loss,
+    points_between,
+    transport_loss,
+    transport_pairs,
+    value_weights,
+)
 from sb3_energy.losses.flow import (
     adaptively_weighted,
     average_divergence_targets,
@@ -15,14 +24,21 @@ __all__ = [
     "actor_loss",
     "adaptively_weighted",
     "average_divergence_targets",
+    "contrastive_divergence_loss",
     "critic_loss",
     "distillation_loss",
     "draw_times",
+    "expectile_loss",
     "flow_matching_loss",
+    "gradient_matching_loss",
     "mean_flow_targets",
+    "points_between",
     "posterior_velocity",
     "prefix_loss",
     "soft_marginal",
     "soft_td_target",
     "temperature_loss",
+    "transport_loss",
+    "transport_pairs",
+    "value_weights",
 ]
