@@ -99,5 +99,7 @@ def test_logged(used):
 def test_wrong_arguments():
     with pytest.raises(TypeError, match="fast_matmul must be True, False or None, got 'yes'"):
         model(fast_matmul="yes")
+    with pytest.raises(ValueError, match=r"fast_matmul=True needs device='cpu', got 'meta'"):
+        model(fast_matmul=True, device="meta")
     with pytest.raises(ValueError, match=r"update must be one of \['lean', 'reference'\], got 'fast'"):
         model(update="fast")

@@ -137,7 +137,17 @@ class BackboneActor(NormalizedFeatures, Actor):
         log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
         std, noise = log_std.exp(), th.randn(mean.shape, device=mean.device, dtype=mean.dtype)
         actions = th.tanh(mean + std * noise)
-        # SB3's log-density, with the noise for what it was drawn as: it does not depend on the mean
-        log_jacobian = th.log(1.0 - actions.square() + self.action_dist.epsilon)
-        log_prob = -(0.5 * noise.square() + (log_std + log_jacobian) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)
+        log_prob = density_of_noise(noise, log_std, 1.0 - actions.square() + self.action_dist.epsilon)
         return Draw(actions, log_prob, Gaussian(mean, std))
+
+
+def density_of_noise(noise: th.Tensor, log_std: th.Tensor, slope: th.Tensor) -> th.Tensor:
+    """
+    SB3's log-density of squashed actions, with the noise for what it was drawn as: it does not depend on the mean.
+
+    :param noise: ``(B, A)``, standard normal
+    :param log_std: ``(B, A)`` of the Gaussian before the squash
+    :param slope: ``(B, A)``, ``1 - a² + δ`` at the actions
+    :return: ``(B, 1)``
+    """
+    return -(0.5 * noise.square() + (log_std + slope.log()) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)

@@ -7,6 +7,7 @@ import numpy as np
 
 from sb3_energy.common.proposals import LARGEST_ACTION
 from sb3_energy.energies import QEnergy
+from sb3_energy.energies.q_ensemble import SMALLEST_VARIANCE
 from sb3_energy.networks import ArrayNetwork
 
 Array = np.ndarray
@@ -97,7 +98,7 @@ class ArrayEnergy:
 
 
 def _spread(q_values: Array, mean: Array) -> Array:
-    return np.sqrt(np.square(q_values - mean).mean(axis=0) + 1e-12)
+    return np.sqrt(np.square(q_values - mean).mean(axis=0) + SMALLEST_VARIANCE)
 
 
 class Coordinates:

@@ -1,6 +1,5 @@
 """Collecting experience: refuses what is no number, and remembers what the critic promised."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -54,10 +53,7 @@ class TrackedCollection(OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        # Without a refiner every update is SB3's SAC's, bit by bit, and so is what it learns from
-        exactly = self.policy.refinement.is_identity
-        with self.policy.exactly_as_sb3() if exactly else nullcontext():
-            action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
         if self._n_updates > 0 and self._last_obs is not None:
             bonus = float(self.policy.temperature) * self._entropy
             self._return_tracker.predict(self.policy.q_values(self._last_obs, buffer_action), bonus)

@@ -196,23 +196,23 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :param actions: ``(B, A)``
         :return: ``(B, 1)``
         """
-        if not actions.requires_grad or self.stacks() is None:
+        stacks = self.stacks() if actions.requires_grad else None
+        if stacks is None:
             return self._policy_values(obs, actions)
         with th.no_grad():
             features = self.encode(obs)
-        return with_gradient(*self.policy_value_and_gradient(features, actions.detach()), actions)
+        return with_gradient(*self.policy_value_and_gradient(stacks, features, actions.detach()), actions)
 
-    def policy_value_and_gradient(self, features: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def policy_value_and_gradient(
+        self, stacks: list[Stack], features: th.Tensor, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
         """
+        :param stacks: what :meth:`stacks` returned
         :param features: ``(B, F)`` what :meth:`encode` returned
         :param actions: ``(B, A)``
         :return: ``(B, 1)``, what :meth:`policy_values` says, and its derivatives ``(B, A)`` with respect to the actions, both
             without a graph
-        :raises ValueError: if the networks have unknown layers
         """
-        stacks = self.stacks()
-        if stacks is None:
-            raise ValueError("policy_value_and_gradient needs networks whose layers are known; ask policy_values")
         weigh = partial(weighed_q_values, aggregate=self.policy_aggregate)
         ensemble, sparse = BoundEnsemble(stacks, features), self.policy_aggregate == "min"
         values, gradients = ensemble.value_and_gradient(actions.unsqueeze(1), weigh, sparse)

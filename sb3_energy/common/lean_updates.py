@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
@@ -49,10 +50,19 @@ class LeanUpdates(OffPolicyAlgorithm):
             raise ValueError(f"update must be one of {list(UPDATES)}, got {self.update!r}")
         if self.fast_matmul not in (None, True, False):
             raise TypeError(f"fast_matmul must be True, False or None, got {self.fast_matmul!r}")
+        if self.fast_matmul and self.device.type != "cpu":
+            raise ValueError(f"fast_matmul=True needs device='cpu', got {str(self.device)!r}; use fast_matmul=None")
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # Whose updates are SB3's, bit by bit, learns from what SB3 would have done
+        with nullcontext() if self._is_lean else self.policy.exactly_as_sb3():
+            return super()._sample_action(learning_starts, action_noise, n_envs)
 
     def _choose_matmul(self) -> bool:
         if self.fast_matmul is not None or self.update == "reference" or self.device.type != "cpu":
-            return bool(self.fast_matmul) and self.device.type == "cpu"
+            return bool(self.fast_matmul)
         n_threads = th.get_num_threads()
         return fast_matmul_is_exact(n_threads) and fast_matmul_gain(n_threads) >= SMALLEST_GAIN
 

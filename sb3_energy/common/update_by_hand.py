@@ -11,7 +11,6 @@ On ``B`` transitions, with ``μ, log σ`` from the actor, noise ``ε``, ``u = μ
 Layers' own derivatives are in :mod:`sb3_energy.networks.layer_rules`; ``tests/test_lean_parity.py`` holds it all to SB3.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
-from sb3_energy.common.actors import BackboneActor, Draw
+from sb3_energy.common.actors import BackboneActor, Draw, density_of_noise
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.proposals import Gaussian
 from sb3_energy.networks import InGrad, Stack
@@ -92,7 +91,7 @@ class UpdateByHand:
         actions = th.tanh(th.addcmul(mean, std, noise))
         slope = 1.0 - actions.square()
         padded = slope + self.actor.action_dist.epsilon
-        log_prob = -(0.5 * noise.square() + (log_std + padded.log()) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)
+        log_prob = density_of_noise(noise, log_std, padded)
         self._tape = _ActorTape([kept[:n] for kept in layers], unclamped[:n] == log_std[:n], noise[:n], slope[:n], padded[:n])
         parts = zip(*(part.split(n) for part in (actions, log_prob, mean, std)), strict=True)
         first, second = (Draw(a, density, Gaussian(mu, sigma)) for a, density, mu, sigma in parts)
@@ -124,7 +123,8 @@ class UpdateByHand:
         """
         assert self._tape is not None
         layers, is_free, noise, slope, padded = self._tape
-        q_values, gradients = self.critic.policy_value_and_gradient(self.critic.encode(obs), draw.actions)
+        features = self.critic.encode(obs)
+        q_values, gradients = self.critic.policy_value_and_gradient(self.critic_stacks, features, draw.actions)
         n = len(slope)
         d_latent = (2.0 * ent_coef * draw.actions / padded - gradients) * (slope / n)
         d_log_std = (d_latent * draw.base.std * noise - ent_coef / n) * is_free

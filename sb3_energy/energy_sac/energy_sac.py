@@ -56,7 +56,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
     :param distillation_coef: weight of the loss that pulls the Gaussian toward its own refined actions, in units of
         the entropy coefficient; 0 switches it off
     :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.common.heads.HeadTraining`, for a refiner that learns
-    :param update: ``"lean"``, or ``"reference"``: the arithmetic of SB3's own update, which takes twice as long
+    :param update: ``"lean"``, or ``"reference"``: the arithmetic of SB3's own update, which takes up to twice as long
     :param fast_matmul: whether 32-bit matrices are multiplied by oneDNN in updates on a CPU; ``None``: if it is found to be as
         exact and faster when the model is made, and the update is lean
     :param capture: ``"cuda_graph"``: on a GPU, each update is recorded once for each batch size and then replayed;

@@ -231,15 +231,16 @@ def test_q_values_are_what_the_actor_climbs(kwargs):
         policy.q_values(np.full((9, 7), np.nan, np.float32), actions)
 
 
-def test_without_a_refiner_training_acts_exactly_as_sb3(never):
-    policy_kwargs = dict(refiner="none", net_arch=[8])
-    model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, learning_starts=5, buffer_size=50, device="cpu")
+def test_the_reference_acts_exactly_as_sb3(never):
+    settings = dict(policy_kwargs=dict(refiner="none", net_arch=[8]), learning_starts=5, buffer_size=50, device="cpu")
+    model = EnergySAC("MlpPolicy", "Pendulum-v1", update="reference", **settings)
     model.learn(20)
     assert model.policy.fast_predict
 
 
-def test_training_with_a_refiner_acts_fast():
-    policy_kwargs = dict(n_particles=2, net_arch=[8])
+@pytest.mark.parametrize("refiner", ["none", "langevin"])
+def test_lean_training_acts_fast(refiner):
+    policy_kwargs = dict(refiner=refiner, net_arch=[8])
     model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, learning_starts=5, buffer_size=50, device="cpu")
     model.learn(20)
     assert is_fast(model.policy)
