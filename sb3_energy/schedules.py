@@ -104,6 +104,20 @@ class Squared:
         return self.schedule(remaining) ** 2
 
 
+@dataclass(frozen=True)
+class SquareRoot:
+    """
+    The square root of another schedule's value: the noise scale of a Langevin step whose temperature is that schedule.
+
+    :param schedule: the other schedule, nowhere negative
+    """
+
+    schedule: Schedule
+
+    def __call__(self, remaining: float) -> float:
+        return math.sqrt(self.schedule(remaining))
+
+
 def value_at(schedule: float | Schedule, remaining: float) -> float:
     """
     :param schedule: a number, or a function of the remaining part

@@ -225,11 +225,17 @@ class Networks(NamedTuple):
     """
     The networks an energy may be made of. They are arguments, never attributes of an energy or a refiner:
     ``nn.Module`` would register them and the wrong optimiser would train them.
+
+    :param critic: encodes observations and evaluates actions
+    :param potential: a learned ``V(s, a)``, with a method ``bind(features) -> EnergyFn``
+    :param dynamics: a learned model of the environment
+    :param q_scale: scalar, how far apart the Q-values of one observation's actions are
     """
 
     critic: CriticNetwork
     potential: Any = None
     dynamics: Any = None
+    q_scale: Any = None
 
 
 @runtime_checkable

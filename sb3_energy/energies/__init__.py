@@ -1,5 +1,6 @@
 """Energies: low where an action is good. A new one is a file and a line in ``ENERGIES``."""
 
+from sb3_energy.energies.potential import GuidedPotential, PotentialEnergy
 from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values, weighed_q_values
 from sb3_energy.energies.transforms import (
     added,
@@ -14,10 +15,16 @@ from sb3_energy.energies.transforms import (
 )
 from sb3_energy.types import Energy
 
-ENERGIES: dict[str, type[Energy]] = {"q": QEnergy}
+ENERGIES: dict[str, type[Energy]] = {
+    "q": QEnergy,
+    "potential": PotentialEnergy,
+    "guided_potential": GuidedPotential,
+}
 
 __all__ = [
     "ENERGIES",
+    "GuidedPotential",
+    "PotentialEnergy",
     "QEnergy",
     "added",
     "aggregate_q_values",

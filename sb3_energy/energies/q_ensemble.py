@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import gradient_of
-from sb3_energy.types import BoundCritic, EnergyFn, Networks
+from sb3_energy.types import BoundCritic, CriticNetwork, EnergyFn, Networks
 
 AGGREGATES = ("mean", "min", "lcb")
 SMALLEST_VARIANCE = 1e-12
@@ -51,10 +51,21 @@ class QEnergy:
         """
         with th.no_grad():
             features = networks.critic.encode(obs)
-            bind = getattr(networks.critic, "bind", None)
-            critic = partial(networks.critic.evaluate, features) if bind is None else bind(features)
+        return self.bind_features(networks.critic, features)
+
+    def bind_features(self, critic: CriticNetwork, features: th.Tensor) -> EnergyFn:
+        """
+        The same where the observations are encoded already.
+
+        :param critic: the critics
+        :param features: ``(B, F)``, what its ``encode`` gave, without a graph
+        :return: ``(B, N, A) -> (B, N)``
+        """
+        with th.no_grad():
+            bind = getattr(critic, "bind", None)
+            bound = partial(critic.evaluate, features) if bind is None else bind(features)
         coefficient = 1.0 if self.coefficient is None else self.coefficient
-        return partial(_q_energy, critic, self.aggregate, coefficient)
+        return partial(_q_energy, bound, self.aggregate, coefficient)
 
 
 def _check_coefficient(coefficient: Any) -> None:

@@ -6,6 +6,7 @@ from sb3_energy.networks.ensembles import BoundEnsemble, WeighFn
 from sb3_energy.networks.layer_rules import InGrad
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
+from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
 from sb3_energy.networks.prefix_energy import PrefixEnergies
 from sb3_energy.networks.stacks import Stack
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
@@ -13,11 +14,13 @@ from sb3_energy.networks.watched import Watched, hooks_of
 
 __all__ = [
     "BACKBONES",
+    "SMOOTH_ACTIVATIONS",
     "ArrayNetwork",
     "Backbone",
     "BoundEnsemble",
     "FieldNetwork",
     "InGrad",
+    "PotentialNetwork",
     "PrefixEnergies",
     "RunningNorm",
     "Stack",

@@ -6,6 +6,7 @@ from sb3_energy.refiners.derivative_free import DerivativeFree
 from sb3_energy.refiners.flow import Flow
 from sb3_energy.refiners.hmc import HamiltonianMonteCarlo
 from sb3_energy.refiners.identity import Identity
+from sb3_energy.refiners.jko import jko_langevin
 from sb3_energy.refiners.langevin import Langevin
 from sb3_energy.refiners.loop import (
     effective_sample_size,
@@ -53,6 +54,7 @@ __all__ = [
     "computed_part",
     "effective_sample_size",
     "importance_resample",
+    "jko_langevin",
     "normal_quantiles",
     "refine",
     "refine_until_still",

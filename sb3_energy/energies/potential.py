@@ -1,0 +1,122 @@
+"""Energies that are learned: a potential, alone or guided by the critic."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_energy.autodiff import energy_and_grad, gradient_of
+from sb3_energy.energies.q_ensemble import QEnergy
+from sb3_energy.types import EnergyFn, Networks
+
+
+@dataclass(frozen=True)
+class PotentialEnergy:
+    """
+    ``E(s, a) = V(s, a) / ε``: ``exp(-E)`` is what the potential says of actions (Energy Matching, Balcerak et al. 2025,
+    equation 6).
+
+    :param temperature: ``ε``
+    :raises ValueError: if the temperature is out of range
+    :raises TypeError: if it is no number
+    """
+
+    temperature: float = 1.0
+    needs_potential: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, strict=True)
+
+    def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
+        """
+        Encode the observations once.
+
+        :param networks: of which the critic encodes and the potential is used
+        :param obs: ``B`` observations
+        :return: ``(B, N, A) -> (B, N)``
+        """
+        with th.no_grad():
+            potential = networks.potential.bind(networks.critic.encode(obs))
+        return partial(_guided, potential, None, 0.0, self.temperature)
+
+
+@dataclass(frozen=True)
+class GuidedPotential:
+    """
+    ``E(s, a) = U(s, a) / ε`` with ``U = V(s, a) - λ Q(s, a)``: where the potential leads, and where the critic does.
+
+    By default the guidance is free of scales: Q is divided by ``networks.q_scale``, the spread that Q has over the actions of
+    one observation, so that rewards times 100 leave ``λ Q`` what it is. With ``V = 0`` and without that,
+    ``exp(-E) = exp(λ Q / ε)``, which is SAC's ``exp(Q / α)`` for ``λ = 1`` and ``ε = α``.
+
+    :param guidance: ``λ``; with 0 the critic is not asked
+    :param temperature: ``ε``
+    :param normalize_q: whether Q is divided by its spread
+    :param aggregate: of the critics, see :class:`sb3_energy.energies.QEnergy`
+    :param coefficient: of the standard deviation in ``lcb``
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if something has the wrong type
+    """
+
+    guidance: float = 1.0
+    temperature: float = 1.0
+    normalize_q: bool = True
+    aggregate: str = "mean"
+    coefficient: float | None = None
+    needs_potential: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_number("guidance", self.guidance)
+        _check_number("temperature", self.temperature, strict=True)
+        if not isinstance(self.normalize_q, bool):
+            raise TypeError(f"normalize_q must be True or False, got {self.normalize_q!r}")
+        QEnergy(self.aggregate, self.coefficient)
+
+    def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
+        """
+        Encode the observations once, for the critic and for the potential.
+
+        :param networks: critic, potential and the spread of Q
+        :param obs: ``B`` observations
+        :return: ``(B, N, A) -> (B, N)``
+        """
+        with th.no_grad():
+            features = networks.critic.encode(obs)
+            potential = networks.potential.bind(features)
+        if self.guidance == 0.0:
+            return partial(_guided, potential, None, 0.0, self.temperature)
+        factor: float | th.Tensor = self.guidance
+        if self.normalize_q:
+            factor = self.guidance / networks.q_scale.detach().clone()  # of now, as the networks are
+        q_energy = QEnergy(self.aggregate, self.coefficient).bind_features(networks.critic, features)
+        return partial(_guided, potential, q_energy, factor, self.temperature)
+
+
+def _guided(
+    potential: EnergyFn, q_energy: EnergyFn | None, factor: float | th.Tensor, temperature: float, x: th.Tensor
+) -> th.Tensor:
+    values = potential(x)
+    if q_energy is not None:
+        values = values + factor * q_energy(x)
+    return values / temperature
+
+
+@gradient_of(_guided)
+def _guided_by_hand(
+    potential: EnergyFn, q_energy: EnergyFn | None, factor: float | th.Tensor, temperature: float, x: th.Tensor
+) -> tuple[th.Tensor, th.Tensor]:
+    values, gradients = energy_and_grad(potential, x)
+    if q_energy is not None:
+        q_values, q_gradients = energy_and_grad(q_energy, x)
+        values, gradients = values + factor * q_values, gradients + factor * q_gradients
+    return values / temperature, gradients / temperature
+
+
+def _check_number(name: str, value: Any, strict: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < 0.0 or (strict and value == 0.0):
+        raise ValueError(f"{name} must be finite and {'above' if strict else 'at least'} 0, got {value!r}")

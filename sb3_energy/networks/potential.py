@@ -1,0 +1,110 @@
+"""A scalar network of observations and actions whose gradient is a velocity: ``V(s, a)``."""
+
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
+
+from sb3_energy.autodiff import gradient_of
+from sb3_energy.networks.ensembles import BoundEnsemble
+from sb3_energy.networks.particles import evaluate_particles
+from sb3_energy.types import EnergyFn
+
+SMOOTH_ACTIVATIONS = (nn.SiLU, nn.GELU, nn.Softplus, nn.Mish, nn.Tanh)
+"""Of a potential. What it learns by is the derivative of its own gradient, which is 0 where an activation is straight."""
+
+
+class PotentialNetwork(nn.Module):
+    """
+    ``(s, a) -> V``, a number for each particle, and 0 everywhere at first unless weights are normalised.
+
+    :param features_dim: ``F``; 0 for a potential that depends on nothing else
+    :param action_dim: ``A``
+    :param net_arch: width of each layer, at least one
+    :param activation_fn: one of :data:`SMOOTH_ACTIVATIONS`
+    :param layer_norm: whether each hidden layer is normalised before its activation (Ba et al. 2016)
+    :param spectral_norm: whether each layer's weights are divided by their largest singular value (Miyato et al. 2018), which
+        bounds how steep the potential can be
+    :raises ValueError: if there is no hidden layer, or the activation is not smooth
+    :raises TypeError: if something has the wrong type
+    """
+
+    by_hand: bool = True
+    """Whether gradients that need no graph are taken by hand where the layers are known, or by autograd."""
+
+    def __init__(
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.SiLU,
+        layer_norm: bool = False,
+        spectral_norm: bool = False,
+    ):
+        super().__init__()
+        _check(net_arch, activation_fn, layer_norm, spectral_norm)
+        widths, layers = [features_dim + action_dim, *net_arch], list[nn.Module]()
+        for n_inputs, n_outputs in pairwise(widths):
+            layers.append(nn.Linear(n_inputs, n_outputs))
+            layers += [nn.LayerNorm(n_outputs)] if layer_norm else []
+            layers.append(activation_fn())
+        last = nn.Linear(widths[-1], 1)
+        if not spectral_norm:  # of no weights there is no largest singular value
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(*layers, last)
+        if spectral_norm:
+            for layer in self.network:
+                if isinstance(layer, nn.Linear):
+                    spectrally_normalised(layer)
+
+    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: ``(B, F)``
+        :param actions: ``(B, N, A)``
+        :return: ``(B, N)``
+        """
+        return evaluate_particles(self.network, features, actions).squeeze(-1)
+
+    def bind(self, features: th.Tensor) -> EnergyFn:
+        """
+        The potential at these features as it is now; bind again after an update.
+
+        :param features: ``(B, F)``
+        :return: ``(B, N, A) -> (B, N)``
+        """
+        stacks = BoundEnsemble.stacks_of([self.network]) if self.by_hand else None
+        return partial(_potential, self, features, None if stacks is None else BoundEnsemble(stacks, features))
+
+
+def _potential(network: PotentialNetwork, features: th.Tensor, bound: BoundEnsemble | None, x: th.Tensor) -> th.Tensor:
+    if bound is None or th.is_grad_enabled():  # somebody wants a graph
+        return network(features, x)
+    return bound.values(x)[0, ..., 0]
+
+
+@gradient_of(_potential)
+def _potential_by_hand(
+    network: PotentialNetwork, features: th.Tensor, bound: BoundEnsemble | None, x: th.Tensor
+) -> tuple[th.Tensor, th.Tensor] | None:
+    return None if bound is None else bound.value_and_gradient(x, _alone)
+
+
+def _alone(values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    return values[0], th.ones_like(values)
+
+
+def _check(net_arch: Any, activation_fn: Any, layer_norm: Any, spectral_norm: Any) -> None:
+    widths = list(net_arch) if isinstance(net_arch, (list, tuple)) else []
+    if not widths or not all(type(width) is int and width > 0 for width in widths):
+        raise ValueError(f"net_arch of a potential must be a list of at least one positive integer, got {net_arch!r}")
+    if activation_fn not in SMOOTH_ACTIVATIONS:
+        names = [smooth.__name__ for smooth in SMOOTH_ACTIVATIONS]
+        got = getattr(activation_fn, "__name__", repr(activation_fn))
+        raise ValueError(f"activation_fn of a potential must be smooth, one of torch.nn's {names}, got {got}")
+    for name, value in (("layer_norm", layer_norm), ("spectral_norm", spectral_norm)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
