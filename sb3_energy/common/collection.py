@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -25,12 +26,18 @@ class TrackedCollection(OffPolicyAlgorithm):
 
     policy: RefinedPolicy
     critic: EnsembleCritic
+    ent_coef_tensor: th.Tensor
+    log_ent_coef: th.Tensor | None
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self._return_tracker = ReturnTracker(self.n_envs, self.gamma)
         self._comparisons: list[Comparison] = []
         self._entropy = 0.0  # of the policy in the last update, in nats
+
+    def _current_ent_coef(self) -> th.Tensor:
+        """``α``, without a graph."""
+        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_return_tracker", "_comparisons"]
@@ -55,7 +62,7 @@ class TrackedCollection(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
         if self._n_updates > 0 and self._last_obs is not None:
-            bonus = float(self.policy.temperature) * self._entropy
+            bonus = float(self._current_ent_coef()) * self._entropy
             self._return_tracker.predict(self.policy.q_values(self._last_obs, buffer_action), bonus)
         return action, buffer_action
 

@@ -90,6 +90,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
     critic: EnsembleCritic
     critic_target: EnsembleCritic
     temperature: th.Tensor
+    has_potential: ClassVar[bool] = False
 
     compiled_sample: Callable[..., th.Tensor] | None = None
     """What stands for :meth:`Refinement.sample`, where an algorithm has compiled it."""
@@ -154,6 +155,8 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
         self.energy = resolve(ENERGIES, energy, energy_kwargs, "energy")
         if not isinstance(self.energy, Energy):
             raise TypeError(f"energy must have a method bind(networks, obs), {type(self.energy).__name__} has none")
+        if getattr(self.energy, "needs_potential", False) and not self.has_potential:
+            raise ValueError(f"energy={energy!r} needs a potential, which the policies of PGAC have; use energy='q'")
         if use_sde and not self.refinement.is_identity:
             raise ValueError(f"use_sde=True keeps its noise for several steps and needs refiner='none', got {refiner!r}")
         self._quantile_kwargs = quantile_kwargs(critic, n_quantiles, top_quantiles_to_drop_per_net)
@@ -235,12 +238,18 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
         mean, log_std, _ = self.actor.get_action_dist_params(obs)
         return Gaussian(mean, log_std.exp())
 
+    def networks(self) -> Networks:
+        """
+        :return: what energies are made of
+        """
+        return Networks(critic=self.critic)
+
     def energy_fn(self, obs: PyTorchObs) -> EnergyFn:
         """
         :param obs: ``B`` observations, which are encoded once
         :return: ``(B, N, A) -> (B, N)``: the energy of actions scaled to [-1, 1], temperature not included
         """
-        networks = Networks(critic=self.critic)
+        networks = self.networks()
         if self.refinement.tolerance is None:
             return self.energy.bind(networks, obs)
         return bind_rows(self.energy, networks, obs)

@@ -263,6 +263,14 @@ class Refinement:
                 head = head._replace(prefix_energy=standardized(head.prefix_energy, *frame))
         return Target(energy_fn, proposal_log_prob=proposal_log_prob, **head._asdict())
 
+    def actions(self, base: Gaussian, x: th.Tensor) -> th.Tensor:
+        """
+        :param base: the Gaussian before the squash
+        :param x: ``(B, N, A)`` where a refiner sees them, such as the ends of :meth:`simulate`'s chains
+        :return: ``(B, N, A)`` on the box
+        """
+        return th.tanh(self._from(base, x))
+
     def _to(self, base: Gaussian, u: th.Tensor) -> th.Tensor:
         """``(B, N, A)`` before the squash -> where a refiner sees it."""
         x = self.box.start(u)

@@ -259,8 +259,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
     def _sync_temperature(self) -> None:
-        ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
-        self.policy.temperature.copy_(ent_coef.reshape(()))
+        self.policy.temperature.copy_(self._current_ent_coef().reshape(()))
 
     def _record(self, records: dict[str, list[float]]) -> None:
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -2,6 +2,7 @@
 
 from sb3_energy.losses.actor_critic import actor_loss, critic_loss, distillation_loss, soft_td_target, temperature_loss
 from sb3_energy.losses.energy_matching import (
+    VALUE_WEIGHTS,
     contrastive_divergence_loss,
     expectile_loss,
     gradient_matching_loss,
@@ -21,6 +22,7 @@ from sb3_energy.losses.flow import (
 from sb3_energy.losses.prefix import prefix_loss, soft_marginal
 
 __all__ = [
+    "VALUE_WEIGHTS",
     "actor_loss",
     "adaptively_weighted",
     "average_divergence_targets",

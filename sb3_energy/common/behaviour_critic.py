@@ -1,0 +1,96 @@
+"""What the best of the replay buffer's own behaviour is worth, by expectile regression."""
+
+import copy
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from sb3_energy.losses import expectile_loss, soft_td_target
+from sb3_energy.networks import default_activation, make_backbone
+
+
+class BehaviourCritic(nn.Module):
+    """
+    ``Q^{β*}(s, a)`` and ``V^{β*}(s)`` of the best policy that stays with the actions of the data, which are never compared
+    with others: implicit Q-learning (Kostrikov et al. 2022, equations 5 and 6). It counts rewards alone, no entropy.
+
+    :param features_dim: ``F``
+    :param action_dim: ``A``
+    :param net_arch: width of each layer of both networks
+    :param activation_fn: activation function (``None``: the backbone's own)
+    :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :param expectile: in [0.5, 1); 0.5 is the value of the data's average behaviour
+    :param tau: of the target network's Polyak average
+    """
+
+    optimizer: th.optim.Optimizer
+
+    def __init__(
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] | None = None,
+        backbone: str = "plain",
+        expectile: float = 0.9,
+        tau: float = 0.005,
+    ):
+        super().__init__()
+        activation_fn = default_activation(backbone) if activation_fn is None else activation_fn
+        trunk, width = make_backbone(backbone, features_dim + action_dim, net_arch, activation_fn)
+        self.q_net = nn.Sequential(*trunk, nn.Linear(width, 1))
+        trunk, width = make_backbone(backbone, features_dim, net_arch, activation_fn)
+        self.v_net = nn.Sequential(*trunk, nn.Linear(width, 1))
+        self.q_net_target = copy.deepcopy(self.q_net).requires_grad_(False)
+        self.expectile, self.tau = expectile, tau
+
+    def make_optimizer(self, optimizer_class: Any, lr_schedule: Schedule, **kwargs: Any) -> None:
+        """
+        :param optimizer_class: the policy's
+        :param lr_schedule: its learning rate
+        :param kwargs: its other arguments
+        """
+        learned = [*self.q_net.parameters(), *self.v_net.parameters()]
+        self.optimizer = optimizer_class(learned, lr=lr_schedule(1), **kwargs)
+
+    def loss(
+        self,
+        features: th.Tensor,
+        actions: th.Tensor,
+        rewards: th.Tensor,
+        dones: th.Tensor,
+        discounts: th.Tensor | float,
+        next_features: th.Tensor,
+    ) -> th.Tensor:
+        """
+        :param features: ``(B, F)``, without a graph
+        :param actions: ``(B, A)`` that were taken there
+        :param rewards: ``(B, 1)``
+        :param dones: ``(B, 1)``
+        :param discounts: a number or ``(B, 1)``
+        :param next_features: ``(B, F)``, without a graph
+        :return: scalar, of both networks
+        """
+        inputs = th.cat([features, actions], dim=1)
+        with th.no_grad():
+            next_values = self.v_net(next_features)
+            targets = soft_td_target(rewards, dones, discounts, next_values, th.zeros_like(rewards), th.zeros(()))
+            data_values = self.q_net_target(inputs)
+        q_loss = 0.5 * (self.q_net(inputs) - targets).square().mean()
+        return q_loss + expectile_loss(data_values - self.v_net(features), self.expectile).mean()
+
+    def follow(self) -> None:
+        """The target network takes one step after the other."""
+        with th.no_grad():
+            th._foreach_lerp_(list(self.q_net_target.parameters()), list(self.q_net.parameters()), self.tau)
+
+    def values(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: ``(B, F)``
+        :param actions: ``(B, A)``
+        :return: ``(B,)``, ``Q^{β*}``, without a graph
+        """
+        with th.no_grad():
+            return self.q_net(th.cat([features, actions], dim=1)).squeeze(1)

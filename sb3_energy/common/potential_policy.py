@@ -1,0 +1,222 @@
+"""A refined policy with a learned potential, which its energy is made of."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_energy.common.policies import RefinedPolicy
+from sb3_energy.common.potential_training import base_actions
+from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian
+from sb3_energy.common.q_scale import QScale
+from sb3_energy.energies import ENERGIES
+from sb3_energy.networks import PotentialNetwork
+from sb3_energy.refiners import REFINERS, Langevin, jko_langevin
+from sb3_energy.refiners.checks import check_integer
+from sb3_energy.registry import resolve
+from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner
+
+JKO_STEPS = 10
+"""Of transport and Langevin together, where nobody says how many."""
+
+POTENTIAL_ARGUMENTS = ("net_arch", "activation_fn", "layer_norm", "spectral_norm")
+
+NORMAL = "normal"
+"""Where particles start, beside what a refined policy knows: a standard Gaussian before the squash at any observation."""
+
+
+class PotentialPolicy(RefinedPolicy):
+    """
+    A refined policy whose energy is a potential guided by the critic, ``exp(-U / ε)`` with ``U = V - λ Q``, sampled by the JKO
+    scheme: from the base along ``-∇U`` without noise, then Langevin with noise that rises to that of ``ε``.
+
+    What is said here comes beside or in place of :class:`RefinedPolicy`'s arguments.
+
+    :param args: of :class:`RefinedPolicy`
+    :param refiner: As there; ``"langevin"`` takes the steps of the JKO scheme
+    :param refiner_kwargs: As there; of ``"langevin"`` not ``step_size`` and ``noise_scale``, which follow from the times
+    :param refiner_steps: How many steps (``None``: 10 with ``"langevin"``)
+    :param initial_particles: As there, or ``"normal"``: a standard Gaussian before the squash at every observation
+    :param precondition: As there, but not unless it is asked for: the potential is a velocity in the box
+    :param energy: A name in :data:`sb3_energy.energies.ENERGIES` or a class
+    :param energy_kwargs: Keyword arguments of the energy: ``guidance`` (``λ``), ``temperature`` (``ε``), ``normalize_q``,
+        ``aggregate``, ``coefficient``
+    :param trust_region: Step ``Δt`` of the transport cost ``|a - a_start|² / (2 Δt)``, in units of ``U`` (``None``: no cost)
+    :param box: As there
+    :param sampling_time: Of the JKO scheme (``None``: 1)
+    :param transport_time: ``τ*``, until which there is no noise (``None``: half of the sampling time)
+    :param potential_kwargs: Of the potential: ``net_arch`` (``None``: the critic's), ``activation_fn``, ``layer_norm``,
+        ``spectral_norm``, see :class:`sb3_energy.networks.PotentialNetwork`
+    :param kwargs: of :class:`RefinedPolicy`
+    :raises ValueError: if a name or a number is not one of those that are accepted
+    :raises TypeError: if something has the wrong type
+    """
+
+    has_potential: ClassVar[bool] = True
+    potential: PotentialNetwork
+    q_scale: QScale
+
+    def __init__(
+        self,
+        *args: Any,
+        refiner: str | type[Refiner] = "langevin",
+        refiner_kwargs: dict[str, Any] | None = None,
+        refiner_steps: int | None = None,
+        initial_particles: str | None = None,
+        precondition: bool = False,
+        energy: str | type[Energy] = "guided_potential",
+        energy_kwargs: dict[str, Any] | None = None,
+        trust_region: float | None = None,
+        box: str = "reflect",
+        sampling_time: float | None = None,
+        transport_time: float | None = None,
+        potential_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        self._potential_kwargs = _checked_potential_kwargs(potential_kwargs)
+        if initial_particles not in (None, NORMAL, *INITIAL_PARTICLES):
+            raise ValueError(
+                f"initial_particles must be one of {sorted([NORMAL, *INITIAL_PARTICLES])}, got {initial_particles!r}"
+            )
+        self._starts_normal = initial_particles == NORMAL
+        self.epsilon = getattr(resolve(ENERGIES, energy, energy_kwargs, "energy"), "temperature", 1.0)
+        steps = refiner_steps
+        jko_kwargs, refiner_steps = _jko(refiner, refiner_kwargs, refiner_steps, self.epsilon, sampling_time, transport_time)
+        super().__init__(
+            *args,
+            refiner=refiner,
+            refiner_kwargs=jko_kwargs,
+            refiner_steps=refiner_steps,
+            initial_particles="base" if self._starts_normal else initial_particles,
+            precondition=precondition,
+            energy=energy,
+            energy_kwargs=energy_kwargs,
+            # The energy is U / ε, and so is what is added to it
+            trust_region=trust_region if type(trust_region) not in (int, float) else trust_region * self.epsilon,
+            box=box,
+            **kwargs,
+        )
+        self._own_parameters |= dict(
+            refiner_kwargs=refiner_kwargs,
+            refiner_steps=steps,
+            initial_particles=initial_particles,
+            trust_region=trust_region,
+            sampling_time=sampling_time,
+            transport_time=transport_time,
+            potential_kwargs=potential_kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        kwargs: dict[str, Any] = dict(net_arch=self.critic.net_arch) | self._potential_kwargs
+        action_dim = get_action_dim(self.action_space)
+        self.potential = PotentialNetwork(self.critic.features_dim, action_dim, **kwargs).to(self.device)
+        optimizer_class: Any = self.optimizer_class
+        self.potential.optimizer = optimizer_class(  # type: ignore[assignment]
+            self.potential.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
+        self.q_scale = QScale().to(self.device)
+
+    def networks(self) -> Networks:
+        """
+        :return: critic, potential and the spread of Q
+        """
+        return Networks(critic=self.critic, potential=self.potential, q_scale=self.q_scale.spread)
+
+    def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
+        """
+        :param obs: ``B`` observations
+        :param base: the Gaussian actor there, if it is known already
+        :return: the Gaussian that particles start from: the actor's, or a standard one
+        """
+        base = self.base(obs) if base is None else base
+        return Gaussian(th.zeros_like(base.mean), th.ones_like(base.std)) if self._starts_normal else base
+
+    def start_actions(self, base: Gaussian, n: int) -> th.Tensor:
+        """
+        :param base: what :meth:`start_base` gave
+        :param n: how many for each observation
+        :return: ``(B, n, A)`` in the box, where particles start
+        """
+        return base_actions(base, n, INITIAL_PARTICLES[self.refinement.initial_particles])
+
+    def refine(self, obs: PyTorchObs, deterministic: bool = False, base: Gaussian | None = None, **kwargs: Any) -> th.Tensor:
+        """
+        As in :class:`RefinedPolicy`.
+
+        :param obs: ``B`` observations
+        :param deterministic: the lowest energy that a noise-free descent finds, in place of a draw
+        :param base: the Gaussian at these observations, if it is known already
+        :param kwargs: of :meth:`RefinedPolicy.refine`
+        :return: ``(B, A)`` before the squash
+        """
+        with th.no_grad():
+            return super().refine(obs, deterministic, self.start_base(obs, base), **kwargs)
+
+    def simulate(
+        self,
+        obs: PyTorchObs,
+        n_chains: int,
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
+        n_particles: int | None = None,
+    ) -> Chains:
+        """
+        As in :class:`RefinedPolicy`.
+
+        :param obs: ``B`` observations
+        :param n_chains: how many for each
+        :param base: the Gaussian at these observations, if it is known already
+        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
+        :param n_particles: draw chains from no more proposals than these (``None``: from all)
+        :return: the chains
+        """
+        with th.no_grad():
+            return super().simulate(obs, n_chains, self.start_base(obs, base), energy, n_particles)
+
+
+def _jko(
+    refiner: Any,
+    refiner_kwargs: Any,
+    refiner_steps: int | None,
+    temperature: float,
+    sampling_time: float | None,
+    transport_time: float | None,
+) -> tuple[Any, int | None]:
+    """The refiner's arguments and steps; Langevin's follow from the times."""
+    if refiner not in ("langevin", Langevin):
+        for name, value in (("sampling_time", sampling_time), ("transport_time", transport_time)):
+            if value is not None:
+                raise ValueError(f"{name} belongs to the JKO scheme of refiner='langevin', got {value!r} with {refiner!r}")
+        return refiner_kwargs, refiner_steps
+    given = dict(refiner_kwargs) if isinstance(refiner_kwargs, dict) else {}
+    fixed = sorted({"step_size", "noise_scale"} & set(given))
+    if fixed:
+        raise ValueError(
+            f"refiner_kwargs of a potential's 'langevin' must leave {fixed} to sampling_time and transport_time, got {given}"
+        )
+    n_steps = JKO_STEPS if refiner_steps is None else refiner_steps
+    check_integer("refiner_steps", n_steps, minimum=1)
+    time = 1.0 if sampling_time is None else sampling_time
+    transport = 0.5 * time if transport_time is None and isinstance(time, (int, float)) else transport_time
+    jko = jko_langevin(n_steps, temperature, time, transport)  # type: ignore[arg-type]
+    resolve(REFINERS, refiner, refiner_kwargs, "refiner")  # says what is wrong with the others
+    return given | dict(step_size=jko.step_size, noise_scale=jko.noise_scale), n_steps
+
+
+def _checked_potential_kwargs(potential_kwargs: Any) -> dict[str, Any]:
+    if potential_kwargs is None:
+        return {}
+    if not isinstance(potential_kwargs, dict):
+        raise TypeError(f"potential_kwargs must be a dict, got {potential_kwargs!r}")
+    unknown = sorted(set(potential_kwargs) - set(POTENTIAL_ARGUMENTS))
+    if unknown:
+        raise TypeError(f"potential_kwargs must be among {list(POTENTIAL_ARGUMENTS)}, got {unknown}")
+    given = {name: value for name, value in potential_kwargs.items() if value is not None}
+    activation_fn = given.get("activation_fn")
+    if isinstance(activation_fn, str):  # from a YAML file or the command line
+        given["activation_fn"] = getattr(nn, activation_fn, activation_fn)
+    PotentialNetwork(1, 1, **(dict(net_arch=[1]) | given))  # says what is wrong with them
+    return given

@@ -1,0 +1,44 @@
+"""How far apart the values of one observation's actions are, as a running mean: what makes a guidance free of scales."""
+
+import torch as th
+from torch import nn
+
+SMALLEST_SPREAD = 1e-8
+"""Of a critic that finds all actions alike. It is no scale of rewards, only what keeps a division finite."""
+
+
+class QScale(nn.Module):
+    """
+    The range from the 5th to the 95th percentile of Q over actions drawn evenly from the box, in the mean over observations
+    and over updates. Returns of one run differ by orders of magnitude from another's and from its own beginning; percentiles
+    do not mind single actions (return normalisation, Hafner et al. 2023, equation 7, there over states).
+
+    Over the actions of one observation, not over observations: what a policy has to choose between is what its guidance has
+    to be measured by.
+
+    :param decay: of the running mean
+    :raises ValueError: if the decay lies outside of (0, 1)
+    """
+
+    spread: th.Tensor
+    n_updates: th.Tensor
+
+    def __init__(self, decay: float = 0.99):
+        super().__init__()
+        if not 0.0 < decay < 1.0:
+            raise ValueError(f"decay must lie in (0, 1), got {decay!r}")
+        self.decay = decay
+        self.register_buffer("spread", th.ones(()))
+        self.register_buffer("n_updates", th.zeros((), dtype=th.long))
+
+    def update(self, q_values: th.Tensor) -> None:
+        """
+        :param q_values: ``(B, N)`` of actions drawn evenly from the box
+        """
+        levels = th.tensor([0.05, 0.95], device=q_values.device, dtype=q_values.dtype)
+        low, high = th.quantile(q_values, levels, dim=1)
+        found = (high - low).mean()
+        # The first ones count in full, as in Adam's corrected means: a run does not begin with the scale of nothing
+        weight = (1.0 - self.decay) / (1.0 - self.decay ** (self.n_updates + 1).to(found.dtype))
+        self.spread.lerp_(found.to(self.spread.dtype), weight.to(self.spread.dtype)).clamp_(min=SMALLEST_SPREAD)
+        self.n_updates += 1
