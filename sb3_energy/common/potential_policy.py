@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
@@ -11,12 +12,13 @@ from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.potential_training import base_actions
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian
 from sb3_energy.common.q_scale import QScale
+from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.refiners import REFINERS, Langevin, jko_langevin
 from sb3_energy.refiners.checks import check_integer
 from sb3_energy.registry import resolve
-from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner
+from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
 JKO_STEPS = 10
 """Of transport and Langevin together, where nobody says how many."""
@@ -34,7 +36,9 @@ class PotentialPolicy(RefinedPolicy):
 
     What is said here comes beside or in place of :class:`RefinedPolicy`'s arguments.
 
-    :param args: of :class:`RefinedPolicy`
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param lr_schedule: Learning rate schedule (could be constant)
     :param refiner: As there; ``"langevin"`` takes the steps of the JKO scheme
     :param refiner_kwargs: As there; of ``"langevin"`` not ``step_size`` and ``noise_scale``, which follow from the times
     :param refiner_steps: How many steps (``None``: 10 with ``"langevin"``)
@@ -60,7 +64,9 @@ class PotentialPolicy(RefinedPolicy):
 
     def __init__(
         self,
-        *args: Any,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
         refiner: str | type[Refiner] = "langevin",
         refiner_kwargs: dict[str, Any] | None = None,
         refiner_steps: int | None = None,
@@ -85,7 +91,9 @@ class PotentialPolicy(RefinedPolicy):
         steps = refiner_steps
         jko_kwargs, refiner_steps = _jko(refiner, refiner_kwargs, refiner_steps, self.epsilon, sampling_time, transport_time)
         super().__init__(
-            *args,
+            observation_space,
+            action_space,
+            lr_schedule,
             refiner=refiner,
             refiner_kwargs=jko_kwargs,
             refiner_steps=refiner_steps,
@@ -93,8 +101,7 @@ class PotentialPolicy(RefinedPolicy):
             precondition=precondition,
             energy=energy,
             energy_kwargs=energy_kwargs,
-            # The energy is U / ε, and so is what is added to it
-            trust_region=trust_region if type(trust_region) not in (int, float) else trust_region * self.epsilon,
+            trust_region=_over(trust_region, self.epsilon),
             box=box,
             **kwargs,
         )
@@ -114,9 +121,7 @@ class PotentialPolicy(RefinedPolicy):
         action_dim = get_action_dim(self.action_space)
         self.potential = PotentialNetwork(self.critic.features_dim, action_dim, **kwargs).to(self.device)
         optimizer_class: Any = self.optimizer_class
-        self.potential.optimizer = optimizer_class(  # type: ignore[assignment]
-            self.potential.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
-        )
+        self.potential.optimizer = optimizer_class(self.potential.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
         self.q_scale = QScale().to(self.device)
 
     def networks(self) -> Networks:
@@ -142,18 +147,33 @@ class PotentialPolicy(RefinedPolicy):
         """
         return base_actions(base, n, INITIAL_PARTICLES[self.refinement.initial_particles])
 
-    def refine(self, obs: PyTorchObs, deterministic: bool = False, base: Gaussian | None = None, **kwargs: Any) -> th.Tensor:
+    def refine(
+        self,
+        obs: PyTorchObs,
+        deterministic: bool = False,
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
+        generator: th.Generator | None = None,
+        infos: list[RefinerInfo] | None = None,
+        plans: Plans | None = None,
+        n_particles: int | None = None,
+    ) -> th.Tensor:
         """
         As in :class:`RefinedPolicy`.
 
         :param obs: ``B`` observations
         :param deterministic: the lowest energy that a noise-free descent finds, in place of a draw
         :param base: the Gaussian at these observations, if it is known already
-        :param kwargs: of :meth:`RefinedPolicy.refine`
+        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
+        :param generator: source of the noise (``None``: torch's global one)
+        :param infos: a list to which one ``RefinerInfo`` a step is appended
+        :param plans: with ``mppi`` and ``warm_start=True``, where to start from and where to write the plans
+        :param n_particles: draw chains from no more proposals than these (``None``: from all)
         :return: ``(B, A)`` before the squash
         """
         with th.no_grad():
-            return super().refine(obs, deterministic, self.start_base(obs, base), **kwargs)
+            start = self.start_base(obs, base)
+            return super().refine(obs, deterministic, start, energy, generator, infos, plans, n_particles)
 
     def simulate(
         self,
@@ -201,9 +221,15 @@ def _jko(
     check_integer("refiner_steps", n_steps, minimum=1)
     time = 1.0 if sampling_time is None else sampling_time
     transport = 0.5 * time if transport_time is None and isinstance(time, (int, float)) else transport_time
-    jko = jko_langevin(n_steps, temperature, time, transport)  # type: ignore[arg-type]
+    jko = jko_langevin(n_steps, temperature, time, transport)
     resolve(REFINERS, refiner, refiner_kwargs, "refiner")  # says what is wrong with the others
     return given | dict(step_size=jko.step_size, noise_scale=jko.noise_scale), n_steps
+
+
+def _over(trust_region: Any, temperature: float) -> Any:
+    """The energy is ``U / ε``, and so is the cost that is added to it. What is no number is somebody else's to refuse."""
+    is_number = isinstance(trust_region, (int, float)) and not isinstance(trust_region, bool)
+    return trust_region * temperature if is_number else trust_region
 
 
 def _checked_potential_kwargs(potential_kwargs: Any) -> dict[str, Any]:

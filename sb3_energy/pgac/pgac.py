@@ -6,6 +6,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples
 
+from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import Records
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.common.potential_updates import PotentialUpdates
@@ -18,13 +19,13 @@ SelfPGAC = TypeVar("SelfPGAC", bound="PGAC")
 class PGAC(PotentialUpdates, EnergySAC):
     """
     Potential-guided actor-critic: in place of a Gaussian, a time-independent potential ``V(s, a)`` that is velocity field and
-    energy at once. An action starts at the base, is transported along ``-∇U`` with ``U = V - λ Q`` and ends as a draw from about
-    ``exp(-U / ε)``.
+    energy at once. An action starts at the base, is transported along ``-∇U`` with ``U = V - λ Q`` and ends as a draw from
+    about ``exp(-U / ε)``.
 
-    Critics, temperature and the Gaussian actor, from which particles start, learn as in SAC. ``V`` learns to lead from the base
-    to the best of an observation's candidates by optimal transport, ``L_OT`` (Energy Matching, Balcerak et al. 2025), where the
-    behaviour of the replay buffer was better than the policy more than elsewhere (value weight), and to tell these from its own
-    draws, ``L_CD``: ``L = L_OT + ω L_CD - λ E[Q]``. Each term can be switched off by its coefficient.
+    Critics, temperature and the Gaussian actor, from which particles start, learn as in SAC. ``V`` learns to lead from the
+    base to the best of an observation's candidates by optimal transport, ``L_OT`` (Energy Matching, Balcerak et al. 2025),
+    where the behaviour of the replay buffer was better than the policy more than elsewhere (value weight), and to tell these
+    from its own draws, ``L_CD``: ``L = L_OT + ω L_CD - λ E[Q]``. Each term can be switched off by its coefficient.
 
     How actions are drawn is a matter of the policy (``policy_kwargs``, see
     :class:`sb3_energy.common.potential_policy.PotentialPolicy`): ``λ`` and ``ε`` are ``energy_kwargs``.
@@ -35,13 +36,13 @@ class PGAC(PotentialUpdates, EnergySAC):
     :param transport_coef: of the transport loss; 0 switches it off
     :param divergence_coef: ``ω``, of the contrastive divergence; 0 switches it off
     :param value_weight: how much an observation's transport counts, by how much better what was done there is than what the
-        policy does: ``"relu"`` (the advantage where it is positive), ``"exp"`` (its exponential), in units of Q's spread,
-        or ``None`` (1)
+        policy does: ``"relu"`` (the advantage where it is positive), ``"exp"`` (its exponential), in units of its root mean
+        square, or ``None`` (1)
     :param matching_coef: of the gradient matching loss, by which ``-∇V / ε`` follows ``∇ min Q / α``; needs ``guidance=0``
     :param end_to_end_coef: of ``-E[Q]`` of the sampler's actions, differentiated through all of its steps
     :param policy_delay: the potential learns in one of so many updates
-    :param persistent_chains: whether the negatives' chains go on where the last ones at the same transition ended; they are kept
-        in the replay buffer and saved with it
+    :param persistent_chains: whether the negatives' chains go on where the last ones at the same transition ended; they are
+        kept in the replay buffer and saved with it
     :param potential_training_kwargs: Keyword arguments of :class:`sb3_energy.common.potential_training.PotentialTraining`
     :param update_particles: the most proposals that a refined candidate is chosen from in updates
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
@@ -56,6 +57,7 @@ class PGAC(PotentialUpdates, EnergySAC):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: PotentialPolicy
+    critic: EnsembleCritic
 
     def __init__(
         self,
