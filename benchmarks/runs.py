@@ -21,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from benchmarks.envs import make_env
 from benchmarks.evaluation import evaluate
 from benchmarks.files import Row, RunFiles
-from benchmarks.variants import ENERGY_SAC, algorithm_class, constructor_arguments
+from benchmarks.variants import REFINED, algorithm_class, constructor_arguments
 
 NAN = float("nan")
 
@@ -87,7 +87,7 @@ class EvaluateAndCheckpoint(BaseCallback):
         self.rows.append(
             {
                 "timesteps": self.num_timesteps,
-                **evaluate(self.model, self.envs, with_base=self.config["algorithm"] == ENERGY_SAC),
+                **evaluate(self.model, self.envs, with_base=self.config["algorithm"] in REFINED),
                 "train_overestimation": float(logged.get("train/overestimation", NAN)),
                 "ent_coef": float(logged.get("train/ent_coef", NAN)),
                 "cpu_seconds": cpu_seconds,

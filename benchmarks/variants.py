@@ -11,7 +11,12 @@ from typing import Any
 import torch as th
 from stable_baselines3 import SAC
 
+from sb3_energy.common.potential_training import PotentialTraining
+
 ENERGY_SAC = "sb3_energy:EnergySAC"
+PGAC = "sb3_energy:PGAC"
+REFINED = (ENERGY_SAC, PGAC)
+"""Algorithms whose policy refines what a Gaussian says."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ def _unrefined(name: str, backbone: str) -> Variant:
     return Variant(name, ENERGY_SAC, {"policy_kwargs": {"refiner": "none", "n_particles": 1, "backbone": backbone}})
 
 
+_UNGUIDED: dict[str, Any] = {"policy_kwargs": {"energy_kwargs": {"guidance": 0.0}}}
+_NO_WAYS = {"transport_coef": 0.0, "divergence_coef": 0.0}
+
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
@@ -42,6 +50,13 @@ VARIANTS: dict[str, Variant] = {
         _unrefined("sac_simba", "simba"),
         _unrefined("sac_bro", "bro"),
         Variant("energy_sac"),
+        Variant("pgac", PGAC),
+        Variant("pgac_no_transport", PGAC, {"transport_coef": 0.0}),
+        Variant("pgac_no_divergence", PGAC, {"divergence_coef": 0.0}),
+        Variant("pgac_no_q", PGAC, {**_UNGUIDED}),
+        Variant("pgac_no_value_weight", PGAC, {"value_weight": None}),
+        Variant("pgac_gradient_matching", PGAC, {**_UNGUIDED, **_NO_WAYS, "matching_coef": 1.0}),
+        Variant("pgac_end_to_end", PGAC, {**_UNGUIDED, "end_to_end_coef": 1.0}),
     )
 }
 
@@ -138,8 +153,10 @@ def defaults_of(variant: Variant) -> dict[str, str]:
     """
     algorithm = algorithm_class(variant.algorithm)
     owners: list[type] = [algorithm, algorithm.policy_aliases["MlpPolicy"]]
-    if variant.algorithm == ENERGY_SAC:
-        owners += _parts(variant.kwargs.get("policy_kwargs", {}))
+    if variant.algorithm in REFINED:
+        owners += _parts(owners[1], variant.kwargs.get("policy_kwargs", {}))
+    if variant.algorithm == PGAC:
+        owners.append(PotentialTraining)
     found: dict[str, str] = {}
     for owner in owners:
         for cls in reversed(owner.__mro__):
@@ -148,13 +165,12 @@ def defaults_of(variant: Variant) -> dict[str, str]:
     return found
 
 
-def _parts(policy_kwargs: Mapping[str, Any]) -> list[type]:
+def _parts(policy: type, policy_kwargs: Mapping[str, Any]) -> list[type]:
     """The refiner's and the energy's class, named in ``policy_kwargs`` or by default."""
     from sb3_energy.energies import ENERGIES
-    from sb3_energy.energy_sac.policies import MlpPolicy
     from sb3_energy.refiners import REFINERS
 
-    defaults = {name: parameter.default for name, parameter in inspect.signature(MlpPolicy).parameters.items()}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(policy).parameters.items()}
     parts: list[type] = []
     for registry, key in ((REFINERS, "refiner"), (ENERGIES, "energy")):
         name = policy_kwargs.get(key, defaults[key])
