@@ -20,8 +20,11 @@ from sb3_energy.refiners.checks import check_integer
 from sb3_energy.registry import resolve
 from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
-JKO_STEPS = 10
+JKO_STEPS = 6
 """Of transport and Langevin together, where nobody says how many."""
+
+JKO_PARTICLES = 32
+"""Fewer than Langevin has elsewhere: transport does a part of what choosing among them does, and all pay for its steps."""
 
 POTENTIAL_ARGUMENTS = ("net_arch", "activation_fn", "layer_norm", "spectral_norm")
 
@@ -41,7 +44,8 @@ class PotentialPolicy(RefinedPolicy):
     :param lr_schedule: Learning rate schedule (could be constant)
     :param refiner: As there; ``"langevin"`` takes the steps of the JKO scheme
     :param refiner_kwargs: As there; of ``"langevin"`` not ``step_size`` and ``noise_scale``, which follow from the times
-    :param refiner_steps: How many steps (``None``: 10 with ``"langevin"``)
+    :param refiner_steps: How many steps (``None``: 6 with ``"langevin"``)
+    :param n_particles: As there (``None``: 32 with ``"langevin"``)
     :param initial_particles: As there, or ``"normal"``: a standard Gaussian before the squash at every observation
     :param precondition: As there, but not unless it is asked for: the potential is a velocity in the box
     :param energy: A name in :data:`sb3_energy.energies.ENERGIES` or a class
@@ -70,6 +74,7 @@ class PotentialPolicy(RefinedPolicy):
         refiner: str | type[Refiner] = "langevin",
         refiner_kwargs: dict[str, Any] | None = None,
         refiner_steps: int | None = None,
+        n_particles: int | None = None,
         initial_particles: str | None = None,
         precondition: bool = False,
         energy: str | type[Energy] = "guided_potential",
@@ -88,15 +93,22 @@ class PotentialPolicy(RefinedPolicy):
             )
         self._starts_normal = initial_particles == NORMAL
         self.epsilon = getattr(resolve(ENERGIES, energy, energy_kwargs, "energy"), "temperature", 1.0)
-        steps = refiner_steps
-        jko_kwargs, refiner_steps = _jko(refiner, refiner_kwargs, refiner_steps, self.epsilon, sampling_time, transport_time)
+        given = dict(refiner_kwargs=refiner_kwargs, refiner_steps=refiner_steps, n_particles=n_particles)
+        times = (sampling_time, transport_time)
+        if refiner in ("langevin", Langevin):
+            refiner_steps = JKO_STEPS if refiner_steps is None else refiner_steps
+            n_particles = JKO_PARTICLES if n_particles is None else n_particles
+            refiner_kwargs = _jko_kwargs(refiner, refiner_kwargs, refiner_steps, self.epsilon, *times)
+        else:
+            _refuse_times(refiner, *times)
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
             refiner=refiner,
-            refiner_kwargs=jko_kwargs,
+            refiner_kwargs=refiner_kwargs,
             refiner_steps=refiner_steps,
+            n_particles=n_particles,
             initial_particles="base" if self._starts_normal else initial_particles,
             precondition=precondition,
             energy=energy,
@@ -105,9 +117,7 @@ class PotentialPolicy(RefinedPolicy):
             box=box,
             **kwargs,
         )
-        self._own_parameters |= dict(
-            refiner_kwargs=refiner_kwargs,
-            refiner_steps=steps,
+        self._own_parameters |= given | dict(
             initial_particles=initial_particles,
             trust_region=trust_region,
             sampling_time=sampling_time,
@@ -197,33 +207,33 @@ class PotentialPolicy(RefinedPolicy):
             return super().simulate(obs, n_chains, self.start_base(obs, base), energy, n_particles)
 
 
-def _jko(
+def _jko_kwargs(
     refiner: Any,
     refiner_kwargs: Any,
-    refiner_steps: int | None,
+    n_steps: int,
     temperature: float,
     sampling_time: float | None,
     transport_time: float | None,
-) -> tuple[Any, int | None]:
-    """The refiner's arguments and steps; Langevin's follow from the times."""
-    if refiner not in ("langevin", Langevin):
-        for name, value in (("sampling_time", sampling_time), ("transport_time", transport_time)):
-            if value is not None:
-                raise ValueError(f"{name} belongs to the JKO scheme of refiner='langevin', got {value!r} with {refiner!r}")
-        return refiner_kwargs, refiner_steps
+) -> dict[str, Any]:
+    """Langevin's arguments: what is given, and the steps that follow from the times."""
     given = dict(refiner_kwargs) if isinstance(refiner_kwargs, dict) else {}
     fixed = sorted({"step_size", "noise_scale"} & set(given))
     if fixed:
         raise ValueError(
             f"refiner_kwargs of a potential's 'langevin' must leave {fixed} to sampling_time and transport_time, got {given}"
         )
-    n_steps = JKO_STEPS if refiner_steps is None else refiner_steps
+    resolve(REFINERS, refiner, refiner_kwargs, "refiner")  # says what is wrong with the others
     check_integer("refiner_steps", n_steps, minimum=1)
     time = 1.0 if sampling_time is None else sampling_time
     transport = 0.5 * time if transport_time is None and isinstance(time, (int, float)) else transport_time
     jko = jko_langevin(n_steps, temperature, time, transport)
-    resolve(REFINERS, refiner, refiner_kwargs, "refiner")  # says what is wrong with the others
-    return given | dict(step_size=jko.step_size, noise_scale=jko.noise_scale), n_steps
+    return given | dict(step_size=jko.step_size, noise_scale=jko.noise_scale)
+
+
+def _refuse_times(refiner: Any, sampling_time: float | None, transport_time: float | None) -> None:
+    for name, value in (("sampling_time", sampling_time), ("transport_time", transport_time)):
+        if value is not None:
+            raise ValueError(f"{name} belongs to the JKO scheme of refiner='langevin', got {value!r} with {refiner!r}")
 
 
 def _over(trust_region: Any, temperature: float) -> Any:

@@ -24,7 +24,7 @@ class PotentialEnergy:
     :raises TypeError: if it is no number
     """
 
-    temperature: float = 1.0
+    temperature: float = 0.1
     needs_potential: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class GuidedPotential:
     """
 
     guidance: float = 1.0
-    temperature: float = 1.0
+    temperature: float = 0.1
     normalize_q: bool = True
     aggregate: str = "mean"
     coefficient: float | None = None
