@@ -44,7 +44,7 @@ class PotentialTraining:
     :raises TypeError: if something has the wrong type
     """
 
-    n_observations: int = 16
+    n_observations: int = 32
     n_candidates: int = 64
     top_k: int = 20
     n_refined: int = 4

@@ -40,7 +40,7 @@ class PGAC(PotentialUpdates, EnergySAC):
         square, or ``None`` (1)
     :param matching_coef: of the gradient matching loss, by which ``-∇V / ε`` follows ``∇ min Q / α``; needs ``guidance=0``
     :param end_to_end_coef: of ``-E[Q]`` of the sampler's actions, differentiated through all of its steps
-    :param policy_delay: the potential learns in one of so many updates
+    :param policy_delay: the potential learns in one of so many updates; one for many observations costs less than many for few
     :param persistent_chains: whether the negatives' chains go on where the last ones at the same transition ended; they are
         kept in the replay buffer and saved with it
     :param potential_training_kwargs: Keyword arguments of :class:`sb3_energy.common.potential_training.PotentialTraining`
@@ -69,7 +69,7 @@ class PGAC(PotentialUpdates, EnergySAC):
         value_weight: str | None = "exp",
         matching_coef: float = 0.0,
         end_to_end_coef: float = 0.0,
-        policy_delay: int = 2,
+        policy_delay: int = 4,
         persistent_chains: bool = False,
         potential_training_kwargs: dict[str, Any] | None = None,
         update_particles: int = 8,
