@@ -21,6 +21,8 @@ from sb3_energy.refiners import Langevin, refined_particles
 from sb3_energy.refiners.checks import check_integer, check_positive, check_tolerance
 from sb3_energy.types import Target
 
+POSITIVES = ("gibbs", "best")
+
 
 @dataclass(frozen=True)
 class PotentialTraining:
@@ -30,7 +32,10 @@ class PotentialTraining:
     :param n_observations: of each batch, at the most
     :param n_candidates: for each observation: the replayed action, ``n_refined`` draws of the policy, and of the others one
         half from the Gaussian and one from the box; at least ``2 top_k``
-    :param top_k: the best of them by Q are what the potential leads to
+    :param top_k: so many of them are the positives, what the potential leads to
+    :param positives: ``"gibbs"``: drawn without replacement by their weight ``exp(Q̂ / ε)`` over the density of what they were
+        drawn from, so that all good actions are among them, wherever the Gaussian is; ``"best"``: those of highest Q, most of
+        which are where the Gaussian is
     :param n_refined: how many of the candidates are draws of the policy
     :param n_negatives: for each observation, an even number: one half Langevin chains, the other actions drawn evenly from
         the box
@@ -47,6 +52,7 @@ class PotentialTraining:
     n_observations: int = 32
     n_candidates: int = 64
     top_k: int = 20
+    positives: str = "gibbs"
     n_refined: int = 4
     n_negatives: int = 16
     negative_steps: int = 5
@@ -60,6 +66,8 @@ class PotentialTraining:
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("n_candidates", self.n_candidates, minimum=2)
         check_integer("n_refined", self.n_refined, minimum=0)
+        if self.positives not in POSITIVES:
+            raise ValueError(f"positives must be one of {list(POSITIVES)}, got {self.positives!r}")
         if self.n_candidates < 2 * self.top_k:
             raise ValueError(f"n_candidates must be at least 2 top_k = {2 * self.top_k}, got {self.n_candidates}")
         if self.n_candidates - self.n_refined - 1 < 20:
@@ -127,17 +135,34 @@ class Candidates(NamedTuple):
 
     :param actions: ``(B, N, A)``
     :param q_values: ``(B, N)``
+    :param log_prob: ``(B, N)``, of the mixture of Gaussian and box, on the box
     """
 
     actions: th.Tensor
     q_values: th.Tensor
+    log_prob: th.Tensor
 
     def best(self, k: int) -> th.Tensor:
         """
         :param k: how many
         :return: ``(B, k, A)``, those of highest value
         """
-        index = self.q_values.topk(k, dim=1).indices
+        return self._top(self.q_values, k)
+
+    def draw(self, k: int, temperature: float | th.Tensor) -> th.Tensor:
+        """
+        Without replacement, in proportion to ``exp(Q / temperature) / density``: the largest of log-weights with Gumbel noise
+        (Gumbel-top-k, Kool et al. 2019, section 2.3).
+
+        :param k: how many
+        :param temperature: in units of Q
+        :return: ``(B, k, A)``
+        """
+        noise = -th.empty_like(self.q_values).exponential_().log()
+        return self._top(self.q_values / temperature - self.log_prob + noise, k)
+
+    def _top(self, keys: th.Tensor, k: int) -> th.Tensor:
+        index = keys.topk(k, dim=1).indices
         return self.actions.gather(1, index.unsqueeze(-1).expand(-1, -1, self.actions.shape[2]))
 
 

@@ -28,15 +28,14 @@ from sb3_energy.common.potential_training import (
     Candidates,
     PotentialSettings,
     PotentialTraining,
-    base_actions,
     chain_ends,
     guarded_divergence_loss,
     uniform_actions,
     weighted_transport_loss,
 )
-from sb3_energy.common.proposals import Gaussian
+from sb3_energy.common.proposals import Gaussian, draw_proposals, latent, mixture_log_prob
 from sb3_energy.common.q_scale import SMALLEST_SPREAD
-from sb3_energy.energies import QEnergy
+from sb3_energy.energies import QEnergy, log_tanh_jacobian
 from sb3_energy.losses import gradient_matching_loss, value_weights
 from sb3_energy.refiners import refine, refined_particles
 from sb3_energy.refiners.checks import check_integer
@@ -133,7 +132,7 @@ class PotentialUpdates(OffPolicyAlgorithm):
         q_energy = self._q_energy.bind_features(self.critic, features)
         base = self.policy.start_base(obs)
         candidates = self._candidates(obs, batch.actions[:n], q_energy, base, records)
-        best, total = candidates.best(self._training.top_k), th.zeros((), device=self.device)
+        best, total = self._positives(candidates), th.zeros((), device=self.device)
         if losses.transport_coef > 0.0:
             starts = self.policy.start_actions(base, self._training.top_k)
             loss = weighted_transport_loss(network, features, starts, best, weights)
@@ -178,15 +177,22 @@ class PotentialUpdates(OffPolicyAlgorithm):
         training = self._training
         with th.no_grad():
             n = training.n_candidates - training.n_refined - 1
-            from_base, from_box = base_actions(self.policy.base(obs), n - n // 2, 0.0), uniform_actions(replayed, n // 2)
-            found = [from_box, from_base, replayed.unsqueeze(1)]
+            actor = self.policy.base(obs)
+            # The Gaussian's come first, those from the box then
+            found = [draw_proposals(actor, n, 0.5).particles, latent(replayed).unsqueeze(1)]
             if training.n_refined > 0 and not self.policy.refinement.is_identity:
-                found.append(self._refined(obs, base, training.n_refined))
-            actions = th.cat(found, dim=1)
+                found.append(latent(self._refined(obs, base, training.n_refined)))
+            particles = th.cat(found, dim=1)
+            actions, log_prob = th.tanh(particles), mixture_log_prob(actor, particles, 0.5) - log_tanh_jacobian(particles)
             q_values = -q_energy(actions)
-            self.policy.q_scale.update(q_values[:, : n // 2])
+            self.policy.q_scale.update(q_values[:, n - n // 2 : n])
         records["q_spread"].append(self.policy.q_scale.spread.clone())
-        return Candidates(actions, q_values)
+        return Candidates(actions, q_values, log_prob)
+
+    def _positives(self, candidates: Candidates) -> th.Tensor:
+        if self._training.positives == "best":
+            return candidates.best(self._training.top_k)
+        return candidates.draw(self._training.top_k, self.policy.epsilon * self.policy.q_scale.spread)
 
     def _refined(self, obs: PyTorchObs, base: Gaussian, n: int) -> th.Tensor:
         policy = self.policy

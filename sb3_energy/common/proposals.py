@@ -96,6 +96,14 @@ def mixture_log_prob(base: Gaussian, particles: th.Tensor, uniform_fraction: flo
     return th.logaddexp(math.log1p(-uniform_fraction) + log_base, math.log(uniform_fraction) + log_uniform)
 
 
+def latent(actions: th.Tensor) -> th.Tensor:
+    """
+    :param actions: on the box, any shape
+    :return: the same before the squash, finite at its walls too
+    """
+    return th.atanh(actions.clamp(-LARGEST_ACTION, LARGEST_ACTION))
+
+
 def squashed_log_prob(base: Gaussian, latent: th.Tensor) -> th.Tensor:
     """
     Log-density of actions under the squashed base (Haarnoja et al. 2018, equation 21).
