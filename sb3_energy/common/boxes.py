@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch as th
 
-from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian
+from sb3_energy.common.proposals import Gaussian, latent
 from sb3_energy.energies import folded, log_tanh_jacobian, on_box, reflected, squashed
 from sb3_energy.types import EnergyFn
 
@@ -140,7 +140,7 @@ class ReflectingBox:
         :param x: ``(B, N, A)`` coordinates
         :return: the same, before the squash
         """
-        return th.atanh(folded(x).clamp(-LARGEST_ACTION, LARGEST_ACTION))
+        return latent(folded(x))
 
     def log_prob(self, u: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
         """

@@ -14,7 +14,7 @@ from sb3_energy.common.entropy_choice import choose_estimator
 from sb3_energy.common.guards import Records, guarded_step
 from sb3_energy.common.heads import HeadTraining, Lesson
 from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.proposals import LARGEST_ACTION, Gaussian, draw_proposals, squashed_log_prob
+from sb3_energy.common.proposals import Gaussian, draw_proposals, latent, squashed_log_prob
 from sb3_energy.common.refinement_records import refinement_records
 from sb3_energy.deferred import require
 from sb3_energy.energies import log_tanh_jacobian, tempered
@@ -114,7 +114,7 @@ class RefinedUpdates(OffPolicyAlgorithm):
         obs = {key: part[:n] for key, part in obs.items()} if isinstance(obs, dict) else obs[:n]
         with th.no_grad():
             energy = tempered(policy.energy_fn(obs), policy.temperature)
-            replayed = th.atanh(batch.actions[:n].clamp(-LARGEST_ACTION, LARGEST_ACTION))
+            replayed = latent(batch.actions[:n])
             lesson = Lesson(policy.features(obs), policy.base(obs), energy, replayed)
         loss, found = head.loss(lesson, self._head_training)
         for name, value in found.items():
