@@ -8,7 +8,7 @@ import torch as th
 from sb3_energy.common.boxes import BOXES, Box
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian, draw_proposals
 from sb3_energy.common.row_energies import RowEnergy
-from sb3_energy.common.starts import Starts, is_flow, resampled_proposals, unasked
+from sb3_energy.common.starts import Starts, energy_of_starts, is_flow, resampled_proposals, unasked
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
 from sb3_energy.refiners import (
@@ -170,7 +170,8 @@ class Refinement:
         repeated = Gaussian(*(part.repeat_interleave(n_chains, dim=0) for part in base)) if n_chains > 1 else base
         proposals, log_weights = draw_proposals(repeated, n_proposals, fraction, generator), None
         if n_proposals > 1:
-            proposals, log_weights = resampled_proposals(proposals, n_chains, squashed(energy_fn), generator)
+            weighing = squashed(tempered(energy_of_starts(energy), temperature))
+            proposals, log_weights = resampled_proposals(proposals, n_chains, weighing, generator)
         particles, log_prob = (part.reshape(len(base.mean), n_chains, *part.shape[2:]) for part in proposals)
         if self.trust_region is not None:
             energy_fn = tempered(near_proposal(energy, th.tanh(particles), self.trust_region), temperature)

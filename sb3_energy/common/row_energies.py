@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.common.starts import energy_of_starts
 from sb3_energy.types import CriticNetwork, Energy, EnergyFn, Networks
 
 
@@ -59,6 +60,12 @@ class BoundEnergy:
         :return: ``(B, N)`` and ``(B, N, A)``, without a graph
         """
         return energy_and_grad(self.fn, particles)
+
+    def of_starts(self) -> EnergyFn:
+        """
+        :return: what chooses between places to start at
+        """
+        return energy_of_starts(self.fn)
 
     def rows(self, index: th.Tensor) -> "BoundEnergy":
         """

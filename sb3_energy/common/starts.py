@@ -37,6 +37,15 @@ def unasked(x: th.Tensor) -> th.Tensor:
     return 0.0 * x.flatten(2).sum(-1)  # and no number where a particle is none
 
 
+def energy_of_starts(energy: EnergyFn) -> EnergyFn:
+    """
+    :param energy: ``(B, N, A) -> (B, N)`` on the box, which chains follow; it may have a method ``of_starts() -> EnergyFn``
+    :return: what says how good a place is to start at, which is the same unless the energy says otherwise
+    """
+    other = getattr(energy, "of_starts", None)
+    return energy if other is None else other()
+
+
 def resampled_proposals(
     proposals: Proposals, n_chains: int, energy_fn: EnergyFn, generator: th.Generator | None
 ) -> tuple[Proposals, th.Tensor]:

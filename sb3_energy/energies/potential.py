@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_energy.autodiff import energy_and_grad, gradient_of
+from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.energies.q_ensemble import QEnergy
 from sb3_energy.types import EnergyFn, Networks
 
@@ -40,7 +39,7 @@ class PotentialEnergy:
         """
         with th.no_grad():
             potential = networks.potential.bind(networks.critic.encode(obs))
-        return partial(_guided, potential, None, 0.0, self.temperature)
+        return _BoundPotential(potential, None, 0.0, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -87,32 +86,58 @@ class GuidedPotential:
             features = networks.critic.encode(obs)
             potential = networks.potential.bind(features)
         if self.guidance == 0.0:
-            return partial(_guided, potential, None, 0.0, self.temperature)
+            return _BoundPotential(potential, None, 0.0, self.temperature)
         factor: float | th.Tensor = self.guidance
         if self.normalize_q:
             factor = self.guidance / networks.q_scale.detach().clone()  # of now, as the networks are
         q_energy = QEnergy(self.aggregate, self.coefficient).bind_features(networks.critic, features)
-        return partial(_guided, potential, q_energy, factor, self.temperature)
+        return _BoundPotential(potential, q_energy, factor, self.temperature)
 
 
-def _guided(
-    potential: EnergyFn, q_energy: EnergyFn | None, factor: float | th.Tensor, temperature: float, x: th.Tensor
-) -> th.Tensor:
-    values = potential(x)
-    if q_energy is not None:
-        values = values + factor * q_energy(x)
-    return values / temperature
+@dataclass(frozen=True, eq=False)
+class _BoundPotential:
+    """
+    ``(V + factor E_Q) / ε``, bound to its observations.
+
+    :param potential: ``(B, N, A) -> (B, N)``
+    :param q_energy: the same of the critic (``None``: it is not asked)
+    :param factor: of the critic's energy
+    :param temperature: ``ε``
+    """
+
+    potential: EnergyFn
+    q_energy: EnergyFn | None
+    factor: float | th.Tensor
+    temperature: float
+
+    def __call__(self, x: th.Tensor) -> th.Tensor:
+        values = self.potential(x)
+        if self.q_energy is not None:
+            values = values + self.factor * self.q_energy(x)
+        return values / self.temperature
+
+    def energy_and_grad(self, x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """``(B, N)`` and ``(B, N, A)``, without a graph."""
+        values, gradients = energy_and_grad(self.potential, x)
+        if self.q_energy is not None:
+            q_values, q_gradients = energy_and_grad(self.q_energy, x)
+            values, gradients = values + self.factor * q_values, gradients + self.factor * q_gradients
+        return values / self.temperature, gradients / self.temperature
+
+    def of_starts(self) -> EnergyFn:
+        """
+        What chooses between places that are far apart: the guidance alone, where there is one. Short chains teach a potential
+        how it falls around each mode, and hardly how deep one mode is beside another that no chain reaches from it.
+        """
+        return self if self.q_energy is None else _BoundPotential(nowhere, self.q_energy, self.factor, self.temperature)
 
 
-@gradient_of(_guided)
-def _guided_by_hand(
-    potential: EnergyFn, q_energy: EnergyFn | None, factor: float | th.Tensor, temperature: float, x: th.Tensor
-) -> tuple[th.Tensor, th.Tensor]:
-    values, gradients = energy_and_grad(potential, x)
-    if q_energy is not None:
-        q_values, q_gradients = energy_and_grad(q_energy, x)
-        values, gradients = values + factor * q_values, gradients + factor * q_gradients
-    return values / temperature, gradients / temperature
+def nowhere(x: th.Tensor) -> th.Tensor:
+    """
+    :param x: ``(B, N, A)``
+    :return: ``(B, N)``, the potential that is 0
+    """
+    return x.new_zeros(x.shape[:2])
 
 
 def _check_number(name: str, value: Any, strict: bool = False) -> None:
