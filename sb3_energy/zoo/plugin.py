@@ -37,6 +37,11 @@ ALGORITHMS = {
         "sb3_energy.zoo.samplers:sample_energy_sac_params",
         "sb3_energy.zoo.samplers:convert_energy_sac_params",
     ),
+    "pgac": Algorithm(
+        "sb3_energy:PGAC",
+        "sb3_energy.zoo.samplers:sample_pgac_params",
+        "sb3_energy.zoo.samplers:convert_pgac_params",
+    ),
 }
 """Every algorithm of the package, by its name on the zoo's command line; adding one is one entry here and one YAML."""
 
