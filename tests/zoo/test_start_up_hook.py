@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
+from sb3_energy.zoo import ALGORITHMS
 from sb3_energy.zoo.__main__ import main
 
 ORDERS = [
@@ -28,8 +29,9 @@ for name in {order!r}.split(","):
 import sb3_energy, rl_zoo3, rl_zoo3.callbacks, rl_zoo3.exp_manager as em, rl_zoo3.hyperparams_opt as ho
 print(json.dumps(dict(
     order={order!r},
-    algorithm=rl_zoo3.ALGOS.get("energy_sac") is sb3_energy.EnergySAC and em.ALGOS is rl_zoo3.ALGOS,
-    sampler="energy_sac" in ho.HYPERPARAMS_SAMPLER and "energy_sac" in em.HYPERPARAMS_CONVERTER,
+    algorithm=[rl_zoo3.ALGOS.get("energy_sac"), rl_zoo3.ALGOS.get("pgac")] == [sb3_energy.EnergySAC, sb3_energy.PGAC]
+    and em.ALGOS is rl_zoo3.ALGOS,
+    sampler=all(name in ho.HYPERPARAMS_SAMPLER and name in em.HYPERPARAMS_CONVERTER for name in ("energy_sac", "pgac")),
     manager=hasattr(em.ExperimentManager.__init__, "__sb3_energy__"),
     callback=hasattr(rl_zoo3.callbacks.ParallelTrainCallback._init_callback, "__sb3_energy__"),
     no_trace=type(rl_zoo3) is type(json) and "PatchingLoader" not in repr(em.__spec__.loader),
@@ -120,12 +122,13 @@ assert "energy_sac" not in rl_zoo3.ALGOS and "sac" in rl_zoo3.ALGOS
     assert "sb3-energy could not register itself in rl_zoo3.utils" in result.stderr
 
 
-def test_the_literal_command(tmp_path):
-    arguments = "-m rl_zoo3.train --algo energy_sac --env Pendulum-v1 -n 300 --eval-freq -1 --num-threads 1 -f".split()
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_the_literal_command(tmp_path, algo):
+    arguments = f"-m rl_zoo3.train --algo {algo} --env Pendulum-v1 -n 150 --eval-freq -1 --num-threads 1 -f".split()
     result = run(*arguments, str(tmp_path))
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "energy_sac" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
-    assert "energy_sac.yml" in result.stdout
+    assert (tmp_path / algo / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+    assert f"{algo}.yml" in result.stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["trian"]])

@@ -21,26 +21,27 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_energy import EnergySAC
+from sb3_energy import PGAC, EnergySAC
 from sb3_energy.zoo import checkpoints, register
 from sb3_energy.zoo.checkpoints import MatchingCheckpointCallback
 
 SMALL = dict(policy_kwargs=dict(net_arch=[8]), buffer_size=500, batch_size=16, learning_starts=10)
 
 
-def train(folder: Path, n_steps: int = 60, save_freq: int = 25, env="Pendulum-v1", **kwargs) -> EnergySAC:
+def train(folder: Path, n_steps: int = 60, save_freq: int = 25, env="Pendulum-v1", cls=EnergySAC, **kwargs) -> EnergySAC:
     callback = MatchingCheckpointCallback(save_freq, str(folder), save_replay_buffer=True, save_vecnormalize=True)
-    return EnergySAC("MlpPolicy", env, **{**SMALL, **kwargs}).learn(n_steps, callback=callback)
+    return cls("MlpPolicy", env, **{**SMALL, **kwargs}).learn(n_steps, callback=callback)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-def test_model_and_buffer_are_of_the_same_step(tmp_path):
-    model = train(tmp_path, n_steps=50)
+@pytest.mark.parametrize("cls", [EnergySAC, PGAC])
+def test_model_and_buffer_are_of_the_same_step(tmp_path, cls):
+    model = train(tmp_path, n_steps=50, cls=cls)
     assert names(tmp_path) == ["replay_buffer_50_steps.pkl", "rl_model_25_steps.zip", "rl_model_50_steps.zip"]
-    loaded = EnergySAC.load(tmp_path / "rl_model_50_steps.zip", env=model.env)
+    loaded = cls.load(tmp_path / "rl_model_50_steps.zip", env=model.env)
     loaded.load_replay_buffer(tmp_path / "replay_buffer_50_steps.pkl")
     assert loaded.num_timesteps == loaded.replay_buffer.size() == 50
     assert loaded._n_updates == model._n_updates == 40
@@ -121,8 +122,8 @@ def test_the_zoos_callbacks_are_replaced_and_the_users_are_not(tmp_path):
     assert type(sac.callbacks[0]) is CheckpointCallback
 
 
-def zoo(folder: Path, *arguments: str) -> list[str]:
-    fixed = "--algo energy_sac --env Pendulum-v1 --num-threads 1 --eval-freq -1 --save-freq 100 --save-replay-buffer"
+def zoo(folder: Path, algo: str, *arguments: str) -> list[str]:
+    fixed = f"--algo {algo} --env Pendulum-v1 --num-threads 1 --eval-freq -1 --save-freq 100 --save-replay-buffer"
     small = ["-params", "policy_kwargs:dict(net_arch=[16], n_particles=2, refiner_steps=1)", "batch_size:32", "normalize:True"]
     return [sys.executable, "-m", "rl_zoo3.train", *fixed.split(), "-f", str(folder), *arguments, *small]
 
@@ -137,9 +138,10 @@ def wait_for_checkpoint(process: subprocess.Popen, folder: Path, n_steps: int) -
     raise AssertionError(f"no checkpoint in {folder}")
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path):
-    folder, env = tmp_path / "energy_sac" / "Pendulum-v1_1", {**os.environ, "SB3_ENERGY_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(zoo(tmp_path, "-n", "100000"), env=env, stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("algo, cls", [("energy_sac", EnergySAC), ("pgac", PGAC)])
+def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path, algo, cls):
+    folder, env = tmp_path / algo / "Pendulum-v1_1", {**os.environ, "SB3_ENERGY_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(zoo(tmp_path, algo, "-n", "100000"), env=env, stdout=subprocess.DEVNULL)
     wait_for_checkpoint(process, folder, 300)
     time.sleep(0.05)  # between two checkpoints, or in the middle of one
     process.send_signal(signal.SIGKILL)
@@ -147,7 +149,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path):
 
     checkpoint = max(folder.glob("rl_model_*_steps.zip"), key=lambda path: int(path.stem.split("_")[-2]))
     n_steps = int(checkpoint.stem.split("_")[-2])
-    model = EnergySAC.load(checkpoint, env=make_vec_env("Pendulum-v1"))
+    model = cls.load(checkpoint, env=make_vec_env("Pendulum-v1"))
     buffer = pickle.loads((folder / f"replay_buffer_{n_steps}_steps.pkl").read_bytes())
     assert model.num_timesteps == buffer.size() == n_steps
     assert model._n_updates == n_steps - model.learning_starts
@@ -157,13 +159,16 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path):
     statistics = pickle.loads((folder / f"vecnormalize_{n_steps}_steps.pkl").read_bytes())
     assert round(statistics.obs_rms.count) == n_steps + 1  # and that of the first reset
 
-    result = subprocess.run(zoo(tmp_path, "-n", "150", "-i", str(checkpoint)), env=env, capture_output=True, text=True)
+    result = subprocess.run(zoo(tmp_path, algo, "-n", "150", "-i", str(checkpoint)), env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert f"Continuing at step {n_steps} with {n_steps} rows of experience" in result.stdout
-    second = tmp_path / "energy_sac" / "Pendulum-v1_2"
-    continued = EnergySAC.load(second / "Pendulum-v1.zip")
+    second = tmp_path / algo / "Pendulum-v1_2"
+    continued = cls.load(second / "Pendulum-v1.zip")
     assert continued.num_timesteps == n_steps + 150
     assert continued._n_updates == model._n_updates + 150  # no second warm-up
+    if cls is PGAC:
+        steps = {int(state["step"]) for state in continued.policy.potential.optimizer.state.values()}
+        assert steps == {continued._n_updates // continued.policy_delay}
     assert (second / f"rl_model_{n_steps + 100}_steps.zip").is_file()
     statistics = pickle.loads((second / "Pendulum-v1" / "vecnormalize.pkl").read_bytes())
     assert round(statistics.obs_rms.count) == n_steps + 1 + 150 + 1

@@ -18,6 +18,8 @@ pytest.importorskip("rl_zoo3")
 ROOT = Path(__file__).resolve().parents[2]
 PENDULUM = "--algo energy_sac --env Pendulum-v1"
 TRAIN = f"-m rl_zoo3.train {PENDULUM} --num-threads 1 --seed 0"
+PGAC = "--algo pgac --env Pendulum-v1"
+PGAC_STUDY = "-optimize --n-trials 2 --n-jobs 1 --no-optim-plots"
 STUDY = "--storage logs/study.log --study-name search"
 PARALLEL = "rl_zoo3.callbacks.ParallelTrainCallback"
 RUN = "logs/energy_sac/Pendulum-v1"
@@ -46,6 +48,9 @@ COMMANDS = [
     ),
     ("console", f"SCRIPT train {PENDULUM} -n 150", "Saving to"),
     ("console enjoy", f"SCRIPT enjoy {PENDULUM} -f logs --no-render -n 200", "Mean reward:"),
+    ("pgac", f"-m rl_zoo3.train {PGAC} -n 300 --num-threads 1", "Saving to logs/pgac/Pendulum-v1_1"),
+    ("pgac enjoy", f"-m rl_zoo3.enjoy {PGAC} -f logs --no-render -n 200", "Mean reward:"),
+    ("pgac optimize", f"-m rl_zoo3.train {PGAC} -n 200 --num-threads 1 {PGAC_STUDY}", "Best trial"),
     ("off", f"OFF -m rl_zoo3.train {PENDULUM} -n 150", "invalid choice: 'energy_sac'"),
     ("off, explicit", f"OFF -m sb3_energy.zoo train {PENDULUM} -n 150", "Saving to"),
     ("off, explicit enjoy", f"OFF -m sb3_energy.zoo enjoy {PENDULUM} -f logs --no-render -n 200", "Mean reward:"),

@@ -1,4 +1,4 @@
-"""The shipped YAML: every entry goes through the zoo and builds EnergySAC, on its environment where that is installed."""
+"""The shipped YAML: every entry goes through the zoo and builds its algorithm, on its environment where that is installed."""
 
 import argparse
 import importlib
@@ -14,11 +14,12 @@ pytest.importorskip("rl_zoo3")
 import rl_zoo3
 from rl_zoo3.exp_manager import ExperimentManager
 
-from sb3_energy import EnergySAC
+from sb3_energy import PGAC, EnergySAC
 from sb3_energy.refiners import REFINERS
-from sb3_energy.zoo import hyperparams_dir, register
+from sb3_energy.zoo import ALGORITHMS, hyperparams_dir, register
 
-ENTRIES = yaml.safe_load((hyperparams_dir() / "energy_sac.yml").read_text())
+CLASSES = {"energy_sac": EnergySAC, "pgac": PGAC}
+ENTRIES = {algo: yaml.safe_load((hyperparams_dir() / f"{algo}.yml").read_text()) for algo in ALGORITHMS}
 REQUIRED = [
     *("default", "Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "BipedalWalker-v3"),
     *(f"{name}-v5" for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid")),
@@ -26,9 +27,9 @@ REQUIRED = [
 DOMAINS = "cartpole reacher finger ball_in_cup cheetah walker hopper acrobot quadruped humanoid dog".split()
 
 
-def manager(env_id: str, folder: str, **kwargs) -> ExperimentManager:
+def manager(env_id: str, folder: str, algo: str = "energy_sac", **kwargs) -> ExperimentManager:
     register()
-    return ExperimentManager(argparse.Namespace(), "energy_sac", env_id, folder, eval_freq=-1, verbose=0, **kwargs)
+    return ExperimentManager(argparse.Namespace(), algo, env_id, folder, eval_freq=-1, verbose=0, **kwargs)
 
 
 def make_or_skip(env_id: str) -> None:
@@ -41,35 +42,37 @@ def make_or_skip(env_id: str) -> None:
         pytest.skip(str(error))
 
 
-def test_the_promised_environments_are_there():
-    assert set(REQUIRED) < set(ENTRIES)
-    tasks = [name.removeprefix("dm_control/") for name in ENTRIES if name.startswith("dm_control/")]
+@pytest.mark.parametrize("entries", ENTRIES.values(), ids=ENTRIES)
+def test_the_promised_environments_are_there(entries):
+    assert set(REQUIRED) < set(entries)
+    tasks = [name.removeprefix("dm_control/") for name in entries if name.startswith("dm_control/")]
     assert len(tasks) >= 12 and {task.split("-")[0] for task in tasks} >= set(DOMAINS)
 
 
-@pytest.mark.parametrize("env_id", [name for name in ENTRIES if name != "default"])
-def test_every_entry_builds_a_model(env_id, tmp_path):
+@pytest.mark.parametrize("algo, env_id", [(algo, name) for algo in ENTRIES for name in ENTRIES[algo] if name != "default"])
+def test_every_entry_builds_a_model(algo, env_id, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         make_or_skip(env_id)
         # a small buffer: the entries' own are for a training
-        experiment = manager(env_id, str(tmp_path), hyperparams={"buffer_size": 100})
+        experiment = manager(env_id, str(tmp_path), algo, hyperparams={"buffer_size": 100})
         model, saved = experiment.setup_experiment()
-    assert isinstance(model, EnergySAC) and not model.policy.refinement.is_identity
+    assert type(model) is CLASSES[algo] and not model.policy.refinement.is_identity
     assert len(model.observation_space.shape) == 1
     assert saved.keys() >= {"n_timesteps", "policy"}
     model.predict(model.env.reset())
     model.env.close()
 
 
-def test_sacs_own_values_are_kept():
+@pytest.mark.parametrize("entries", ENTRIES.values(), ids=ENTRIES)
+def test_sacs_own_values_are_kept(entries):
     """Data of rl_zoo3; a change there should be looked at here."""
     theirs = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "sac.yml").read_text())
     # what differs, and why, is said in the file
     ours_alone = {"use_sde", "policy_kwargs", "noise_type", "noise_std", "n_timesteps"}
-    for env_id in set(theirs) & set(ENTRIES):
-        for key in (set(theirs[env_id]) | set(ENTRIES[env_id])) - ours_alone:
-            assert ENTRIES[env_id].get(key) == theirs[env_id].get(key), (env_id, key)
+    for env_id in set(theirs) & set(entries):
+        for key in (set(theirs[env_id]) | set(entries[env_id])) - ours_alone:
+            assert entries[env_id].get(key) == theirs[env_id].get(key), (env_id, key)
 
 
 @pytest.mark.parametrize("refiner", sorted(REFINERS))
@@ -82,3 +85,22 @@ def test_every_refiner_is_a_line_in_the_file(refiner, tmp_path):
     model.learn(14)
     assert isinstance(model.policy.refinement.refiner, REFINERS[refiner]) and model._n_updates > 0
     model.env.close()
+
+
+def test_the_algorithms_have_the_same_environments():
+    assert len({tuple(entries) for entries in ENTRIES.values()}) == 1
+
+
+def test_the_other_lines_of_pgacs_file_work(tmp_path):
+    """Those that the comment at the top of it gives as examples, without its hashes, each in the form of the YAML."""
+    head = (hyperparams_dir() / "pgac.yml").read_text().split("# Defaults")[0]
+    lines = [line.removeprefix("#   ") for line in head.splitlines() if line.startswith("#   ")]
+    assert [line.split(":")[0] for line in lines] == ["policy_kwargs"] * 2 + ["divergence_coef", "potential_training_kwargs"]
+    for line in lines:
+        settings = dict(buffer_size=200, learning_starts=10, batch_size=8) | yaml.safe_load(line)
+        model, _ = manager("Pendulum-v1", str(tmp_path), "pgac", hyperparams=settings).setup_experiment()
+        model.learn(14)
+        assert model._n_updates > 0
+        if line.startswith("divergence_coef"):
+            assert model.divergence_coef == 0.0
+        model.env.close()

@@ -14,8 +14,11 @@ import rl_zoo3.utils
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 
-from sb3_energy import EnergySAC
+from sb3_energy import PGAC, EnergySAC
 from sb3_energy.zoo import ALGORITHMS, hyperparams_dir, plugin
+
+CLASSES = [EnergySAC, PGAC]
+"""In the order of the table."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,16 +30,17 @@ def manager(tmp_path, algo="energy_sac", **kwargs):
     return rl_zoo3.exp_manager.ExperimentManager(argparse.Namespace(), algo, "Pendulum-v1", str(tmp_path), **kwargs)
 
 
-def test_the_shipped_file_is_used_unless_the_user_gives_one(tmp_path):
-    assert manager(tmp_path).config == str(hyperparams_dir() / "energy_sac.yml")
-    assert manager(tmp_path, config="mine.yml").config == "mine.yml"
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_the_shipped_file_is_used_unless_the_user_gives_one(tmp_path, algo):
+    assert manager(tmp_path, algo).config == str(hyperparams_dir() / f"{algo}.yml")
+    assert manager(tmp_path, algo, config="mine.yml").config == "mine.yml"
     assert manager(tmp_path, algo="sac").config.endswith("rl_zoo3/hyperparams/sac.yml")
 
 
 def test_every_algorithm_of_the_table_is_complete():
-    for name in ALGORITHMS:
+    for name, cls in zip(ALGORITHMS, CLASSES, strict=True):
+        assert rl_zoo3.utils.ALGOS[name] is cls
         assert (hyperparams_dir() / f"{name}.yml").is_file()
-        assert name in rl_zoo3.utils.ALGOS
         assert name in rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER and name in rl_zoo3.exp_manager.HYPERPARAMS_CONVERTER
 
 
@@ -55,10 +59,14 @@ def test_strings_of_the_yaml_and_the_command_line_know_the_package(tmp_path):
     assert manager(tmp_path)._preprocess_hyperparams(text)[0]["policy_kwargs"] == {"refiner": EnergySAC}
 
 
-def test_parallel_training_is_refused_and_sac_is_not():
+@pytest.mark.parametrize("cls", CLASSES)
+def test_parallel_training_is_refused(cls):
     callback = rl_zoo3.callbacks.ParallelTrainCallback()
-    with pytest.raises(TypeError, match="would train a plain SAC instead of EnergySAC"):
-        EnergySAC("MlpPolicy", "Pendulum-v1").learn(1, callback=callback)
+    with pytest.raises(TypeError, match=f"would train a plain SAC instead of {cls.__name__}"):
+        cls("MlpPolicy", "Pendulum-v1").learn(1, callback=callback)
+
+
+def test_parallel_training_of_sac_is_not_refused():
     callback = rl_zoo3.callbacks.ParallelTrainCallback()
     model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, train_freq=(1, "episode"))
     model.set_logger(configure(None, []))
@@ -66,13 +74,14 @@ def test_parallel_training_is_refused_and_sac_is_not():
     assert isinstance(callback._model, SAC)
 
 
-def test_scripts_that_predict_load_a_buffer_of_one_row(tmp_path, monkeypatch):
-    EnergySAC("MlpPolicy", "Pendulum-v1", buffer_size=1000).save(tmp_path / "model")
+@pytest.mark.parametrize("algo, ours", list(zip(ALGORITHMS, CLASSES, strict=True)))
+def test_scripts_that_predict_load_a_buffer_of_one_row(tmp_path, monkeypatch, algo, ours):
+    ours("MlpPolicy", "Pendulum-v1", buffer_size=1000).save(tmp_path / "model")
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=SimpleNamespace(name="rl_zoo3.record_video")))
     monkeypatch.setattr(rl_zoo3.utils, "ALGOS", {})
     plugin.patch(rl_zoo3.utils)
-    cls = rl_zoo3.utils.ALGOS["energy_sac"]
-    env = EnergySAC("MlpPolicy", "Pendulum-v1", buffer_size=1).env
+    cls = rl_zoo3.utils.ALGOS[algo]
+    env = ours("MlpPolicy", "Pendulum-v1", buffer_size=1).env
     model = cls.load(tmp_path / "model", env=env)
-    assert type(model) is EnergySAC and cls.__name__ == "EnergySAC"
+    assert type(model) is ours and cls.__name__ == ours.__name__
     assert model.replay_buffer.buffer_size == 1
