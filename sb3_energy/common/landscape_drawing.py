@@ -27,12 +27,12 @@ def draw_landscape(landscape: Landscape, title: str | None = None) -> "Figure":
     :return: matplotlib's figure, 1200 pixels wide when saved as it is; it does not belong to pyplot
     :raises ImportError: if there is no matplotlib
     """
-    figure_class = _figure_class()
+    make = figure_class()
     if len(landscape.dims) == 1:
-        figure = figure_class(figsize=(12.0, 9.0), dpi=100, layout="constrained")
+        figure = make(figsize=(12.0, 9.0), dpi=100, layout="constrained")
         _draw_curves(figure, landscape)
     else:
-        figure = figure_class(figsize=(12.0, 11.2), dpi=100, layout="constrained")
+        figure = make(figsize=(12.0, 11.2), dpi=100, layout="constrained")
         _draw_maps(figure, landscape)
     figure.legend(handles=_legend(landscape), loc="outside lower center", ncols=5, fontsize=11, frameon=False)
     if title is not None:
@@ -40,7 +40,11 @@ def draw_landscape(landscape: Landscape, title: str | None = None) -> "Figure":
     return figure
 
 
-def _figure_class() -> "type[Figure]":
+def figure_class() -> "type[Figure]":
+    """
+    :return: matplotlib's class of figures
+    :raises ImportError: if there is no matplotlib
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -53,7 +57,7 @@ def _draw_maps(figure: "Figure", landscape: Landscape) -> None:
     share, name = _share(landscape)
     for ax, values, label, heading in (
         (axes[0, 0], landscape.potential, "$V - \\min V$", "Potential $V$, arrows: $-\\nabla V$"),
-        (axes[0, 1], share, f"{name} above its minimum", f"Critic: {name}, $Q$ from {_span(landscape.q_values)}"),
+        (axes[0, 1], share, f"{name} above its minimum", f"Critic's share {name}, $Q$ from {_span(landscape.q_values)}"),
         (axes[1, 0], landscape.guided, "$U - \\min U$", "Together $U = V - \\lambda Q$, arrows: $-\\nabla U$"),
     ):
         _map(figure, ax, landscape, values - values.min(), label)
@@ -93,21 +97,22 @@ def _arrows(ax: "Axes", landscape: Landscape, velocity: np.ndarray) -> None:
 
 def _draw_paths(figure: "Figure", ax: "Axes", landscape: Landscape) -> None:
     levels = np.linspace(0.0, 1.0, 13)
-    image = ax.contourf(landscape.axis, landscape.axis, landscape.density.T, levels=levels, cmap="Greys", alpha=0.55)
-    label = "$\\exp(-U / \\epsilon)$ over its maximum"
+    # Half of the scale, so that paths and ends stand out where there are most of them
+    image = ax.contourf(landscape.axis, landscape.axis, landscape.density.T, levels=levels, cmap="Greys", vmin=0.0, vmax=2.2)
+    label = f"$\\exp(-U / \\epsilon)$ over its maximum, $\\epsilon$ = {landscape.temperature:g}"
     figure.colorbar(image, ax=ax, label=label, shrink=0.85, ticks=(0.0, 0.25, 0.5, 0.75, 1.0))
     x, y = landscape.dims
-    for step, (parts, noisy) in enumerate(zip(landscape.paths, landscape.noise, strict=True)):
-        colour = SAMPLING if noisy else TRANSPORT
-        ax.plot(parts[..., x], parts[..., y], color=colour, linewidth=0.9, alpha=0.75, zorder=3 if noisy else 4)
-        if not noisy and step > 0:  # steps of the transport can be told from each other
-            ax.plot(parts[0, :, x], parts[0, :, y], ".", color=colour, markersize=2.5, zorder=4)
+    for parts, noisy in zip(landscape.paths, landscape.noise, strict=True):
+        colour, width, alpha = (SAMPLING, 0.7, 0.4) if noisy else (TRANSPORT, 1.3, 0.9)
+        ax.plot(parts[..., x], parts[..., y], color=colour, linewidth=width, alpha=alpha, zorder=3 if noisy else 4)
+    between = _between(landscape)
+    ax.plot(between[:, x], between[:, y], "o", color=TRANSPORT, markersize=4, zorder=5)
     starts, ends = landscape.positions[0], landscape.positions[-1]
     ax.plot(starts[:, x], starts[:, y], "o", color=START, markeredgecolor=TRANSPORT, markersize=5, zorder=5, clip_on=False)
     ax.plot(ends[:, x], ends[:, y], "o", color=END, markersize=4.5, zorder=6, clip_on=False)
     best = landscape.deterministic
     ax.plot(best[x], best[y], "*", markersize=15, color=BEST, markeredgecolor="black", zorder=7)
-    ax.set_title(f"{len(starts)} particles, {_steps(landscape)}, $\\epsilon$ = {landscape.temperature:g}", fontsize=12)
+    ax.set_title(f"{len(starts)} particles, {_steps(landscape)}", fontsize=12)
 
 
 def _draw_curves(figure: "Figure", landscape: Landscape) -> None:
@@ -131,13 +136,13 @@ def _draw_curves(figure: "Figure", landscape: Landscape) -> None:
         axis, landscape.density / landscape.density.mean() / 2.0, color="#bbbbbb", label="$\\exp(-U/\\epsilon)$"
     )
     ends, starts = (landscape.positions[step][:, landscape.dims[0]] for step in (-1, 0))
-    bins: Any = np.linspace(-1.0, 1.0, 21)
+    bins: Any = np.linspace(-1.0, 1.0, 11)
     for found, colour, label in ((starts, TRANSPORT, "starts"), (ends, END, "ends")):
         axes[1, 0].hist(found, bins=bins, density=True, histtype="step", color=colour, linewidth=1.5, label=label)
     axes[1, 0].set(ylabel="density", title=f"Where particles are, $\\epsilon$ = {landscape.temperature:g}")
     for ax in (axes[0, 0], axes[0, 1], axes[1, 0]):
         ax.axvline(best, color=BEST, linewidth=2.0, zorder=0)
-        ax.set(xlim=(-1.0, 1.0), xlabel=_name(landscape.dims[0]))
+        ax.set(xlim=(-1.0, 1.0), xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=_name(landscape.dims[0]))
         ax.legend(fontsize=10, framealpha=0.85)
     _draw_paths_in_time(axes[1, 1], landscape)
 
@@ -147,7 +152,7 @@ def _arrows_along(ax: "Axes", landscape: Landscape) -> None:
     speeds = landscape.velocity[index, 0]
     ax.axhline(0.0, color="#999999", linewidth=0.8, zorder=0)
     if speeds.any():
-        scale = np.abs(speeds).max() / (1.6 * 2.0 / (N_ARROWS + 1))
+        scale = np.abs(speeds).max() / (0.9 * 2.0 / (N_ARROWS + 1))
         where = landscape.axis[index]
         # Along the line of 0: a particle goes right where the curve is above it
         ax.quiver(where, 0.0 * where, speeds, 0.0 * speeds, angles="xy", scale_units="xy", scale=scale, width=0.005, zorder=3)
@@ -158,11 +163,14 @@ def _draw_paths_in_time(ax: "Axes", landscape: Landscape) -> None:
     for step, (parts, noisy) in enumerate(zip(landscape.paths, landscape.noise, strict=True)):
         time = step + np.linspace(0.0, 1.0, len(parts))
         ax.plot(time, parts[..., dim], color=SAMPLING if noisy else TRANSPORT, linewidth=0.9, alpha=0.6)
-    for step, colour, edge in ((0, START, TRANSPORT), (n_steps, END, END)):
-        found = landscape.positions[step][:, dim]
-        ax.plot(
-            np.full(len(found), step), found, "o", color=colour, markeredgecolor=edge, markersize=5, clip_on=False, zorder=5
-        )
+    n_still = int((~landscape.noise).sum())
+    for step, found, colour, edge in (
+        (n_still, _between(landscape), TRANSPORT, TRANSPORT),
+        (0, landscape.positions[0], START, TRANSPORT),
+        (n_steps, landscape.positions[-1], END, END),
+    ):
+        times: Any = np.full(len(found), step)
+        ax.plot(times, found[:, dim], "o", color=colour, markeredgecolor=edge, markersize=5, clip_on=False, zorder=5)
     ax.axhline(landscape.deterministic[dim], color=BEST, linewidth=2.0, zorder=0)
     ax.set(xlim=(0, max(n_steps, 1)), ylim=(-1.0, 1.0), xlabel="step of the refinement", ylabel=_name(dim))
     ax.set_title(f"{landscape.positions.shape[1]} particles, {_steps(landscape)}")
@@ -174,12 +182,14 @@ def _legend(landscape: Landscape) -> list[Any]:
     dot: dict[str, Any] = dict(linestyle="none", marker="o", markersize=7)
     handles = [Line2D([], [], color=START, markeredgecolor=TRANSPORT, label="start", **dot)]
     if not landscape.noise.all():
-        handles.append(Line2D([], [], color=TRANSPORT, linewidth=2.0, label="transport, without noise"))
+        marker = "o" if len(_between(landscape)) > 0 else ""
+        line = Line2D([], [], color=TRANSPORT, linewidth=2.0, marker=marker, markersize=5, label="transport, without noise")
+        handles.append(line)
     if landscape.noise.any():
         handles.append(Line2D([], [], color=SAMPLING, linewidth=2.0, label="Langevin, with noise"))
     handles.append(Line2D([], [], color=END, label="end", **dot))
     star = dict(linestyle="none", marker="*", markersize=13) if len(landscape.dims) == 2 else dict(linewidth=2.0)
-    handles.append(Line2D([], [], color=BEST, markeredgecolor="black", label="deterministic action", **star))  # type: ignore[arg-type]
+    handles.append(Line2D([], [], color=BEST, markeredgecolor="black", label="deterministic action", **star))
     return handles
 
 
@@ -192,7 +202,14 @@ def _share(landscape: Landscape) -> tuple[np.ndarray, str]:
 
 def _steps(landscape: Landscape) -> str:
     n_noisy = int(landscape.noise.sum())
-    return f"{len(landscape.noise) - n_noisy} + {n_noisy} steps"
+    return f"{len(landscape.noise) - n_noisy} steps without and {n_noisy} with noise"
+
+
+def _between(landscape: Landscape) -> np.ndarray:
+    """``(N, A)`` where the first step with noise finds particles, of none if there is only one stage."""
+    if landscape.noise.all() or not landscape.noise.any():
+        return landscape.positions[0][:0]
+    return landscape.positions[int(landscape.noise.argmax())]
 
 
 def _span(values: np.ndarray) -> str:
