@@ -20,6 +20,10 @@ N_BETWEEN = 16
 """Parts that a step is drawn in: a step that a wall reflects is no straight line between its ends."""
 
 
+NO_NOISE = 1e-6
+"""Scale of a noise that is only what rounding has left where a schedule's ramp begins."""
+
+
 class Landscape(NamedTuple):
     """
     Energies and velocities on a grid of actions scaled to [-1, 1], and ways of particles through the refinement, at one
@@ -169,7 +173,7 @@ def _followed(policy: PotentialPolicy, obs: PyTorchObs, n_particles: int) -> tup
     between = th.lerp(found[:-1, None], found[1:, None], parts)  # (K, N_BETWEEN + 1, 1, N, A), in the refiner's coordinates
     noise_scale = getattr(chains.refiner, "noise_scale", 1.0)
     remaining = [Tick(step, chains.n_steps).remaining for step in range(chains.n_steps)]
-    noise = np.array([value_at(noise_scale, part) > 0.0 for part in remaining], dtype=bool)
+    noise = np.array([value_at(noise_scale, part) > NO_NOISE for part in remaining], dtype=bool)
     positions, paths = (
         policy.refinement.actions(base, part.reshape(1, -1, part.shape[-1])).reshape(part.shape) for part in (found, between)
     )

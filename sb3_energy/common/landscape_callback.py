@@ -61,7 +61,7 @@ class LandscapeCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         if self.observation is None:
-            self.observation = first_of(self.model._last_obs)  # type: ignore[attr-defined]
+            self.observation = first_of(self.model._last_obs)
         landscape_of(self.model, self.observation, self.dims, n_grid=2, n_particles=1)  # says what is wrong with them
 
     def _on_step(self) -> bool:
