@@ -35,8 +35,12 @@ def draw_landscape(landscape: Landscape, title: str | None = None) -> "Figure":
         figure = make(figsize=(12.0, 11.2), dpi=100, layout="constrained")
         _draw_maps(figure, landscape)
     figure.legend(handles=_legend(landscape), loc="outside lower center", ncols=5, fontsize=11, frameon=False)
-    if title is not None:
-        figure.suptitle(title, fontsize=15)
+    lines = [] if title is None else [title]
+    if landscape.actions.shape[-1] > 2:
+        names = " and ".join(f"$a_{{{dim + 1}}}$" for dim in landscape.dims)
+        lines.append(f"plane of {names} through the deterministic action, particles projected onto it")
+    if lines:
+        figure.suptitle("\n".join(lines), fontsize=15)
     return figure
 
 
@@ -56,14 +60,14 @@ def _draw_maps(figure: "Figure", landscape: Landscape) -> None:
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     share, name = _share(landscape)
     for ax, values, label, heading in (
-        (axes[0, 0], landscape.potential, "$V - \\min V$", "Potential $V$, arrows: $-\\nabla V$"),
+        (axes[0, 0], landscape.potential, "$V - \\min V$", "Potential $V$"),
         (axes[0, 1], share, f"{name} above its minimum", f"Critic's share {name}, $Q$ from {_span(landscape.q_values)}"),
-        (axes[1, 0], landscape.guided, "$U - \\min U$", "Together $U = V - \\lambda Q$, arrows: $-\\nabla U$"),
+        (axes[1, 0], landscape.guided, "$U - \\min U$", "Together $U = V - \\lambda Q$"),
     ):
         _map(figure, ax, landscape, values - values.min(), label)
         ax.set_title(heading, fontsize=12)
-    _arrows(axes[0, 0], landscape, landscape.potential_velocity)
-    _arrows(axes[1, 0], landscape, landscape.velocity)
+    _arrows(axes[0, 0], landscape, landscape.potential_velocity, "$-\\nabla V$")
+    _arrows(axes[1, 0], landscape, landscape.velocity, "$-\\nabla U$")
     _draw_paths(figure, axes[1, 1], landscape)
     for ax in axes.flat:
         ax.set(xlim=(-1.0, 1.0), ylim=(-1.0, 1.0), xticks=(-1, 0, 1), yticks=(-1, 0, 1), aspect="equal")
@@ -83,7 +87,7 @@ def _map(figure: "Figure", ax: "Axes", landscape: Landscape, values: np.ndarray,
     ax.plot(*landscape.deterministic[list(landscape.dims)], "*", markersize=15, color=BEST, markeredgecolor="black", zorder=6)
 
 
-def _arrows(ax: "Axes", landscape: Landscape, velocity: np.ndarray) -> None:
+def _arrows(ax: "Axes", landscape: Landscape, velocity: np.ndarray, name: str) -> None:
     index = np.linspace(0, len(landscape.axis) - 1, N_ARROWS + 2).round().astype(int)[1:-1]
     where, field = landscape.axis[index], velocity[np.ix_(index, index)]
     if not field.any():
@@ -91,8 +95,7 @@ def _arrows(ax: "Axes", landscape: Landscape, velocity: np.ndarray) -> None:
     longest = np.linalg.norm(field, axis=-1).max()
     scale = longest / (1.6 * 2.0 / (N_ARROWS + 1))  # the longest is a bit longer than from one arrow to the next
     ax.quiver(where, where, field[..., 0].T, field[..., 1].T, angles="xy", scale_units="xy", scale=scale, width=0.0032)
-    note = f"longest arrow {longest:.2g}"
-    ax.text(0.97, 0.03, note, transform=ax.transAxes, ha="right", fontsize=9, bbox=dict(facecolor="white", alpha=0.7, pad=2))
+    ax.set_title(f"{ax.get_title()}, arrows: {name}, up to {longest:.2g}", fontsize=12)
 
 
 def _draw_paths(figure: "Figure", ax: "Axes", landscape: Landscape) -> None:
@@ -170,6 +173,8 @@ def _draw_paths_in_time(ax: "Axes", landscape: Landscape) -> None:
         (n_steps, landscape.positions[-1], END, END),
     ):
         times: Any = np.full(len(found), step)
+        if len(found) == 0:  # matplotlib's layout breaks at a line of no points that may leave its axes
+            continue
         ax.plot(times, found[:, dim], "o", color=colour, markeredgecolor=edge, markersize=5, clip_on=False, zorder=5)
     ax.axhline(landscape.deterministic[dim], color=BEST, linewidth=2.0, zorder=0)
     ax.set(xlim=(0, max(n_steps, 1)), ylim=(-1.0, 1.0), xlabel="step of the refinement", ylabel=_name(dim))
