@@ -100,7 +100,10 @@ def main(argv: list[str] | None = None) -> Landscape:
             model.save(args.save)
     else:
         model = PGAC.load(args.model, device=args.device)
-    observation = np.array(args.observation, dtype=np.float32)
+    observation, shape = np.array(args.observation, dtype=np.float32), model.observation_space.shape
+    if shape is None or observation.size != np.prod(shape):
+        raise SystemExit(f"--observation must have the numbers of a {model.observation_space}, got {args.observation}")
+    observation = observation.reshape(shape)
     dims = None if args.dims is None else tuple(args.dims)
     landscape = landscape_of(model, observation, dims, args.grid, args.particles, args.seed)
     where = ", ".join(f"{number:g}" for number in args.observation)

@@ -77,7 +77,9 @@ class LandscapeCallback(BaseCallback):
         landscape = landscape_of(self.model, self.observation, self.dims, self.n_grid, self.n_particles)
         figure = draw_landscape(landscape, f"after {self.num_timesteps} steps")
         self.logger.record("landscape/observation", Figure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
-        # As EvalCallback does: the logger keeps one of a name, and writes it when an episode happens to end
+        # As EvalCallback does: the logger keeps one of a name, and writes it when an episode happens to end; and outputs of
+        # text want a line
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
 
 

@@ -128,11 +128,11 @@ def _draw_curves(figure: "Figure", landscape: Landscape) -> None:
         (landscape.guided, "black", "$U = V - \\lambda Q$"),
     )
     for values, colour, label in lines:
-        axes[0, 0].plot(axis, values - values.min(), color=colour, linewidth=2.0, label=label)
+        axes[0, 0].plot(axis, values - values.min(), color=colour, linewidth=_width(colour), label=label)
     axes[0, 0].set(ylabel="energy above its minimum", title=f"Energies, $Q$ from {_span(landscape.q_values)}")
     fields = ((landscape.potential_velocity, POTENTIAL, "$-\\nabla V$"), (landscape.velocity, "black", "$-\\nabla U$"))
     for velocity, colour, label in fields:
-        axes[0, 1].plot(axis, velocity[:, 0], color=colour, linewidth=2.0, label=label)
+        axes[0, 1].plot(axis, velocity[:, 0], color=colour, linewidth=_width(colour), label=label)
     _arrows_along(axes[0, 1], landscape)
     axes[0, 1].set(ylabel="velocity", title="Velocities, arrows: where $-\\nabla U$ leads")
     axes[1, 0].fill_between(
@@ -148,6 +148,10 @@ def _draw_curves(figure: "Figure", landscape: Landscape) -> None:
         ax.set(xlim=(-1.0, 1.0), xticks=(-1.0, -0.5, 0.0, 0.5, 1.0), xlabel=_name(landscape.dims[0]))
         ax.legend(fontsize=10, framealpha=0.85)
     _draw_paths_in_time(axes[1, 1], landscape)
+
+
+def _width(colour: str) -> float:
+    return 4.5 if colour == POTENTIAL else 2.0  # without guidance U lies on V, which is to be seen all the same
 
 
 def _arrows_along(ax: "Axes", landscape: Landscape) -> None:

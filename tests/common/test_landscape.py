@@ -1,6 +1,7 @@
 """A potential's landscape: its arrays against the policy's own energies, its pictures, the callback and the example."""
 
 import importlib.util
+import io
 import sys
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_other_refiners_have_landscapes_too(refiner, steps):
     kwargs = dict(refiner=refiner, refiner_steps=steps, n_particles=1 if refiner == "none" else 8)
     found = landscape_of(make(2, kwargs), OBSERVATION, n_grid=3, n_particles=4)
     assert len(found.paths) == steps and len(found.positions) == steps + 1
-    draw_landscape(found).canvas.draw()
+    draw_landscape(found).savefig(io.BytesIO())
 
 
 def test_looking_changes_nothing():
@@ -189,8 +190,24 @@ def test_a_potential_of_zero_is_drawn():
     with th.no_grad():
         model.policy.potential.network[-1].weight.zero_()
     figure = draw_landscape(landscape_of(model, OBSERVATION, n_grid=5))
-    figure.canvas.draw()
+    figure.savefig(io.BytesIO())
     assert sum(text.get_text() == "0 everywhere" for ax in figure.axes for text in ax.texts) == 2  # V and U
+
+
+@pytest.mark.parametrize("action_dim", [1, 2])
+@pytest.mark.parametrize("transport_time", [0.5, 1.0])
+def test_what_is_drawn_fills_the_picture(action_dim, transport_time):
+    """Also with one stage alone: a layout that has failed leaves slivers."""
+    figure = draw_landscape(landscape_of(make(action_dim, dict(transport_time=transport_time)), OBSERVATION, n_grid=5))
+    figure.savefig(io.BytesIO())
+    boxes = [ax.get_position() for ax in figure.axes if ax.get_title()]
+    assert len(boxes) == 4 and all(box.width > 0.3 and box.height > 0.3 for box in boxes)
+
+
+def test_three_dimensions_say_which_plane_is_shown():
+    found = landscape_of(make(3), OBSERVATION, (2, 0), n_grid=5, n_particles=2)
+    heading = draw_landscape(found).get_suptitle()
+    assert heading == "plane of $a_{3}$ and $a_{1}$ through the deterministic action, particles projected onto it"
 
 
 def test_without_matplotlib_a_sentence_says_what_to_install(monkeypatch):
