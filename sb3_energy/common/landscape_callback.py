@@ -49,6 +49,7 @@ class LandscapeCallback(BaseCallback):
         self.dims = dims
         self.n_grid = n_grid
         self.n_particles = n_particles
+        self._drawn_at: int | None = None
 
     def _init_callback(self) -> None:
         potential_policy_of(self.model)
@@ -60,6 +61,7 @@ class LandscapeCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
+        self._drawn_at = None
         if self.observation is None:
             self.observation = first_of(self.model._last_obs)
         landscape_of(self.model, self.observation, self.dims, n_grid=2, n_particles=1)  # says what is wrong with them
@@ -70,10 +72,11 @@ class LandscapeCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        if self.n_calls % self.freq != 0:
+        if self._drawn_at != self.num_timesteps:  # the zoo says twice that training has ended
             self._draw()
 
     def _draw(self) -> None:
+        self._drawn_at = self.num_timesteps
         landscape = landscape_of(self.model, self.observation, self.dims, self.n_grid, self.n_particles)
         figure = draw_landscape(landscape, f"after {self.num_timesteps} steps")
         self.logger.record("landscape/observation", Figure(figure, close=True), exclude=("stdout", "log", "json", "csv"))

@@ -223,9 +223,10 @@ class Kept(KVWriter):
     """An output of the logger that keeps pictures."""
 
     def __init__(self):
-        self.figures = {}
+        self.figures, self.written = {}, []
 
     def write(self, key_values, key_excluded, step=0):
+        self.written += [step] if any(isinstance(value, Figure) for value in key_values.values()) else []
         self.figures |= {(step, key): value for key, value in key_values.items() if isinstance(value, Figure)}
 
     def close(self):
@@ -242,6 +243,9 @@ def logged(model, callback, n_steps=12) -> Kept:
 def test_the_callback_draws_in_time_and_at_the_end():
     callback = LandscapeCallback(freq=5, n_grid=5, n_particles=3)
     kept = logged(make(2), callback)
+    written = len(kept.written)
+    callback.on_training_end()  # as the zoo does once more
+    assert len(kept.written) == written == 3
     assert list(kept.figures) == [(step, "landscape/observation") for step in (5, 10, 12)]
     assert callback.observation.tolist() == OBSERVATION.tolist()  # what the environment began with
     assert kept.figures[(5, "landscape/observation")].figure.get_suptitle() == "after 5 steps"
