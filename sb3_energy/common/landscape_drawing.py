@@ -204,7 +204,7 @@ def _legend(landscape: Landscape) -> list[Any]:
 
 def _share(landscape: Landscape) -> tuple[np.ndarray, str]:
     """The critic's share of the energy; where it has none, what it says all the same."""
-    if np.ptp(landscape.guidance) > 0.0:
+    if np.ptp(landscape.guidance) > 1e-5 * np.abs(landscape.guided).max():  # more than rounding leaves of U / ε times ε
         return landscape.guidance, "$-\\lambda Q$"
     return -landscape.q_values, "$-Q$ (no guidance)"
 
