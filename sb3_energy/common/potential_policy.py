@@ -28,6 +28,9 @@ JKO_PARTICLES = 32
 
 POTENTIAL_ARGUMENTS = ("net_arch", "activation_fn", "layer_norm", "spectral_norm")
 
+SMALLEST_ARCHITECTURE = [64, 64]
+"""Of a potential whose critic has no hidden layer: a linear one would lead everywhere alike, and to no action."""
+
 NORMAL = "normal"
 """Where particles start, beside what a refined policy knows: a standard Gaussian before the squash at any observation."""
 
@@ -55,8 +58,8 @@ class PotentialPolicy(RefinedPolicy):
     :param box: As there
     :param sampling_time: Of the JKO scheme (``None``: 1)
     :param transport_time: ``τ*``, until which there is no noise (``None``: half of the sampling time)
-    :param potential_kwargs: Of the potential: ``net_arch`` (``None``: the critic's), ``activation_fn``, ``layer_norm``,
-        ``spectral_norm``, see :class:`sb3_energy.networks.PotentialNetwork`
+    :param potential_kwargs: Of the potential: ``net_arch`` (``None``: the critic's, or ``[64, 64]`` where that has no hidden
+        layer), ``activation_fn``, ``layer_norm``, ``spectral_norm``, see :class:`sb3_energy.networks.PotentialNetwork`
     :param kwargs: of :class:`RefinedPolicy`
     :raises ValueError: if a name or a number is not one of those that are accepted
     :raises TypeError: if something has the wrong type
@@ -127,7 +130,8 @@ class PotentialPolicy(RefinedPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        kwargs: dict[str, Any] = dict(net_arch=self.critic.net_arch) | self._potential_kwargs
+        kwargs: dict[str, Any] = dict(net_arch=self.critic.net_arch or SMALLEST_ARCHITECTURE)
+        kwargs |= self._potential_kwargs
         action_dim = get_action_dim(self.action_space)
         self.potential = PotentialNetwork(self.critic.features_dim, action_dim, **kwargs).to(self.device)
         optimizer_class: Any = self.optimizer_class
