@@ -138,6 +138,15 @@ class PotentialPolicy(RefinedPolicy):
         self.potential.optimizer = optimizer_class(self.potential.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
         self.q_scale = QScale().to(self.device)
 
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        As in SB3, also for the potential: normalised weights change at each look at them while they learn.
+
+        :param mode: if true, set to training mode, else set to evaluation mode
+        """
+        super().set_training_mode(mode)
+        self.potential.train(mode)
+
     def networks(self) -> Networks:
         """
         :return: critic, potential and the spread of Q
