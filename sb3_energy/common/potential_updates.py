@@ -126,11 +126,10 @@ class PotentialUpdates(OffPolicyAlgorithm):
     def _update_potential(self, batch: ReplayBufferSamples, ent_coef: th.Tensor, records: Records) -> None:
         n, losses, network = self._training.n_observations, self._losses, self.policy.potential
         obs = _first(batch.observations, n)
-        with th.no_grad():
-            features = self.critic.encode(obs)
+        with th.no_grad():  # of the actor and the critic nothing learns here
+            features, base = self.critic.encode(obs), self.policy.start_base(obs)
         weights = self._value_weights(batch, features, records)
         q_energy = self._q_energy.bind_features(self.critic, features)
-        base = self.policy.start_base(obs)
         candidates = self._candidates(obs, batch.actions[:n], q_energy, base, records)
         best, total = self._positives(candidates), th.zeros((), device=self.device)
         if losses.transport_coef > 0.0:
