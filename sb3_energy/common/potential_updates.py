@@ -1,5 +1,6 @@
 """What an algorithm with a potential adds to its updates."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,7 +69,10 @@ class PotentialUpdates(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._training = resolve({}, PotentialTraining, self.potential_training_kwargs, "potential_training")
         self._choose_buffer()
-        super()._setup_model()
+        with warnings.catch_warnings():
+            if self.replay_buffer_class is NStepChainReplayBuffer and self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
+                warnings.filterwarnings("ignore", r"`n_steps=\d+` is ignored")  # SB3 takes the class for the user's own
+            super()._setup_model()
         check_integer("policy_delay", self.policy_delay, minimum=1)
         energy: Any = self.policy.energy
         self._losses = PotentialSettings(
@@ -85,15 +89,18 @@ class PotentialUpdates(OffPolicyAlgorithm):
             return
         if self.replay_buffer_class is None:
             self.replay_buffer_class = self._chain_buffer_class()
-        if not issubclass(self.replay_buffer_class, PersistentChains):
+        chosen: Any = self.replay_buffer_class
+        if not (isinstance(chosen, type) and issubclass(chosen, PersistentChains)):
             raise ValueError(
                 "persistent_chains=True needs replay_buffer_class=None or one with PersistentChains, "
-                f"got {self.replay_buffer_class.__name__}"
+                f"got {getattr(chosen, '__name__', repr(chosen))}"
             )
         self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(n_chains=self._training.n_chains)
 
     def _chain_buffer_class(self) -> type[PersistentChains]:
         if isinstance(self.observation_space, spaces.Dict):
+            if self.n_steps > 1:  # as SB3 says where it chooses the buffer
+                raise ValueError(f"n_steps must be 1 with observations that are a dictionary, got {self.n_steps!r}")
             return DictChainReplayBuffer
         if self.n_steps == 1:
             return ChainReplayBuffer
