@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -24,6 +25,7 @@ from sb3_energy.common.chain_buffers import (
 )
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import Records, guarded_step
+from sb3_energy.common.model_files import PathOrFile
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.common.potential_training import (
     Candidates,
@@ -96,6 +98,21 @@ class PotentialUpdates(OffPolicyAlgorithm):
                 f"got {getattr(chosen, '__name__', repr(chosen))}"
             )
         self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(n_chains=self._training.n_chains)
+
+    def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
+        """
+        As in SB3, and refuses with ``persistent_chains=True`` a buffer that cannot keep them.
+
+        :param path: Path to the pickled replay buffer.
+        :param truncate_last_traj: As in SB3, of ``HerReplayBuffer``
+        :raises ValueError: if the buffer has no chains, or another number of them
+        """
+        before = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        found = getattr(self.replay_buffer, "chains", np.zeros((1, 1, 0))).shape[2]
+        if self.persistent_chains and found != self._training.n_chains:
+            self.replay_buffer = before
+            raise ValueError(f"persistent_chains=True needs a buffer of {self._training.n_chains} chains, got one of {found}")
 
     def _chain_buffer_class(self) -> type[PersistentChains]:
         if isinstance(self.observation_space, spaces.Dict):
