@@ -133,7 +133,7 @@ def trained(network, pairs, n_updates, learning_rate=5e-3):
 
 
 def test_the_potential_learns_the_conditional_mean():
-    """From N(0, 1) to N(2, .5²), where the shortest ways are those of ranks; what is best at y comes from quadrature over t."""
+    """From N(0, 1) to N(2, .5²), where the shortest ways are those of ranks; what is best at y comes from quadrature."""
     y = th.linspace(-0.5, 2.2, 12, dtype=DOUBLE)
     t = (th.arange(4000, dtype=DOUBLE) + 0.5) / 4000
     slope = 1.0 - t / 2.0  # a_t = (1 - t) a_0 + t (2 + a_0 / 2)
