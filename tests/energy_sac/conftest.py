@@ -1,27 +1,31 @@
-"""Small models for the tests of EnergySAC, with Langevin and with MPPI."""
+"""Small models for the tests of EnergySAC, with Langevin and with MPPI, and of PGAC where they are those of any algorithm."""
+
+from functools import partial
 
 import pytest
 
-from sb3_energy import EnergySAC
-
-REFINED = {
-    "langevin": dict(refiner="langevin", refiner_steps=2, n_particles=4),
-    "mppi": dict(refiner="mppi", refiner_steps=2, n_particles=4),
-}
+from tests.models import ALGORITHMS, REFINED, small_model
 
 
-@pytest.fixture(params=sorted(REFINED))
-def refined(request):
-    """Policy arguments of a small refined policy."""
-    return REFINED[request.param] | dict(net_arch=[16])
+@pytest.fixture(params=sorted(ALGORITHMS))
+def kind(request):
+    """Which small model."""
+    return request.param
 
 
 @pytest.fixture
-def make_model(refined):
-    """A function that makes a small model; its keyword arguments are EnergySAC's."""
+def algorithm(kind):
+    """Its class."""
+    return ALGORITHMS[kind]
 
-    def make(policy="MlpPolicy", env="Pendulum-v1", policy_kwargs=None, **kwargs):
-        settings = dict(learning_starts=20, batch_size=16, buffer_size=500, seed=0, device="cpu") | kwargs
-        return EnergySAC(policy, env, policy_kwargs=refined | (policy_kwargs or {}), **settings)
 
-    return make
+@pytest.fixture
+def refined(kind):
+    """Policy arguments of a small refined policy."""
+    return REFINED[kind] | dict(net_arch=[16])
+
+
+@pytest.fixture
+def make_model(kind):
+    """A function that makes a small model; its keyword arguments are the algorithm's."""
+    return partial(small_model, kind)

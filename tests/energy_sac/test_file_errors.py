@@ -123,11 +123,11 @@ def test_a_class_that_its_module_lost(foreign_model, monkeypatch):
     sys.modules.pop("my_refiners_of_last_year")
 
 
-def test_a_wrong_environment_at_load(make_model, tmp_path):
+def test_a_wrong_environment_at_load(make_model, algorithm, tmp_path):
     make_model().save(tmp_path / "model")
     before = contents(tmp_path)
     with refuses(ValueError, "Observation spaces do not match") as caught:
-        EnergySAC.load(tmp_path / "model", env=TimeLimit(Broken(), 10))
+        algorithm.load(tmp_path / "model", env=TimeLimit(Broken(), 10))
     one_sentence(caught)
     assert contents(tmp_path) == before
 
@@ -152,9 +152,9 @@ def test_saving_that_fails_keeps_the_old_file(make_model, tmp_path, monkeypatch,
     assert contents(tmp_path) == before, "the old file is whole and no temporary one is left"
 
 
-def test_saving_over_an_old_file_replaces_it(make_model, tmp_path):
+def test_saving_over_an_old_file_replaces_it(make_model, algorithm, tmp_path):
     model = make_model()
     model.save(tmp_path / "model")
     model.learn(25).save(tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
-    assert EnergySAC.load(tmp_path / "model").num_timesteps == 25
+    assert algorithm.load(tmp_path / "model").num_timesteps == 25

@@ -14,8 +14,7 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_energy import EnergySAC
-from sb3_energy.energy_sac import MlpPolicy
+from sb3_energy import PGAC, EnergySAC
 from sb3_energy.refiners import Langevin
 from sb3_energy.schedules import Polynomial
 
@@ -50,17 +49,18 @@ def assert_acts_the_same(first, second, obs=OBS):
 
 @pytest.mark.parametrize("ent_coef", ["auto_0.3", 0.2])
 @pytest.mark.parametrize("where", ["str", "path", "file"])
-def test_everything_comes_back(make_model, tmp_path, ent_coef, where):
+def test_everything_comes_back(make_model, algorithm, tmp_path, ent_coef, where):
     model = make_model(ent_coef=ent_coef, target_entropy=-0.5, learning_rate=1e-2).learn(40)
     target = {"str": str(tmp_path / "new folder" / "model"), "path": tmp_path / "model.zip", "file": io.BytesIO()}[where]
     model.save(target)
     if where == "file":
         target.seek(0)
-    loaded = EnergySAC.load(target, env=model.get_env())
+    loaded = algorithm.load(target, env=model.get_env())
     before = tensors(model)
     assert len([name for name in before if "optimizer" in name]) > 10
     assert_same_tensors(before, tensors(loaded))
-    assert loaded.policy.temperature.item() == model.policy.temperature.item() not in (0.0, 1.0)
+    assert loaded.policy.temperature.item() == model.policy.temperature.item()
+    assert (model.policy.temperature.item() == 1.0) == (algorithm is PGAC), "whose temperature is a part of its energy"
     assert_acts_the_same(model, loaded)
     assert loaded.num_timesteps == 40 and loaded._n_updates == 20
     if ent_coef != 0.2:  # the optimiser must hold the tensor that is used
@@ -69,13 +69,13 @@ def test_everything_comes_back(make_model, tmp_path, ent_coef, where):
     assert loaded.num_timesteps == 70
 
 
-def test_settings_come_back(make_model, tmp_path):
+def test_settings_come_back(make_model, algorithm, tmp_path):
     settings = dict(refine_exploration=False, refine_target=True, entropy_estimator="soft_value", distillation_coef=0.5)
     settings["policy_kwargs"] = dict(refiner="langevin")  # for which the soft value is valid
     noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
     model = make_model(**settings, entropy_estimator_kwargs=dict(n_proposals=8), action_noise=noise, gamma=0.9)
     model.save(tmp_path / "model")
-    loaded = EnergySAC.load(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model")
     for name in (*settings, "entropy_estimator_kwargs", "gamma", "batch_size", "seed", "policy_kwargs"):
         assert getattr(loaded, name) == getattr(model, name), name
     assert loaded._estimator == model._estimator
@@ -83,12 +83,12 @@ def test_settings_come_back(make_model, tmp_path):
     assert loaded.policy.energy == model.policy.energy
 
 
-def test_a_loaded_model_learns_on_as_the_saved_one(make_model, tmp_path):
+def test_a_loaded_model_learns_on_as_the_saved_one(make_model, algorithm, tmp_path):
     """Weights, optimisers, temperature, buffer: nothing that an update depends on is lost."""
     model = make_model(refine_target=True).learn(40)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
-    loaded = EnergySAC.load(tmp_path / "model", env=model.get_env())
+    loaded = algorithm.load(tmp_path / "model", env=model.get_env())
     loaded.load_replay_buffer(tmp_path / "buffer")
     loaded.set_logger(model.logger)
     for one in (model, loaded):
@@ -152,33 +152,34 @@ def test_set_env(make_model):
         model.set_env(make_vec_env("Pendulum-v1", n_envs=2))
 
 
-def test_load_for_another_number_of_environments(make_model, tmp_path):
+def test_load_for_another_number_of_environments(make_model, algorithm, tmp_path):
     make_model().learn(30).save(tmp_path / "model")
-    loaded = EnergySAC.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=3))
+    loaded = algorithm.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=3))
     loaded.learn(60)
     assert loaded.num_timesteps == 60 and loaded.replay_buffer.pos == 20
 
 
-def test_load_with_changed_settings(make_model, tmp_path):
+def test_load_with_changed_settings(make_model, algorithm, tmp_path):
     model = make_model()
     model.save(tmp_path / "model")
-    loaded = EnergySAC.load(tmp_path / "model", gamma=0.5, custom_objects=dict(learning_rate=1e-4))
+    loaded = algorithm.load(tmp_path / "model", gamma=0.5, custom_objects=dict(learning_rate=1e-4))
     assert loaded.gamma == 0.5 and loaded.lr_schedule(1.0) == 1e-4
-    assert EnergySAC.load(tmp_path / "model", policy_kwargs=model.policy_kwargs).policy.refinement == model.policy.refinement
+    assert algorithm.load(tmp_path / "model", policy_kwargs=model.policy_kwargs).policy.refinement == model.policy.refinement
     with pytest.raises(ValueError, match="policy kwargs"):
-        EnergySAC.load(tmp_path / "model", policy_kwargs=dict(refiner="none"))
+        algorithm.load(tmp_path / "model", policy_kwargs=dict(refiner="none"))
 
 
-def test_the_policy_alone_acts_the_same(make_model, tmp_path):
+def test_the_policy_alone_acts_the_same(make_model, algorithm, tmp_path):
     """A Gibbs policy without its temperature would be another policy."""
     model = make_model(learning_rate=1e-2).learn(60)
     model.policy.save(tmp_path / "policy.pth")
-    policy = MlpPolicy.load(tmp_path / "policy.pth")
-    assert policy.temperature.item() == model.policy.temperature.item() != 1.0
+    policy = algorithm.policy_aliases["MlpPolicy"].load(tmp_path / "policy.pth")
+    assert policy.temperature.item() == model.policy.temperature.item()
     assert policy.refinement == model.policy.refinement
     assert_acts_the_same(model, policy)
 
 
+@pytest.mark.parametrize("kind", ["langevin", "mppi"])
 def test_the_temperature_of_the_policy_is_the_entropy_coefficient(make_model):
     model = make_model(learning_rate=1e-2, ent_coef="auto_0.5")
     assert model.policy.temperature.item() == pytest.approx(0.5)
