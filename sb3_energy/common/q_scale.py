@@ -39,6 +39,7 @@ class QScale(nn.Module):
         low, high = th.quantile(q_values, levels, dim=1)
         found = (high - low).mean()
         # The first ones count in full, as in Adam's corrected means: a run does not begin with the scale of nothing
-        weight = (1.0 - self.decay) / (1.0 - self.decay ** (self.n_updates + 1).to(found.dtype))
+        # (in 64 bits: in 32 the first weight is not quite 1, and what is left of nothing's scale hides that of small rewards)
+        weight = (1.0 - self.decay) / (1.0 - self.decay ** (self.n_updates + 1).double())
         self.spread.lerp_(found.to(self.spread.dtype), weight.to(self.spread.dtype)).clamp_(min=SMALLEST_SPREAD)
         self.n_updates += 1
