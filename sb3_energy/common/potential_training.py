@@ -18,7 +18,7 @@ from sb3_energy.losses import (
 )
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.refiners import Langevin, refined_particles
-from sb3_energy.refiners.checks import check_integer, check_positive, check_tolerance
+from sb3_energy.refiners.checks import check_integer, check_number
 from sb3_energy.types import Target
 
 POSITIVES = ("gibbs", "best")
@@ -78,11 +78,9 @@ class PotentialTraining:
         if self.n_negatives % 2 == 1:
             raise ValueError(f"n_negatives must be even, got {self.n_negatives}")
         for name in ("negative_step", "max_energy", "largest_weight"):
-            if getattr(self, name) is None:
-                raise TypeError(f"{name} must be a number, got None")
-            check_positive(name, getattr(self, name))
-        check_tolerance("expectile", self.expectile)
-        if self.expectile is None or not 0.5 <= self.expectile < 1.0:
+            check_number(name, getattr(self, name), strict=True)
+        check_number("expectile", self.expectile)
+        if not 0.5 <= self.expectile < 1.0:
             raise ValueError(f"expectile must lie in [0.5, 1), got {self.expectile!r}")
 
     @property
@@ -116,9 +114,7 @@ class PotentialSettings(NamedTuple):
         :raises TypeError: if something has the wrong type
         """
         for name in ("transport_coef", "divergence_coef", "end_to_end_coef", "matching_coef"):
-            if getattr(self, name) is None:
-                raise TypeError(f"{name} must be a number, got None")
-            check_tolerance(name, getattr(self, name))
+            check_number(name, getattr(self, name))
         if self.value_weight is not None and self.value_weight not in VALUE_WEIGHTS:
             raise ValueError(f"value_weight must be one of {list(VALUE_WEIGHTS)} or None, got {self.value_weight!r}")
         if self.matching_coef > 0.0 and guidance != 0.0:

@@ -57,6 +57,19 @@ def check_tolerance(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be at least 0, got {value!r}")
 
 
+def check_number(name: str, value: Any, strict: bool = False) -> None:
+    """
+    :param name: of the argument
+    :param value: a number of at least 0
+    :param strict: whether it must be above 0
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is out of range
+    """
+    _check_number(name, value, "a number")
+    if not (value > 0.0 if strict else value >= 0.0):
+        raise ValueError(f"{name} must be {'above' if strict else 'at least'} 0, got {value!r}")
+
+
 def check_part(name: str, value: Any) -> None:
     """
     :param name: of the argument

@@ -1,6 +1,6 @@
 """Transport first, then equilibrium: Langevin's steps on the schedule of the JKO scheme."""
 
-from sb3_energy.refiners.checks import check_integer, check_positive, check_tolerance
+from sb3_energy.refiners.checks import check_integer, check_number
 from sb3_energy.refiners.langevin import Langevin
 from sb3_energy.schedules import LinearRamp, SquareRoot
 
@@ -29,13 +29,9 @@ def jko_langevin(
     :raises TypeError: if something has the wrong type
     """
     check_integer("n_steps", n_steps, minimum=1)
-    for name, value in (("temperature", temperature), ("sampling_time", sampling_time)):
-        if value is None:
-            raise TypeError(f"{name} must be a number, got None")
-        check_positive(name, value)
-    if transport_time is None:
-        raise TypeError("transport_time must be a number, got None")
-    check_tolerance("transport_time", transport_time)
+    check_number("temperature", temperature, strict=True)
+    check_number("sampling_time", sampling_time, strict=True)
+    check_number("transport_time", transport_time)
     step_size, part = 2.0 * temperature * sampling_time / n_steps, transport_time / sampling_time
     if part >= 1.0:
         return Langevin(step_size, 0.0, max_displacement=max_displacement)

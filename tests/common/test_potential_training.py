@@ -147,11 +147,11 @@ def test_a_potential_costs_where_it_is_beyond_its_bound():
         (dict(negative_steps=0), ValueError, "negative_steps must be at least 1, got 0"),
         (dict(negative_step=0.0), ValueError, "negative_step must be above 0, got 0.0"),
         (dict(negative_step=None), TypeError, "negative_step must be a number, got None"),
-        (dict(max_energy="high"), TypeError, "max_energy must be a number.*, got 'high'"),
+        (dict(max_energy="high"), TypeError, "max_energy must be a number, got 'high'"),
         (dict(largest_weight=-1), ValueError, "largest_weight must be above 0, got -1"),
         (dict(expectile=0.4), ValueError, r"expectile must lie in \[0.5, 1\), got 0.4"),
         (dict(expectile=1.0), ValueError, r"expectile must lie in \[0.5, 1\), got 1.0"),
-        (dict(expectile=None), (TypeError, ValueError), "expectile must lie in .*, got None"),
+        (dict(expectile=None), TypeError, "expectile must be a number, got None"),
     ],
     ids=str,
 )
