@@ -129,8 +129,8 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         refines = not self.policy.refinement.is_identity
         if coef > 0.0 and not refines:
             raise ValueError(f"distillation_coef={coef!r} needs refined actions to learn from, and refiner='none' makes none")
-        if self.ent_coef_optimizer is None and refines and not self.ent_coef_tensor.item() > 0.0:
-            raise ValueError(f"ent_coef is the temperature of the energy and must be above 0, got {self.ent_coef!r}")
+        if self.ent_coef_optimizer is None and refines:
+            self._check_ent_coef(self.ent_coef_tensor.item())
         uses_estimate = self.ent_coef_optimizer is not None or (self.refine_target and refines)
         asked_for = self.entropy_estimator is not None and not isinstance(self._estimator, BaseEntropy)
         if asked_for and not uses_estimate:
@@ -138,6 +138,10 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
                 f"entropy_estimator={self.entropy_estimator!r} would not be asked: with a fixed ent_coef it needs "
                 "refine_target=True and a refiner"
             )
+
+    def _check_ent_coef(self, ent_coef: float) -> None:
+        if not ent_coef > 0.0:
+            raise ValueError(f"ent_coef is the temperature of the energy and must be above 0, got {self.ent_coef!r}")
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

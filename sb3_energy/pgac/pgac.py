@@ -108,6 +108,12 @@ class PGAC(PotentialUpdates, EnergySAC):
     def _optimizers(self) -> list[th.optim.Optimizer]:
         return [*super()._optimizers(), *self._potential_optimizers()]
 
+    def _check_ent_coef(self, ent_coef: float) -> None:
+        if not ent_coef >= 0.0:
+            raise ValueError(f"ent_coef must be at least 0, got {self.ent_coef!r}")
+        if ent_coef == 0.0 and self.matching_coef > 0.0:
+            raise ValueError(f"ent_coef is what matching_coef divides Q by and must be above 0, got {self.ent_coef!r}")
+
     def _sync_temperature(self) -> None:
         """The temperature is ``ε`` and a part of the energy; the entropy coefficient is the Gaussian's alone."""
 
