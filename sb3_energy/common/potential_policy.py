@@ -90,6 +90,11 @@ class PotentialPolicy(RefinedPolicy):
         **kwargs: Any,
     ):
         self._potential_kwargs = _checked_potential_kwargs(potential_kwargs)
+        if kwargs.get("use_sde"):
+            raise ValueError(
+                "use_sde=True keeps its noise for several steps, which a potential's starts do not, "
+                f"and needs EnergySAC with refiner='none', got {refiner!r}"
+            )
         if initial_particles not in (None, NORMAL, *INITIAL_PARTICLES):
             raise ValueError(
                 f"initial_particles must be one of {sorted([NORMAL, *INITIAL_PARTICLES])}, got {initial_particles!r}"
