@@ -77,7 +77,9 @@ def _deserialized(path: PathOrFile, name: str, value: Any) -> Any:
 
 def _check_policy_class(algorithm: type[BaseAlgorithm], path: PathOrFile, policy_class: Any) -> None:
     accepted = tuple(algorithm.policy_aliases.values())
-    if not isinstance(policy_class, type) or not issubclass(policy_class, accepted):
+    learns = getattr(algorithm, "learns_potential", False)
+    known = isinstance(policy_class, type) and issubclass(policy_class, accepted)
+    if not known or getattr(policy_class, "has_potential", False) != learns:  # a potential needs who teaches it
         name = getattr(policy_class, "__qualname__", repr(policy_class))
         raise ValueError(
             f"{path} is no saved {algorithm.__name__}: its policy is {name} of {getattr(policy_class, '__module__', None)}; "

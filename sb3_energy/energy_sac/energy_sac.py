@@ -72,6 +72,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    learns_potential: ClassVar[bool] = False
     policy: RefinedPolicy
     actor: BackboneActor
     critic: EnsembleCritic
@@ -107,6 +108,8 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         self.capture = capture
         if isinstance(policy, type) and not issubclass(policy, RefinedPolicy):
             raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
+        if isinstance(policy, type) and policy.has_potential and not self.learns_potential:
+            raise TypeError(f"policy must be without a potential, which PGAC teaches, got {policy.__name__}")
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[misc]
         if _init_setup_model:
             self._setup_model()

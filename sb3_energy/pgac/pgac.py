@@ -56,6 +56,7 @@ class PGAC(PotentialUpdates, EnergySAC):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    learns_potential: ClassVar[bool] = True
     policy: PotentialPolicy
     critic: EnsembleCritic
 
