@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 
-from sb3_energy.schedules import Constant, Cosine, LinearRamp, Polynomial, value_at
+from sb3_energy.schedules import Constant, Cosine, LinearRamp, Polynomial, SquareRoot, value_at
 from sb3_energy.types import Tick
 
-SCHEDULES = [Constant(0.3), Polynomial(0.1, 1e-5), Cosine(1.0, 0.1), LinearRamp(start=0.5)]
+SCHEDULES = [Constant(0.3), Polynomial(0.1, 1e-5), Cosine(1.0, 0.1), LinearRamp(start=0.5), SquareRoot(LinearRamp(start=0.5))]
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 5, 100])
@@ -45,6 +45,10 @@ def test_ramp_waits_and_rises():
     assert ramp(0.25) == pytest.approx(0.6) and ramp(0.0) == pytest.approx(1.0)
 
 
+def test_the_square_root_of_a_temperature_is_the_noise_s_scale():
+    assert [SquareRoot(LinearRamp(0.0, 4.0))(r) for r in (1.0, 0.75, 0.0)] == [0.0, 1.0, 2.0]
+
+
 def test_value_at_takes_numbers_and_schedules():
     assert value_at(0.3, 0.5) == 0.3
     assert value_at(Polynomial(1.0, 0.0), 0.5) == 0.25
@@ -55,7 +59,7 @@ def test_value_at_takes_numbers_and_schedules():
 def test_schedules_are_values(schedule):
     assert pickle.loads(pickle.dumps(schedule)) == schedule
     with pytest.raises(AttributeError):
-        schedule.final = 3.0
+        schedule.anything = 3.0
     assert all(isinstance(schedule(r), float) for r in (1.0, 0.5, 0.0))
 
 

@@ -223,6 +223,7 @@ BAD_ARGUMENTS = [
     ("langevin", dict(max_grad_norm=0.0), ValueError, "max_grad_norm must be above 0"),
     ("langevin", dict(max_grad_norm=math.inf), ValueError, "max_grad_norm must be finite"),
     ("langevin", dict(max_displacement=-1.0), ValueError, "max_displacement must be above 0"),
+    ("langevin", dict(differentiable=1), TypeError, "differentiable must be True or False, got 1"),
     ("mala", dict(step_size=0.0), ValueError, "step_size must be above 0"),
     ("mala", dict(max_displacement=0), ValueError, "max_displacement must be above 0"),
     ("mala", dict(max_grad_norm="long"), TypeError, "max_grad_norm must be a number or None"),

@@ -8,12 +8,14 @@ import pytest
 import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_energy import EnergySAC
+from sb3_energy import PGAC, EnergySAC
+from tests.models import POTENTIAL_TRAINING
 
 POLICIES = {
     "none": dict(refiner="none"),
     "langevin": dict(refiner="langevin", refiner_steps=1, n_particles=1),
     "mppi": dict(refiner="mppi", refiner_steps=1, n_particles=4),
+    "potential": dict(refiner_steps=1, n_particles=1),
 }
 KEPT = 8
 """Tensors that may be added once, such as a value in the logger."""
@@ -24,6 +26,8 @@ GROWTH = 2.0
 def make_model(name):
     policy = dict(net_arch=[16]) | POLICIES[name]
     settings = dict(learning_starts=200, buffer_size=200, seed=0, device="cpu", refine_target=True, policy_kwargs=policy)
+    if name == "potential":
+        return PGAC("MlpPolicy", "Pendulum-v1", **settings, potential_training_kwargs=POTENTIAL_TRAINING).learn(100)
     return EnergySAC("MlpPolicy", "Pendulum-v1", **settings).learn(100)
 
 

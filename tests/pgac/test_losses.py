@@ -171,6 +171,38 @@ def test_rewards_times_100_change_neither_guidance_nor_weights(make_model, value
     assert float(hundred["transport_loss"][0]) == pytest.approx(float(one["transport_loss"][0]), rel=1e-3)
 
 
+@pytest.mark.parametrize("value_weight", ["exp", "relu"])
+def test_weights_are_of_what_was_done_at_each_observation(make_model, monkeypatch, value_weight):
+    """By how much better it is than what the policy's critic says of the same actions, over its root mean square."""
+    model = make_model(value_weight=value_weight).learn(24)
+    advantages, seen = th.tensor([3.0, -1.0, 0.0, -5.0]), []
+
+    def values(features, actions):
+        q_values = th.cat([network(th.cat([features, actions], 1)) for network in model.critic.q_networks], 1)
+        return (q_values.mean(1) + advantages).detach()
+
+    loss = potential_updates.weighted_transport_loss
+    monkeypatch.setattr(model.behaviour_critic, "values", values)
+    monkeypatch.setattr(potential_updates, "weighted_transport_loss", lambda *args: seen.append(args[-1]) or loss(*args))
+    records = update(model)
+    scaled_ones = advantages / advantages.square().mean().sqrt()
+    expected = scaled_ones.relu() if value_weight == "relu" else scaled_ones.exp()
+    th.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-4)
+    assert float(records["value_weight"][0]) == pytest.approx(expected.mean().item(), rel=1e-4)
+
+
+def test_the_behaviour_learns_from_the_whole_batch_with_its_own_discounts(make_model):
+    model = make_model(n_steps=3, gamma=0.5).learn(24)
+    loss, seen = model.behaviour_critic.loss, []
+    model.behaviour_critic.loss = lambda *args: seen.append(args) or loss(*args)
+    update(model)
+    model.set_random_seed(0)
+    batch = model._sample(16)
+    found = seen[0]
+    assert th.equal(found[1], batch.actions) and th.equal(found[2], batch.rewards) and th.equal(found[3], batch.dones)
+    assert th.equal(found[4], batch.discounts) and th.equal(found[5], batch.next_observations)
+
+
 def test_chains_go_on_where_they_ended(make_model, monkeypatch, tmp_path):
     model = make_model(persistent_chains=True, policy_delay=1).learn(40)
     model.save_replay_buffer(tmp_path / "buffer")
