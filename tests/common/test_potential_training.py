@@ -1,5 +1,7 @@
 """What a potential learns from at some observations, piece by piece."""
 
+import math
+
 import pytest
 import torch as th
 from torch import nn
@@ -85,10 +87,27 @@ def test_ways_are_learned_from_and_not_changed():
 
 def test_the_best_candidates_are_those_of_highest_value():
     actions, q_values = draws(3, 9, 2), draws(3, 9, seed=1)
-    best = Candidates(actions, q_values).best(4)
+    best = Candidates(actions, q_values, th.zeros(3, 9)).best(4)
     for row in range(3):
         order = q_values[row].argsort(descending=True)[:4]
         assert th.equal(best[row], actions[row, order])
+
+
+def test_drawn_candidates_follow_the_gibbs_density_wherever_they_were_proposed():
+    """Two equal modes, one of which has nine tenths of the candidates: by Q alone it would have nearly all the positives."""
+    generator = th.Generator().manual_seed(0)
+    crowded = th.rand(4000, 50, 1, generator=generator) < 0.9
+    actions = th.where(crowded, 0.5, -0.5) + 0.2 * (th.rand(4000, 50, 1, generator=generator) - 0.5)
+    log_prob = th.where(actions > 0.0, 0.9, 0.1).log().squeeze(-1)
+    candidates = Candidates(actions, th.zeros(4000, 50), log_prob)
+    th.manual_seed(0)
+    assert (candidates.draw(1, 1.0) > 0.0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    several = candidates.draw(6, 1.0)
+    assert all(len(row.unique()) == 6 for row in several[:50]), "without replacement"
+    assert 0.4 < (several > 0.0).float().mean() < 0.65
+    better = Candidates(actions, th.where(actions.squeeze(-1) > 0.0, 1.0, 0.0), log_prob)
+    odds = 1.0 / (1.0 + math.exp(-1.0 / 0.5))
+    assert (better.draw(1, 0.5) > 0.0).float().mean().item() == pytest.approx(odds, abs=0.03)
 
 
 def test_starts_of_the_base_and_of_the_box():

@@ -7,6 +7,8 @@ import torch as th
 from torch import nn
 
 from sb3_energy import EnergySAC
+from sb3_energy.common.row_energies import bind_rows
+from sb3_energy.common.starts import energy_of_starts
 from sb3_energy.energies import ENERGIES, GuidedPotential, PotentialEnergy, QEnergy
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.types import Networks
@@ -55,11 +57,24 @@ def test_it_is_what_its_formula_says(normalize_q, aggregate):
     th.testing.assert_close(alone, values / 0.3)
 
 
+def test_the_critic_alone_says_where_chains_start():
+    found, (obs, actions) = networks(), inputs()
+    starts = energy_of_starts(GuidedPotential(guidance=0.7, temperature=0.3).bind(found, obs))
+    q_values = -QEnergy().bind(found, obs)(actions)
+    th.testing.assert_close(starts(actions), -0.7 * q_values / 2.0 / 0.3)
+    unguided = GuidedPotential(guidance=0.0).bind(found, obs)
+    assert th.equal(energy_of_starts(unguided)(actions), unguided(actions)), "the potential, where nobody else is there"
+    q_energy = QEnergy().bind(found, obs)
+    assert energy_of_starts(q_energy) is q_energy
+    by_rows = bind_rows(GuidedPotential(guidance=0.7, temperature=0.3), found, obs)
+    th.testing.assert_close(energy_of_starts(by_rows)(actions), starts(actions))
+
+
 @pytest.mark.parametrize("energy", [PotentialEnergy(), GuidedPotential(guidance=0.0)])
 def test_without_guidance_the_critic_is_not_asked(energy):
     critic, (obs, actions) = Critic(), inputs()
     found = networks(critic)
-    th.testing.assert_close(energy.bind(found, obs)(actions), found.potential(obs, actions))
+    th.testing.assert_close(energy.bind(found, obs)(actions), found.potential(obs, actions) / energy.temperature)
     assert critic.n_asked == 0
 
 
