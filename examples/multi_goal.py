@@ -1,18 +1,18 @@
 """Four equally good goals: what a Gaussian policy gives up and a refined one keeps.
 
-Trains Stable-Baselines3's SAC and EnergySAC on ``MultiGoal-v0`` with the same steps, the same fixed entropy coefficient and
-the same network sizes, then draws both beside the exact answer into one picture:
+Trains Stable-Baselines3's SAC, EnergySAC and PGAC on ``MultiGoal-v0`` with the same steps, the same fixed entropy coefficient
+and the same network sizes, then draws them beside the exact answer into one picture:
 
     python examples/multi_goal.py --seed 0 --output multi_goal.png
 
-EnergySAC refines with its default settings. Both have SB3's networks (``backbone="plain"``), so the refinement is all that
-differs. ``--backbone layer_norm`` gives EnergySAC its default body, whose critic takes longer to reach returns of this size.
+EnergySAC and PGAC have their default settings. All have SB3's networks (``backbone="plain"``), so the refinement is all that
+differs. ``--backbone layer_norm`` gives ours their default body, whose critic takes longer to reach returns of this size.
 
 At a smaller entropy coefficient the four modes are narrow and a critic has to be right to a fraction of it. There a learning
 rate that falls to next to nothing and more updates are what it takes, with any refiner that draws from the critic:
 
     python examples/multi_goal.py --ent-coef 1 --timesteps 248000 --n-envs 8 --learning-rate 1e-3 --final-learning-rate 1e-5 \
-        --refiner mala --episodes 1000
+        --refiner mala --episodes 1000 --algorithms SAC EnergySAC
 
 Upper row: the critic's landscape over the actions at the origin, and sampled first actions. Lower row: sampled rollouts.
 """
@@ -40,7 +40,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_energy import EnergySAC
+from sb3_energy import PGAC, EnergySAC
 from sb3_energy.envs.multi_goal import GOAL_NAMES, GOALS, HORIZON, LIMIT, standing_reward, step_dynamics
 from sb3_energy.envs.soft_values import SoftValues, action_grid, soft_value_iteration
 from sb3_energy.networks import BACKBONES
@@ -49,7 +49,7 @@ from sb3_energy.refiners import REFINERS
 Policy = Callable[[np.ndarray], np.ndarray]
 """``(n, 2)`` states to ``(n, 2)`` sampled actions."""
 
-ALGORITHMS: tuple[type[SAC], ...] = (SAC, EnergySAC)
+ALGORITHMS: dict[str, type[SAC]] = {cls.__name__: cls for cls in (SAC, EnergySAC, PGAC)}
 
 GOAL_COLOURS = ("#e4572e", "#2e86ab", "#76b041", "#a05195")
 LOST_COLOUR = "#8a8a8a"
@@ -162,8 +162,10 @@ def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
     :return: the trained model; scaling rewards and entropy coefficient alike leaves the optimal policy what it is
     """
     policy_kwargs: dict[str, Any] = dict(net_arch=args.net_arch)
+    if issubclass(algorithm, EnergySAC):
+        policy_kwargs["backbone"] = args.backbone
     if algorithm is EnergySAC:
-        policy_kwargs |= dict(backbone=args.backbone, refiner=args.refiner)
+        policy_kwargs["refiner"] = args.refiner
     final = args.learning_rate if args.final_learning_rate is None else args.final_learning_rate
     model = algorithm(
         "MlpPolicy",
@@ -275,7 +277,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ent-coef", type=float, default=3.0, help="entropy coefficient of both, fixed")
     parser.add_argument("--net-arch", type=int, nargs="+", default=[256, 256], help="hidden layers of actor and critics")
-    parser.add_argument("--backbone", choices=sorted(BACKBONES), default="plain", help="body of EnergySAC's networks")
+    parser.add_argument(
+        "--backbone", choices=sorted(BACKBONES), default="plain", help="body of EnergySAC's and PGAC's networks"
+    )
+    parser.add_argument(
+        "--algorithms", choices=list(ALGORITHMS), nargs="+", default=list(ALGORITHMS), help="which, in this order"
+    )
+    parser.add_argument("--models", type=Path, default=None, help="folder where trained models are kept (default: nowhere)")
     parser.add_argument("--refiner", choices=sorted(REFINERS), default="langevin", help="of EnergySAC, with its defaults")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all networks, at the start")
     parser.add_argument(
@@ -310,7 +318,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Picture]:
     """
     :param argv: the command line, ``None`` for that of the process
-    :return: what was drawn: the exact answer, SAC and EnergySAC
+    :return: what was drawn: the exact answer, and one of each algorithm
     """
     args = parse(argv)
     th.set_float32_matmul_precision(args.matmul_precision)
@@ -319,9 +327,11 @@ def main(argv: list[str] | None = None) -> list[Picture]:
     exact = soft_value_iteration(args.ent_coef, n_states=57, n_actions=21)
     optimal = optimal_policy(exact, np.random.default_rng(args.seed))
     pictures = [picture_of("exact answer", exact.q_value(np.zeros(2), actions), optimal, args.episodes)]
-    for algorithm in ALGORITHMS:
+    for algorithm in map(ALGORITHMS.__getitem__, args.algorithms):
         started = time.perf_counter()
         model = train(algorithm, args)
+        if args.models is not None:
+            model.save(args.models / f"{algorithm.__name__}_seed{args.seed}")
         landscape = critic_landscape(model, actions) / args.reward_scale
         pictures.append(picture_of(algorithm.__name__, landscape, sampling_policy(model), args.episodes))
         print(f"{algorithm.__name__}: trained in {time.perf_counter() - started:.0f} s")

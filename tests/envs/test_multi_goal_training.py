@@ -4,9 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stable_baselines3 import SAC
-
-from sb3_energy import EnergySAC
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "multi_goal.py"
 
@@ -22,29 +19,41 @@ def example():
 
 
 @pytest.mark.slow
-def test_energy_sac_reaches_every_goal_and_sac_does_not(example, tmp_path, capsys):
+def test_ours_reach_every_goal_and_sac_does_not(example, tmp_path, capsys):
     output = tmp_path / "multi_goal.png"
-    exact, sac, energy_sac = example.main(["--seed", "0", "--device", "cpu", "--output", str(output)])
+    options = ["--seed", "0", "--device", "cpu", "--episodes", "1000"]
+    exact, sac, energy_sac, pgac = example.main([*options, "--models", str(tmp_path), "--output", str(output)])
     assert exact.shares.min() >= 0.15
     assert sac.shares.min() < 0.15
     assert energy_sac.shares.min() >= 0.15
+    assert abs(pgac.shares - 0.25).max() <= 0.07
+    assert (tmp_path / "PGAC_seed0.zip").is_file()
     assert output.stat().st_size > 50_000
     printed = capsys.readouterr().out
-    for picture in (exact, sac, energy_sac):
+    for picture in (exact, sac, energy_sac, pgac):
         assert np.isfinite(picture.landscape).all()
-        assert f"none {(picture.goals < 0).sum()} of 400 episodes" in printed
+        assert f"none {(picture.goals < 0).sum()} of 1000 episodes" in printed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("refiner", ["langevin", "mala", "snis"])
-def test_at_a_small_temperature_each_goal_gets_a_quarter(example, tmp_path, refiner, monkeypatch):
+def test_at_a_small_temperature_each_goal_gets_a_quarter(example, tmp_path, refiner):
     """
     Soft value iteration says -136.3 at the origin; a Gaussian goes to one goal. Trainings that differ in rounding alone end
     within .05 or .06 of a quarter (docs/multi_goal.md), as the errors of their critics have it.
     """
-    monkeypatch.setattr(example, "ALGORITHMS", (EnergySAC,) if refiner != "mala" else (SAC, EnergySAC))
+    algorithms = ["EnergySAC"] if refiner != "mala" else ["SAC", "EnergySAC"]
     command = "--ent-coef 1 --timesteps 248000 --n-envs 8 --learning-rate 1e-3 --final-learning-rate 1e-5 --episodes 1000"
-    options = ["--refiner", refiner, "--matmul-precision", "medium", "--output", str(tmp_path / "multi_goal.png")]
+    options = [
+        "--algorithms",
+        *algorithms,
+        "--refiner",
+        refiner,
+        "--matmul-precision",
+        "medium",
+        "--output",
+        str(tmp_path / "multi_goal.png"),
+    ]
     _, *others, energy_sac = example.main([*command.split(), *options])
     assert abs(energy_sac.shares - 0.25).max() <= 0.08
     assert example.soft_value_of(energy_sac.landscape, 1.0) == pytest.approx(-136.3, rel=0.03)
