@@ -15,7 +15,7 @@ RANKS = {
     **dict.fromkeys(("types", "schedules", "autodiff", "deferred", "matmul", "registry"), 0),
     **dict.fromkeys(("energies", "refiners", "entropy", "losses", "networks"), 1),
     "common": 2,
-    **dict.fromkeys(("energy_sac", "envs"), 3),
+    **dict.fromkeys(("energy_sac", "energy_matching", "envs"), 3),
     "pgac": 3.25,  # an EnergySAC whose energy learns
     "": 3.5,  # sb3_energy itself re-exports layer 3
     "zoo": 4,

@@ -1,0 +1,357 @@
+"""Energy Matching from data: what users call."""
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.utils import get_device
+from torch import nn
+
+from sb3_energy.common.model_files import PathOrFile
+from sb3_energy.energy_matching import files
+from sb3_energy.energy_matching.data import Samples, as_points, checked_samples
+from sb3_energy.energy_matching.objective import Losses, joint_losses, warm_up_losses
+from sb3_energy.energy_matching.sampling import PotentialSampler
+from sb3_energy.energy_matching.settings import Settings
+from sb3_energy.networks import SMOOTH_ACTIVATIONS, PotentialNetwork, RunningNorm
+
+
+class EnergyMatching:
+    """
+    One potential ``V`` that does not depend on time. Far from the data ``-∇V`` carries draws of a base to it, and where the
+    data is, ``exp(-V / ε)`` is its density (Energy Matching, Balcerak et al. 2025). It learns a density from samples, or a
+    policy from the observations and actions of an expert.
+
+    Starts are paired with data by exact optimal transport within a batch, and with observations within each observation that
+    has several actions. Where each has one, its start is an independent draw from the base, which is plain conditional flow
+    matching: nothing is ever paired across observations, as that would carry actions of one to another.
+
+    Distances count: data should have a spread of about 1, like the base.
+
+    :param net_arch: width of each hidden layer of the potential (default: three of 128)
+    :param activation_fn: a smooth activation, one of :data:`sb3_energy.networks.SMOOTH_ACTIVATIONS`
+    :param layer_norm: whether each hidden layer is normalised before its activation
+    :param spectral_norm: whether weights are divided by their largest singular value; needs ``input_gain=1.0``
+    :param input_gain: by how much the first layer's initial weights of the samples are larger than torch's, under which a
+        potential learns detail of a tenth of the spread very slowly
+    :param normalize_observations: whether observations are standardised by mean and spread of those of the first ``fit``
+    :param learning_rate: of Adam, at the beginning of a ``fit``
+    :param final_learning_rate: to which it falls in a straight line until the end of that ``fit``
+    :param batch_size: samples of a gradient step
+    :param temperature: ``ε``, called ``ε_max`` in the paper
+    :param sampling_time: how long the sampler runs; transport takes a time of 1
+    :param transport_time: ``τ*`` in [0, 1), from which on the sampler has noise, and transport is learned less and less
+    :param n_steps: of the sampler, in training as later
+    :param n_particles: descents of which ``predict(deterministic=True)`` takes the lowest end
+    :param warm_up_steps: gradient steps, of all, that learn transport alone
+    :param transport_coef: weight of transport after the warm-up
+    :param divergence_coef: weight of contrastive divergence after the warm-up
+    :param magnitude_coef: weight of ``E[V²] / ε``, which keeps the potential from running away
+    :param ema_decay: of the running average of the parameters, which is what draws samples (``None``: no average is kept)
+    :param base: ``"normal"``, standard, or ``"uniform"`` on ``[-1, 1]``
+    :param box: ``None`` for samples in ``R^d``, ``"reflect"`` for actions in ``[-1, 1]``, whose chains walk between mirrors
+    :param seed: of everything that is drawn (``None``: another one each time)
+    :param device: of networks and data
+    :param verbose: 1 prints the losses, unless there is a logger
+    :param logger: Stable-Baselines3's, for the losses
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if something has the wrong type
+    """
+
+    def __init__(
+        self,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.SiLU,
+        layer_norm: bool = False,
+        spectral_norm: bool = False,
+        input_gain: float = 4.0,
+        normalize_observations: bool = True,
+        learning_rate: float = 2e-3,
+        final_learning_rate: float = 1e-4,
+        batch_size: int = 256,
+        temperature: float = 0.1,
+        sampling_time: float = 1.5,
+        transport_time: float = 0.5,
+        n_steps: int = 50,
+        n_particles: int = 32,
+        warm_up_steps: int = 200,
+        transport_coef: float = 0.1,
+        divergence_coef: float = 1.0,
+        magnitude_coef: float = 0.01,
+        ema_decay: float | None = 0.999,
+        base: str = "normal",
+        box: str | None = None,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        verbose: int = 0,
+        logger: Logger | None = None,
+    ):
+        net_arch = [128, 128, 128] if net_arch is None else net_arch
+        # The network's own checks, now and not when its inputs are known
+        PotentialNetwork(0, 1, net_arch, activation_fn, layer_norm, spectral_norm)
+        self.settings = Settings(
+            list(net_arch), activation_fn.__name__, layer_norm, spectral_norm, input_gain, normalize_observations,
+            learning_rate, final_learning_rate, batch_size, temperature, sampling_time, transport_time, n_steps, n_particles,
+            warm_up_steps, transport_coef, divergence_coef, magnitude_coef, ema_decay, base, box,
+        )  # fmt: skip
+        if logger is not None and not isinstance(logger, Logger):
+            raise TypeError(f"logger must be Stable-Baselines3's Logger or None, got {logger!r}")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise TypeError(f"seed must be an integer or None, got {seed!r}")
+        self.device = get_device(device)
+        self.verbose, self.logger = verbose, logger
+        self.generator = th.Generator(self.device)
+        self.set_random_seed(seed)
+        self.n_updates = 0
+        self.network: PotentialNetwork | None = None
+        self.average: PotentialNetwork | None = None
+        self.normalizer: RunningNorm | None = None
+        self.dims: tuple[int, int] | None = None
+        """``(O, D)``, known since the first ``fit``; ``O`` is 0 without observations."""
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """
+        :param seed: of everything that is drawn from now on
+        """
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+
+    def fit(
+        self, samples: Any, observations: Any = None, gradient_steps: int = 2000, log_interval: int = 100
+    ) -> "EnergyMatching":
+        """
+        Learn, or go on learning: the warm-up is over once for all, and the optimiser and the average are kept.
+
+        :param samples: ``(n, D)``; with observations, actions ``(n, A)`` or ``K`` of each observation ``(n, K, A)``
+        :param observations: ``(n, O)``, or ``None`` for a density
+        :param gradient_steps: how many
+        :param log_interval: gradient steps between two lines of the log
+        :return: self
+        :raises TypeError: if something is no array of numbers, or a number of steps no integer
+        :raises ValueError: if shapes do not fit each other or those of before, or a number is not finite
+        :raises FloatingPointError: if a loss or a chain is not finite; no parameter is changed by that step
+        """
+        for name, steps in (("gradient_steps", gradient_steps), ("log_interval", log_interval)):
+            if isinstance(steps, bool) or not isinstance(steps, int):
+                raise TypeError(f"{name} must be an integer, got {steps!r}")
+            if steps < 1:
+                raise ValueError(f"{name} must be at least 1, got {steps!r}")
+        data = checked_samples(samples, observations, self.settings.box, self.device)
+        dims = (0 if data.observations is None else data.observations.shape[1], data.actions.shape[2])
+        if self.dims is None:
+            self._build(dims)
+            if self.normalizer is not None and data.observations is not None:
+                self.normalizer.update(data.observations)
+        if self.dims != dims:
+            raise ValueError(f"observations and samples must have the dimensions of before, {self.dims}, got {dims}")
+        logger = self.logger
+        if logger is None and self.verbose > 0:
+            logger = configure(None, ["stdout"])
+        for step in range(gradient_steps):
+            rate = self.settings.learning_rate
+            rate += (self.settings.final_learning_rate - rate) * step / max(gradient_steps - 1, 1)
+            losses = self._update(data, rate)
+            if logger is not None and (step + 1) % log_interval == 0:
+                for name, value in losses.items():
+                    logger.record(f"train/{name}", value.item())
+                logger.record("train/learning_rate", rate)
+                logger.dump(self.n_updates)
+        return self
+
+    def _build(self, dims: tuple[int, int]) -> None:
+        s = self.settings
+        activation = {smooth.__name__: smooth for smooth in SMOOTH_ACTIVATIONS}[s.activation_fn]
+        seed = int(th.randint(2**62, (), generator=self.generator, device=self.device))
+        with th.random.fork_rng(devices=[]):  # torch initialises from its global generator, which is left as it was
+            th.manual_seed(seed)
+            network = PotentialNetwork(*dims, s.net_arch, activation, s.layer_norm, s.spectral_norm)
+        if s.input_gain != 1.0:
+            first = network.network[0]
+            assert isinstance(first, nn.Linear)
+            with th.no_grad():
+                first.weight[:, dims[0] :].mul_(s.input_gain)
+                first.bias.mul_(s.input_gain)
+        self.dims = dims
+        self.network = network.to(self.device)
+        self.optimizer = th.optim.Adam(self.network.parameters(), lr=s.learning_rate)
+        if s.ema_decay is not None:
+            self.average = deepcopy(self.network).requires_grad_(False)
+        if s.normalize_observations and dims[0] > 0:
+            self.normalizer = RunningNorm(dims[0]).to(self.device)
+
+    def _update(self, data: Samples, rate: float) -> Losses:
+        assert self.network is not None
+        ends, observations = data.batch(self.settings.batch_size, self.generator)
+        features = self._features(observations)
+        compute = warm_up_losses if self.n_updates < self.settings.warm_up_steps else joint_losses
+        losses = compute(self.network, features, ends, self.settings, self.generator)
+        loss = losses["loss"]
+        if not th.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of gradient step {self.n_updates + 1} is {loss.item()}: training stops before it changes the "
+                "potential; try a lower learning_rate, a smaller divergence_coef, or layer_norm=True"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.n_updates += 1
+        if self.average is not None and self.settings.ema_decay is not None:
+            # Young averages forget their zero beginning faster
+            decay = min(self.settings.ema_decay, self.n_updates / (10 + self.n_updates))
+            with th.no_grad():
+                for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                    mean.lerp_(value, 1.0 - decay)
+                for statistic, latest in zip(self.average.buffers(), self.network.buffers(), strict=True):
+                    statistic.copy_(latest)
+        return losses
+
+    def _features(self, observations: th.Tensor | None) -> th.Tensor:
+        if observations is None:
+            return th.zeros(1, 0, device=self.device)
+        return observations if self.normalizer is None else self.normalizer(observations)
+
+    def _fitted(self) -> tuple[PotentialNetwork, tuple[int, int]]:
+        if self.network is None or self.dims is None:
+            raise RuntimeError("nothing has been learned yet: call fit(samples) first")
+        return (self.network if self.average is None else self.average), self.dims
+
+    def _conditions(self, observations: Any, n_observed: int) -> th.Tensor:
+        """Features ``(B, F)``; refuses observations that are missing, of another size, or that nobody has learned from."""
+        if n_observed == 0:
+            if observations is not None:
+                raise ValueError("observations were given, but it has learned from samples without them")
+            return self._features(None)
+        if observations is None:
+            raise ValueError(f"observations of {n_observed} numbers must be given: it has learned from pairs")
+        found = as_points("observations", observations, (2,), self.device)
+        if found.shape[1] != n_observed:
+            raise ValueError(f"observations must have shape (B, {n_observed}), got {tuple(found.shape)}")
+        return self._features(found)
+
+    def sample(self, n: int = 1, observations: Any = None) -> np.ndarray:
+        """
+        :param n: how many, for each observation
+        :param observations: ``(B, O)`` if it has learned from pairs, else ``None``
+        :return: ``(n, D)``, or ``(B, n, A)``
+        :raises RuntimeError: before the first ``fit``
+        :raises ValueError: if observations are missing, superfluous or of another shape, or ``n`` is no positive integer
+        :raises FloatingPointError: if a chain is not finite
+        """
+        network, (n_observed, dim) = self._fitted()
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+        features = self._conditions(observations, n_observed)
+        sampler = PotentialSampler(self.settings)
+        with th.no_grad():
+            starts = sampler.starts(len(features), n, dim, self.generator)
+            ends = sampler.moved(network.bind(features), starts, self.generator)
+        return (ends[0] if n_observed == 0 else ends).cpu().numpy()
+
+    def energy(self, samples: Any, observations: Any = None) -> np.ndarray:
+        """
+        :param samples: ``(n, D)``; with observations, one action of each ``(B, A)`` or some ``(B, N, A)``
+        :param observations: ``(B, O)`` if it has learned from pairs, else ``None``
+        :return: ``V`` of each, ``(n,)`` or ``(B, N)``; the density is ``exp(-V / ε)`` up to a factor that nobody knows
+        :raises RuntimeError: before the first ``fit``
+        :raises ValueError: if a shape is wrong or a number is not finite
+        """
+        network, (n_observed, dim) = self._fitted()
+        features = self._conditions(observations, n_observed)
+        points = as_points("samples", samples, (2,) if n_observed == 0 else (2, 3), self.device)
+        is_row = points.dim() == 2
+        shaped = points.unsqueeze(0 if n_observed == 0 else 1) if is_row else points
+        if shaped.shape[2] != dim or len(shaped) != len(features):
+            raise ValueError(f"samples of {dim} numbers for {len(features)} rows were expected, got {tuple(points.shape)}")
+        with th.no_grad():
+            values = network(features, shaped)
+        return (values.reshape(-1) if is_row else values).cpu().numpy()
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        The action of an observation, in the form of Stable-Baselines3's policies.
+
+        :param observation: ``(O,)`` or ``(B, O)``
+        :param state: of a recurrent policy, which this is not: it is handed back
+        :param episode_start: has no meaning without such a state
+        :param deterministic: whether to take the end of lowest energy of descents without noise, not a draw
+        :return: ``(A,)`` or ``(B, A)``, and the state
+        :raises RuntimeError: before the first ``fit``
+        :raises ValueError: if it has not learned from pairs, or the observation has another shape
+        :raises FloatingPointError: if a chain is not finite
+        """
+        network, (n_observed, dim) = self._fitted()
+        if n_observed == 0:
+            raise ValueError("predict needs a potential of observations: fit(actions, observations=...), or call sample(n)")
+        found = as_points("observation", observation, (1, 2), self.device)
+        rows = found.reshape(1, -1) if found.dim() == 1 else found
+        if deterministic:
+            features = self._conditions(rows, n_observed)
+            with th.no_grad():
+                like = th.empty(len(features), dim, device=self.device)
+                actions = PotentialSampler(self.settings).lowest(network.bind(features), like).cpu().numpy()
+        else:
+            actions = self.sample(1, rows)[:, 0]
+        return (actions[0] if found.dim() == 1 else actions), state
+
+    def save(self, path: PathOrFile) -> None:
+        """
+        Everything but the data: settings, networks, optimiser and the state of the random numbers.
+
+        :param path: where to, ``.pt`` is appended to a path without suffix; killed in between, the old file is whole
+        :raises RuntimeError: before the first ``fit``
+        """
+        self._fitted()
+        assert self.network is not None
+        modules = dict(network=self.network, average=self.average, normalizer=self.normalizer)
+        content = dict(
+            settings=self.settings.as_dict(),
+            dims=list(self.dims or ()),
+            n_updates=self.n_updates,
+            optimizer=self.optimizer.state_dict(),
+            random_state=self.generator.get_state(),
+            random_device=self.device.type,
+            **{name: None if module is None else module.state_dict() for name, module in modules.items()},
+        )
+        files.write(path, content)
+
+    @classmethod
+    def load(
+        cls, path: PathOrFile, device: th.device | str = "auto", verbose: int = 0, logger: Logger | None = None
+    ) -> "EnergyMatching":
+        """
+        :param path: as it was saved
+        :param device: where to put it; on another type of device random numbers begin anew
+        :param verbose: as in the constructor
+        :param logger: as in the constructor
+        :return: what was saved; samples and further training are those that it would have made
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if it is another one, or damaged
+        """
+        content = files.read(path, get_device(device))
+        settings = dict(content["settings"])
+        names = {smooth.__name__: smooth for smooth in SMOOTH_ACTIVATIONS}
+        settings["activation_fn"] = names[settings["activation_fn"]]
+        model = cls(**settings, device=device, verbose=verbose, logger=logger)
+        observed, dim = content["dims"]
+        model._build((observed, dim))
+        for name in ("network", "average", "normalizer"):
+            module = getattr(model, name)
+            if module is not None:
+                module.load_state_dict(content[name])
+        model.optimizer.load_state_dict(content["optimizer"])
+        model.n_updates = content["n_updates"]
+        if content["random_device"] == model.device.type:
+            model.generator.set_state(content["random_state"].cpu())
+        return model

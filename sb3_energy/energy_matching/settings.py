@@ -1,0 +1,83 @@
+"""The numbers of an Energy Matching and their checks, one sentence each."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+BASES = ("normal", "uniform")
+BOXES = (None, "reflect")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    What :class:`~sb3_energy.energy_matching.EnergyMatching` documents, under the same names. Plain values, so that a file can
+    hold them without running code when it is read.
+
+    :raises ValueError: if a number is out of range, or two settings exclude each other
+    :raises TypeError: if something has the wrong type
+    """
+
+    net_arch: list[int]
+    activation_fn: str
+    layer_norm: bool
+    spectral_norm: bool
+    input_gain: float
+    normalize_observations: bool
+    learning_rate: float
+    final_learning_rate: float
+    batch_size: int
+    temperature: float
+    sampling_time: float
+    transport_time: float
+    n_steps: int
+    n_particles: int
+    warm_up_steps: int
+    transport_coef: float
+    divergence_coef: float
+    magnitude_coef: float
+    ema_decay: float | None
+    base: str
+    box: str | None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "n_steps", "n_particles"):
+            _check_integer(name, getattr(self, name), minimum=1)
+        _check_integer("warm_up_steps", self.warm_up_steps, minimum=0)
+        for name in ("input_gain", "learning_rate", "final_learning_rate", "temperature", "sampling_time"):
+            _check_number(name, getattr(self, name), strict=True)
+        for name in ("transport_time", "transport_coef", "divergence_coef", "magnitude_coef"):
+            _check_number(name, getattr(self, name), strict=False)
+        if not self.transport_time < 1.0:
+            raise ValueError(f"transport_time must lie in [0, 1), got {self.transport_time!r}")
+        if self.ema_decay is not None:
+            _check_number("ema_decay", self.ema_decay, strict=True)
+            if not self.ema_decay < 1.0:
+                raise ValueError(f"ema_decay must lie in (0, 1), or be None for no average, got {self.ema_decay!r}")
+        if not isinstance(self.normalize_observations, bool):
+            raise TypeError(f"normalize_observations must be True or False, got {self.normalize_observations!r}")
+        for name, accepted in (("base", BASES), ("box", BOXES)):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name} must be one of {list(accepted)}, got {getattr(self, name)!r}")
+        if self.spectral_norm is True and self.input_gain != 1.0:
+            raise ValueError(f"input_gain must be 1.0 with spectral_norm, which divides it out again, got {self.input_gain!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """
+        :return: by name
+        """
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _check_integer(name: str, value: Any, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+
+
+def _check_number(name: str, value: Any, strict: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < 0.0 or (strict and value == 0.0):
+        raise ValueError(f"{name} must be finite and {'above' if strict else 'at least'} 0, got {value!r}")
