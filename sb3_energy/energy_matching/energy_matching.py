@@ -49,6 +49,9 @@ class EnergyMatching:
     :param transport_coef: weight of transport after the warm-up
     :param divergence_coef: weight of contrastive divergence after the warm-up
     :param magnitude_coef: weight of ``E[V²] / ε``, which keeps the potential from running away
+    :param noise_fraction: part of the negatives whose chains start at the base; the others start at the data. Chains too short
+        to forget their starts leave a bias where both are mixed: those from the data go too far where those from the base do
+        not arrive. With 1 the sampler itself learns to end at the data, whatever its length; the paper has 0.5
     :param ema_decay: of the running average of the parameters, which is what draws samples (``None``: no average is kept)
     :param base: ``"normal"``, standard, or ``"uniform"`` on ``[-1, 1]``
     :param box: ``None`` for samples in ``R^d``, ``"reflect"`` for actions in ``[-1, 1]``, whose chains walk between mirrors
@@ -80,6 +83,7 @@ class EnergyMatching:
         transport_coef: float = 0.1,
         divergence_coef: float = 1.0,
         magnitude_coef: float = 0.01,
+        noise_fraction: float = 1.0,
         ema_decay: float | None = 0.999,
         base: str = "normal",
         box: str | None = None,
@@ -89,12 +93,12 @@ class EnergyMatching:
         logger: Logger | None = None,
     ):
         net_arch = [128, 128, 128] if net_arch is None else net_arch
-        # The network's own checks, now and not when its inputs are known
-        PotentialNetwork(0, 1, net_arch, activation_fn, layer_norm, spectral_norm)
+        with th.random.fork_rng(devices=[]):  # the network's own checks, now and not when its inputs are known
+            PotentialNetwork(0, 1, net_arch, activation_fn, layer_norm, spectral_norm)
         self.settings = Settings(
             list(net_arch), activation_fn.__name__, layer_norm, spectral_norm, input_gain, normalize_observations,
             learning_rate, final_learning_rate, batch_size, temperature, sampling_time, transport_time, n_steps, n_particles,
-            warm_up_steps, transport_coef, divergence_coef, magnitude_coef, ema_decay, base, box,
+            warm_up_steps, transport_coef, divergence_coef, magnitude_coef, noise_fraction, ema_decay, base, box,
         )  # fmt: skip
         if logger is not None and not isinstance(logger, Logger):
             raise TypeError(f"logger must be Stable-Baselines3's Logger or None, got {logger!r}")

@@ -63,8 +63,8 @@ def draw_negatives(
     network: PotentialNetwork, features: th.Tensor, ends: th.Tensor, settings: Settings, generator: th.Generator
 ) -> th.Tensor:
     """
-    Draws of the model as it is now: half of the chains start at the data and stay at the temperature ``ε``, half at the base
-    and take the sampler's whole way, so that what is sampled later is what was trained.
+    Draws of the model as it is now: a part of the chains starts at the base and takes the sampler's whole way, so that what is
+    sampled later is what was trained; the others start at the data and stay at the temperature ``ε``.
 
     :param network: of the potential
     :param features: ``(B, F)``
@@ -76,18 +76,19 @@ def draw_negatives(
     sampler = PotentialSampler(settings)
     n_observations, n, dim = ends.shape
     with th.no_grad():
-        if n > 1:  # half of the particles of each observation
-            potential, half = network.bind(features), n // 2
-            held = sampler.moved(potential, ends[:, :half], generator, at_data=True)
-            return th.cat(
-                [held, sampler.moved(potential, sampler.starts(n_observations, n - half, dim, generator), generator)], 1
-            )
-        half = n_observations // 2  # half of the observations, which have one particle each
-        fresh = sampler.starts(n_observations - half, 1, dim, generator)
-        moved = sampler.moved(network.bind(features[half:]), fresh, generator)
-        if half == 0:
-            return moved
-        return th.cat([sampler.moved(network.bind(features[:half]), ends[:half], generator, at_data=True), moved])
+        if n > 1:  # a part of the particles of each observation
+            potential, held = network.bind(features), n - round(settings.noise_fraction * n)
+            parts = [sampler.moved(potential, ends[:, :held], generator, at_data=True)] if held > 0 else []
+            if held < n:
+                starts = sampler.starts(n_observations, n - held, dim, generator)
+                parts.append(sampler.moved(potential, starts, generator))
+            return th.cat(parts, dim=1)
+        held = n_observations - round(settings.noise_fraction * n_observations)  # of one particle each: a part of these
+        parts = [sampler.moved(network.bind(features[:held]), ends[:held], generator, at_data=True)] if held > 0 else []
+        if held < n_observations:
+            starts = sampler.starts(n_observations - held, 1, dim, generator)
+            parts.append(sampler.moved(network.bind(features[held:]), starts, generator))
+        return th.cat(parts, dim=0)
 
 
 def _pairs(ends: th.Tensor, settings: Settings, generator: th.Generator) -> tuple[th.Tensor, th.Tensor, th.Tensor]:

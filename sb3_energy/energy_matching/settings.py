@@ -36,6 +36,7 @@ class Settings:
     transport_coef: float
     divergence_coef: float
     magnitude_coef: float
+    noise_fraction: float
     ema_decay: float | None
     base: str
     box: str | None
@@ -46,10 +47,12 @@ class Settings:
         _check_integer("warm_up_steps", self.warm_up_steps, minimum=0)
         for name in ("input_gain", "learning_rate", "final_learning_rate", "temperature", "sampling_time"):
             _check_number(name, getattr(self, name), strict=True)
-        for name in ("transport_time", "transport_coef", "divergence_coef", "magnitude_coef"):
+        for name in ("transport_time", "transport_coef", "divergence_coef", "magnitude_coef", "noise_fraction"):
             _check_number(name, getattr(self, name), strict=False)
         if not self.transport_time < 1.0:
             raise ValueError(f"transport_time must lie in [0, 1), got {self.transport_time!r}")
+        if self.noise_fraction > 1.0:
+            raise ValueError(f"noise_fraction must lie in [0, 1], got {self.noise_fraction!r}")
         if self.ema_decay is not None:
             _check_number("ema_decay", self.ema_decay, strict=True)
             if not self.ema_decay < 1.0:
