@@ -34,6 +34,7 @@ def test_one_mode_too_few_is_seen():
 
 
 def test_what_was_stored_is_not_computed_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.densities.N_TEST", 300)
     arguments = ["--densities", "two_moons", "--methods", "EnergyMatching", "--gradient-steps", "2", "--output", str(tmp_path)]
     main(arguments)
     first = (tmp_path / "densities.csv").read_text()
