@@ -52,7 +52,9 @@ def draw_page(found: Found, grid: np.ndarray, output: Path) -> None:
     for line, (name, row) in zip(axes, found.items(), strict=True):
         for place, method in zip(line, methods, strict=False):
             colour = "#444444" if method == DATA else "#2e86ab" if method == OURS else "#a05195"
-            place.scatter(*row[method]["samples"][:N_POINTS].T, s=1.2, color=colour, linewidths=0, alpha=0.7)
+            # In any order: a mixture draws one component after the other
+            samples = np.random.default_rng(0).permutation(row[method]["samples"])[:N_POINTS]
+            place.scatter(*samples.T, s=1.2, color=colour, linewidths=0, alpha=0.7)
         if OURS in row:
             energies = row[OURS]["energies"]
             low = float(energies.min())
