@@ -51,7 +51,7 @@ class PotentialPolicy(RefinedPolicy):
     :param n_particles: As there (``None``: 32 with ``"langevin"``)
     :param initial_particles: As there, or ``"normal"``: a standard Gaussian before the squash at every observation
     :param precondition: As there, but not unless it is asked for: the potential is a velocity in the box
-    :param energy: A name in :data:`sb3_energy.energies.ENERGIES` or a class
+    :param energy: ``"guided_potential"``, ``"potential"``, or a class with ``needs_potential = True`` and a ``temperature``
     :param energy_kwargs: Keyword arguments of the energy: ``guidance`` (``λ``), ``temperature`` (``ε``), ``normalize_q``,
         ``aggregate``, ``coefficient``
     :param trust_region: Step ``Δt`` of the transport cost ``|a - a_start|² / (2 Δt)``, in units of ``U`` (``None``: no cost)
@@ -100,7 +100,7 @@ class PotentialPolicy(RefinedPolicy):
                 f"initial_particles must be one of {sorted([NORMAL, *INITIAL_PARTICLES])}, got {initial_particles!r}"
             )
         self._starts_normal = initial_particles == NORMAL
-        self.epsilon = getattr(resolve(ENERGIES, energy, energy_kwargs, "energy"), "temperature", 1.0)
+        self.epsilon = _temperature_of(energy, energy_kwargs)
         given = dict(refiner_kwargs=refiner_kwargs, refiner_steps=refiner_steps, n_particles=n_particles)
         times = (sampling_time, transport_time)
         if refiner in ("langevin", Langevin):
@@ -223,6 +223,16 @@ class PotentialPolicy(RefinedPolicy):
         """
         with th.no_grad():
             return super().simulate(obs, n_chains, self.start_base(obs, base), energy, n_particles)
+
+
+def _temperature_of(energy: Any, energy_kwargs: Any) -> float:
+    made = resolve(ENERGIES, energy, energy_kwargs, "energy")
+    if not getattr(made, "needs_potential", False):
+        raise ValueError(
+            "energy must be made of the potential and say so by needs_potential=True, such as 'guided_potential', "
+            f"got {energy!r}; EnergySAC follows other energies"
+        )
+    return getattr(made, "temperature", 1.0)
 
 
 def _jko_kwargs(

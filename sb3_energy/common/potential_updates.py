@@ -125,18 +125,11 @@ class PotentialUpdates(OffPolicyAlgorithm):
         return NStepChainReplayBuffer
 
     def _check_end_to_end(self) -> None:
-        refiner, energy = self.policy.refinement.refiner, self.policy.energy
-        if self.end_to_end_coef == 0.0:
-            return
-        if not hasattr(refiner, "differentiable"):
+        refiner = self.policy.refinement.refiner
+        if self.end_to_end_coef > 0.0 and not hasattr(refiner, "differentiable"):
             raise ValueError(
                 "end_to_end_coef above 0 needs a refiner that can be differentiated, 'langevin' or 'svgd', "
                 f"got {type(refiner).__name__}"
-            )
-        if not getattr(energy, "needs_potential", False):
-            raise ValueError(
-                "end_to_end_coef above 0 needs an energy that the potential is a part of, such as 'guided_potential', "
-                f"got {type(energy).__name__}"
             )
 
     def _make_behaviour_critic(self) -> BehaviourCritic | None:

@@ -44,11 +44,7 @@ OF_THE_ALGORITHM = [
         ValueError,
         "end_to_end_coef .* 'langevin' or 'svgd', got MPPI",
     ),
-    (
-        dict(end_to_end_coef=0.1, policy_kwargs=dict(energy="q")),
-        ValueError,
-        "end_to_end_coef above 0 needs an energy .*, got QEnergy",
-    ),
+    (dict(policy_kwargs=dict(energy="q")), ValueError, "energy must be made of the potential .*, got 'q'; EnergySAC .*"),
     (dict(use_sde=True), ValueError, "use_sde=True .* needs EnergySAC with refiner='none', got 'langevin'"),
     (dict(policy=MlpPolicy), TypeError, "policy must be one of .*'MlpPolicy'.* or a PotentialPolicy, got RefinedPolicy"),
 ]
