@@ -255,6 +255,13 @@ class PotentialUpdates(OffPolicyAlgorithm):
             )
             return q_energy(policy.refinement.actions(base, state.particles)).mean() / policy.q_scale.spread
 
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """As in SB3. A behaviour critic that this model does not have stays in the file: weights may be switched off."""
+        if isinstance(load_path_or_dict, dict) and self.behaviour_critic is None:
+            unused = ("behaviour_critic", "behaviour_critic.optimizer")
+            load_path_or_dict = {name: part for name, part in load_path_or_dict.items() if name not in unused}
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_training", "_losses", "_q_energy", "behaviour_critic"]
 

@@ -236,3 +236,14 @@ def test_persistent_chains_everywhere(make_model, tmp_path, buffer, kwargs):
     model.save(tmp_path / "model")
     loaded = PGAC.load(tmp_path / "model", env=kwargs["env"]() if "env" in kwargs else model.get_env())
     assert type(loaded.replay_buffer) is buffer and not loaded.replay_buffer.has_chains.any()
+
+
+def test_value_weights_can_be_switched_off_for_a_saved_model(make_model, tmp_path):
+    model = make_model().learn(30)
+    assert model.behaviour_critic is not None
+    model.save(tmp_path / "model")
+    loaded = PGAC.load(tmp_path / "model", env=model.get_env(), value_weight=None)
+    assert loaded.behaviour_critic is None
+    assert all(th.equal(part, loaded.policy.state_dict()[name]) for name, part in model.policy.state_dict().items())
+    loaded.learn(24, reset_num_timesteps=False)
+    assert "train/value_weight" not in loaded.logger.name_to_value
