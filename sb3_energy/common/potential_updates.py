@@ -12,6 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
 from torch import nn
 
@@ -44,6 +45,9 @@ from sb3_energy.refiners import refine, refined_particles
 from sb3_energy.refiners.checks import check_integer
 from sb3_energy.registry import resolve
 from sb3_energy.types import EnergyFn
+
+BEHAVIOUR = ("behaviour_critic", "behaviour_critic.optimizer")
+"""What a file has of a model with value weights, and of no other."""
 
 
 class PotentialUpdates(OffPolicyAlgorithm):
@@ -256,11 +260,23 @@ class PotentialUpdates(OffPolicyAlgorithm):
             return q_energy(policy.refinement.actions(base, state.particles)).mean() / policy.q_scale.spread
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
-        """As in SB3. A behaviour critic that this model does not have stays in the file: weights may be switched off."""
-        if isinstance(load_path_or_dict, dict) and self.behaviour_critic is None:
-            unused = ("behaviour_critic", "behaviour_critic.optimizer")
-            load_path_or_dict = {name: part for name, part in load_path_or_dict.items() if name not in unused}
-        super().set_parameters(load_path_or_dict, exact_match, device)
+        """
+        As in SB3. Value weights may be switched on or off for a saved model: a behaviour critic that this model does not have
+        stays in the file, and one that is not in the file stays as it is here.
+
+        :param load_path_or_dict: Location of the saved data or a nested dictionary of parameters
+        :param exact_match: Whether all of the other parts must be there
+        :param device: Device on which the code should run.
+        """
+        found = load_path_or_dict
+        if not isinstance(found, dict):
+            found = load_from_zip_file(found, device=device, load_data=False)[1]
+        own: dict[str, Any] = {}
+        if self.behaviour_critic is None:
+            found = {name: part for name, part in found.items() if name not in BEHAVIOUR}
+        elif not any(name in found for name in BEHAVIOUR):
+            own = {name: recursive_getattr(self, name).state_dict() for name in BEHAVIOUR}
+        super().set_parameters(own | found, exact_match, device)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_training", "_losses", "_q_energy", "behaviour_critic"]
@@ -269,7 +285,7 @@ class PotentialUpdates(OffPolicyAlgorithm):
         state_dicts, tensors = super()._get_torch_save_params()
         state_dicts.append("policy.potential.optimizer")
         if self.behaviour_critic is not None:
-            state_dicts += ["behaviour_critic", "behaviour_critic.optimizer"]
+            state_dicts += BEHAVIOUR
         return state_dicts, tensors
 
 

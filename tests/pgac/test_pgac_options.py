@@ -247,3 +247,22 @@ def test_value_weights_can_be_switched_off_for_a_saved_model(make_model, tmp_pat
     assert all(th.equal(part, loaded.policy.state_dict()[name]) for name, part in model.policy.state_dict().items())
     loaded.learn(24, reset_num_timesteps=False)
     assert "train/value_weight" not in loaded.logger.name_to_value
+
+
+def test_parameters_of_a_file_are_taken_whether_there_are_value_weights_or_not(make_model, tmp_path):
+    with_weights, without = make_model().learn(30), make_model(value_weight=None).learn(30)
+    with_weights.save(tmp_path / "with")
+    without.save(tmp_path / "without")
+    without.set_parameters(tmp_path / "with")
+    assert_same_tensors(without.policy.state_dict(), with_weights.policy.state_dict())
+    with pytest.raises(ValueError, match="Names of parameters do not match"):
+        with_weights.set_parameters(dict(policy=without.policy.state_dict()))
+
+
+def test_value_weights_can_be_switched_on_for_a_saved_model(make_model, tmp_path):
+    model = make_model(value_weight=None).learn(30)
+    model.save(tmp_path / "model")
+    loaded = PGAC.load(tmp_path / "model", env=model.get_env(), value_weight="exp")
+    assert_same_tensors(loaded.policy.state_dict(), model.policy.state_dict())
+    loaded.learn(24, reset_num_timesteps=False)
+    assert "train/value_weight" in loaded.logger.name_to_value
