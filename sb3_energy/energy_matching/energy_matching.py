@@ -155,15 +155,20 @@ class EnergyMatching:
         logger = self.logger
         if logger is None and self.verbose > 0:
             logger = configure(None, ["stdout"])
-        for step in range(gradient_steps):
-            rate = self.settings.learning_rate
-            rate += (self.settings.final_learning_rate - rate) * step / max(gradient_steps - 1, 1)
-            losses = self._update(data, rate)
-            if logger is not None and (step + 1) % log_interval == 0:
-                for name, value in losses.items():
-                    logger.record(f"train/{name}", value.item())
-                logger.record("train/learning_rate", rate)
-                logger.dump(self.n_updates)
+        assert self.network is not None
+        self.network.train()
+        try:
+            for step in range(gradient_steps):
+                rate = self.settings.learning_rate
+                rate += (self.settings.final_learning_rate - rate) * step / max(gradient_steps - 1, 1)
+                losses = self._update(data, rate)
+                if logger is not None and (step + 1) % log_interval == 0:
+                    for name, value in losses.items():
+                        logger.record(f"train/{name}", value.item())
+                    logger.record("train/learning_rate", rate)
+                    logger.dump(self.n_updates)
+        finally:
+            self.network.eval()
         return self
 
     def _build(self, dims: tuple[int, int]) -> None:
@@ -180,7 +185,7 @@ class EnergyMatching:
                 first.weight[:, dims[0] :].mul_(s.input_gain)
                 first.bias.mul_(s.input_gain)
         self.dims = dims
-        self.network = network.to(self.device)
+        self.network = network.to(self.device).eval()  # spectral norms change at each look at them while they learn
         self.optimizer = th.optim.Adam(self.network.parameters(), lr=s.learning_rate)
         if s.ema_decay is not None:
             self.average = deepcopy(self.network).requires_grad_(False)

@@ -106,6 +106,18 @@ def test_what_was_saved_goes_on_as_if_nothing_had_happened(kwargs, tmp_path):
     assert (model.average is None) == ("ema_decay" in kwargs)
 
 
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_asking_does_not_change_normalised_weights(ema_decay):
+    data = np.random.default_rng(0).standard_normal((50, 2))
+    kwargs = dict(spectral_norm=True, input_gain=1.0, ema_decay=ema_decay, warm_up_steps=2)
+    asked, silent = (small(**kwargs).fit(data, gradient_steps=3) for _ in range(2))
+    np.testing.assert_array_equal(asked.energy(data), asked.energy(data))
+    for model in (asked, silent):
+        model.fit(data, gradient_steps=3)
+    for old, new in zip(asked.network.state_dict().values(), silent.network.state_dict().values(), strict=True):
+        assert th.equal(old, new)
+
+
 @pytest.mark.parametrize(("rows", "n"), [(1, 10), (6, 1)])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 def test_every_negative_is_drawn_whatever_the_split(rows, n, fraction):
