@@ -176,7 +176,7 @@ class EnergyMatching:
         activation = {smooth.__name__: smooth for smooth in SMOOTH_ACTIVATIONS}[s.activation_fn]
         seed = int(th.randint(2**62, (), generator=self.generator, device=self.device))
         with th.random.fork_rng(devices=[]):  # torch initialises from its global generator, which is left as it was
-            th.manual_seed(seed)
+            th.default_generator.manual_seed(seed)  # th.manual_seed would do it for GPUs as well
             network = PotentialNetwork(*dims, s.net_arch, activation, s.layer_norm, s.spectral_norm)
         if s.input_gain != 1.0:
             first = network.network[0]
