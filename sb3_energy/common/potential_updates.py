@@ -155,10 +155,11 @@ class PotentialUpdates(OffPolicyAlgorithm):
         n, losses, network = self._training.n_observations, self._losses, self.policy.potential
         obs = _first(batch.observations, n)
         with th.no_grad():  # of the actor and the critic nothing learns here
-            features, base = self.critic.encode(obs), self.policy.start_base(obs)
+            features, actor = self.critic.encode(obs), self.policy.base(obs)
+            base = self.policy.start_base(obs, actor)
         weights = self._value_weights(batch, features, records)
         q_energy = self._q_energy.bind_features(self.critic, features)
-        candidates = self._candidates(obs, batch.actions[:n], q_energy, base, records)
+        candidates = self._candidates(obs, batch.actions[:n], q_energy, actor, base, records)
         best, total = self._positives(candidates), th.zeros((), device=self.device)
         if losses.transport_coef > 0.0:
             starts = self.policy.start_actions(base, self._training.top_k)
@@ -199,12 +200,11 @@ class PotentialUpdates(OffPolicyAlgorithm):
         return weights
 
     def _candidates(
-        self, obs: PyTorchObs, replayed: th.Tensor, q_energy: EnergyFn, base: Gaussian, records: Records
+        self, obs: PyTorchObs, replayed: th.Tensor, q_energy: EnergyFn, actor: Gaussian, base: Gaussian, records: Records
     ) -> Candidates:
         training = self._training
         with th.no_grad():
             n = training.n_candidates - training.n_refined - 1
-            actor = self.policy.base(obs)
             # The Gaussian's come first, those from the box then
             found = [draw_proposals(actor, n, 0.5).particles, latent(replayed).unsqueeze(1)]
             if training.n_refined > 0 and not self.policy.refinement.is_identity:

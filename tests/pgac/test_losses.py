@@ -191,6 +191,16 @@ def test_weights_are_of_what_was_done_at_each_observation(make_model, monkeypatc
     assert float(records["value_weight"][0]) == pytest.approx(expected.mean().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("initial_particles", ["mixture", "normal"])
+def test_the_actor_looks_at_the_observations_once(make_model, initial_particles):
+    """Images are encoded each time."""
+    model = make_model(policy_kwargs=dict(initial_particles=initial_particles), end_to_end_coef=0.1).learn(24)
+    extract, seen = model.actor.extract_features, []
+    model.actor.extract_features = lambda *args: seen.append(args) or extract(*args)
+    update(model)
+    assert len(seen) == 1
+
+
 def test_the_behaviour_learns_from_the_whole_batch_with_its_own_discounts(make_model):
     model = make_model(n_steps=3, gamma=0.5).learn(24)
     loss, seen = model.behaviour_critic.loss, []
