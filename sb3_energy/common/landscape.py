@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.energies import PotentialEnergy, QEnergy
+from sb3_energy.refiners import Flow, MeanFlow, SteinVariationalGradientDescent
 from sb3_energy.refiners.checks import check_integer
 from sb3_energy.schedules import value_at
 from sb3_energy.types import Refiner, Target, Tick
@@ -19,6 +20,9 @@ from sb3_energy.types import Refiner, Target, Tick
 N_BETWEEN = 16
 """Parts that a step is drawn in: a step that a wall reflects is no straight line between its ends."""
 
+
+WITHOUT_NOISE = (Flow, MeanFlow, SteinVariationalGradientDescent)
+"""Refiners whose steps have none: with and without dice they make the same, but for the order of particles."""
 
 NO_NOISE = 1e-6
 """Scale of a noise that is only what rounding has left where a schedule's ramp begins."""
@@ -168,10 +172,12 @@ def _look(policy: PotentialPolicy, obs: PyTorchObs, dims: tuple[int, ...], n_gri
 def _followed(policy: PotentialPolicy, obs: PyTorchObs, n_particles: int) -> tuple[th.Tensor, th.Tensor, np.ndarray]:
     base = policy.start_base(obs)
     chains = policy.simulate(obs, n_particles, base=base)
-    found = trajectories(chains.refiner, chains.particles, chains.target, chains.n_steps)
+    is_still = isinstance(chains.refiner, WITHOUT_NOISE)
+    refiner = chains.refiner.deterministic() if is_still else chains.refiner  # a permutation is not where a particle goes
+    found = trajectories(refiner, chains.particles, chains.target, chains.n_steps)
     parts = th.linspace(0.0, 1.0, N_BETWEEN + 1, device=found.device)[:, None, None, None]
     between = th.lerp(found[:-1, None], found[1:, None], parts)  # (K, N_BETWEEN + 1, 1, N, A), in the refiner's coordinates
-    noise_scale = getattr(chains.refiner, "noise_scale", 1.0)
+    noise_scale = 0.0 if is_still else getattr(refiner, "noise_scale", 1.0)
     remaining = [Tick(step, chains.n_steps).remaining for step in range(chains.n_steps)]
     noise = np.array([value_at(noise_scale, part) > NO_NOISE for part in remaining], dtype=bool)
     positions, paths = (

@@ -125,6 +125,16 @@ def test_other_refiners_have_landscapes_too(refiner, steps):
     draw_landscape(found).savefig(io.BytesIO())
 
 
+@pytest.mark.parametrize("refiner", ["flow", "mean_flow", "svgd"])
+def test_steps_without_noise_are_drawn_as_such_and_lead_from_a_particle_to_itself(refiner):
+    kwargs = dict(refiner=refiner, refiner_steps=2, n_particles=8, box="tanh")
+    kwargs |= dict(refiner_kwargs=dict(step_size=1e-6)) if refiner == "svgd" else {}
+    found = landscape_of(make(2, kwargs), OBSERVATION, n_grid=3, n_particles=8)
+    assert found.noise.tolist() == [False, False]
+    if refiner == "svgd":  # which has its particles in another order then, so that each may be the draw
+        np.testing.assert_allclose(found.positions[-1], found.positions[0], atol=1e-3)
+
+
 def test_looking_changes_nothing():
     model = make(2, dict(potential_kwargs=dict(spectral_norm=True)))
     model.policy.set_training_mode(True)
