@@ -60,7 +60,7 @@ class PotentialPolicy(RefinedPolicy):
     :param transport_time: ``τ*``, until which there is no noise (``None``: half of the sampling time)
     :param potential_kwargs: Of the potential: ``net_arch`` (``None``: the critic's, or ``[64, 64]`` where that has no hidden
         layer), ``activation_fn``, ``layer_norm``, ``spectral_norm``, see :class:`sb3_energy.networks.PotentialNetwork`
-    :param kwargs: of :class:`RefinedPolicy`
+    :param kwargs: of :class:`RefinedPolicy`; ``tolerance`` is in units of ``U / ε``
     :raises ValueError: if a name or a number is not one of those that are accepted
     :raises TypeError: if something has the wrong type
     """

@@ -95,7 +95,7 @@ class PotentialSettings(NamedTuple):
 
     :param transport_coef: of the transport loss
     :param divergence_coef: ``ω``, of the contrastive divergence
-    :param end_to_end_coef: of ``-E[Q]`` through the sampler
+    :param end_to_end_coef: of ``-E[Q̂]`` through the sampler
     :param matching_coef: of the gradient matching loss
     :param value_weight: ``"relu"``, ``"exp"`` or ``None``
     """

@@ -54,8 +54,8 @@ class PotentialUpdates(OffPolicyAlgorithm):
     """
     Mixin for off-policy algorithms with a :class:`PotentialPolicy`: how ``V`` learns.
 
-    ``L = L_OT + ω L_CD - λ E[Q]`` and their variants, each with its own coefficient; what has the coefficient 0 is not
-    computed.
+    ``L = transport_coef L_OT + ω L_CD + matching_coef L_GM - end_to_end_coef E[Q̂]``;
+    what has the coefficient 0 is not computed.
     """
 
     policy: PotentialPolicy
@@ -249,7 +249,7 @@ class PotentialUpdates(OffPolicyAlgorithm):
         return gradient_matching_loss(gradients, q_gradients, self.policy.epsilon, ent_coef).mean()
 
     def _end_to_end_loss(self, obs: PyTorchObs, base: Gaussian, q_energy: EnergyFn) -> th.Tensor:
-        """``-E[Q]`` at the end of the sampler, through all of its steps."""
+        """``-E[Q̂]`` at the end of the sampler, through all of its steps."""
         policy, refiner = self.policy, self.policy.refinement.refiner
         chains = policy.simulate(obs, self._training.n_refined or 1, base=base, n_particles=self.update_particles)
         with frozen(self.critic):

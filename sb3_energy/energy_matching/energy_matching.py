@@ -48,7 +48,8 @@ class EnergyMatching:
     :param warm_up_steps: gradient steps, of all, that learn transport alone
     :param transport_coef: weight of transport after the warm-up
     :param divergence_coef: weight of contrastive divergence after the warm-up
-    :param magnitude_coef: weight of ``E[V²] / ε``, which keeps the potential from running away
+    :param magnitude_coef: weight of ``E[V²] / ε`` at the data plus the same at the negatives, which keeps the potential from
+        running away
     :param noise_fraction: part of the negatives whose chains start at the base; the others start at the data. Chains too short
         to forget their starts leave a bias where both are mixed: those from the data go too far where those from the base do
         not arrive. With 1 the sampler itself learns to end at the data, whatever its length; the paper has 0.5

@@ -33,7 +33,7 @@ def joint_losses(
     network: PotentialNetwork, features: th.Tensor, ends: th.Tensor, settings: Settings, generator: th.Generator
 ) -> Losses:
     """
-    The second phase: ``c_t · transport + c_d · contrastive divergence + c_m · E[V²] / ε``.
+    The second phase: ``c_t · transport + c_d · contrastive divergence + c_m · (E[V(x⁺)²] + E[V(x⁻)²]) / ε``.
 
     At the data ``exp(-V / ε)`` has to be the density, and its slope is not the mean way of those who arrive; so from ``τ*`` on
     transport counts less and less, in a straight line to nothing (the time gate of Balcerak et al. 2025). The last term keeps

@@ -25,7 +25,8 @@ class PGAC(PotentialUpdates, EnergySAC):
     Critics, temperature and the Gaussian actor, from which particles start, learn as in SAC. ``V`` learns to lead from the
     base to the best of an observation's candidates by optimal transport, ``L_OT`` (Energy Matching, Balcerak et al. 2025),
     where the behaviour of the replay buffer was better than the policy more than elsewhere (value weight), and to tell these
-    from its own draws, ``L_CD``: ``L = L_OT + ω L_CD - λ E[Q]``. Each term can be switched off by its coefficient.
+    from its own draws, ``L_CD``. Its loss is ``transport_coef L_OT + ω L_CD + matching_coef L_GM - end_to_end_coef E[Q̂]``, of
+    which the last two are off by default; ``λ`` is no part of it, but of ``U``.
 
     How actions are drawn is a matter of the policy (``policy_kwargs``, see
     :class:`sb3_energy.common.potential_policy.PotentialPolicy`): ``λ`` and ``ε`` are ``energy_kwargs``.
@@ -39,7 +40,7 @@ class PGAC(PotentialUpdates, EnergySAC):
         policy does: ``"relu"`` (the advantage where it is positive), ``"exp"`` (its exponential), in units of its root mean
         square, or ``None`` (1)
     :param matching_coef: of the gradient matching loss, by which ``-∇V / ε`` follows ``∇ min Q / α``; needs ``guidance=0``
-    :param end_to_end_coef: of ``-E[Q]`` of the sampler's actions, differentiated through all of its steps
+    :param end_to_end_coef: of ``-E[Q̂]`` of the sampler's actions, Q over its spread, differentiated through all of its steps
     :param policy_delay: the potential learns in one of so many updates; one for many observations costs less than many for few
     :param persistent_chains: whether the negatives' chains go on where the last ones at the same transition ended; they are
         kept in the replay buffer and saved with it
