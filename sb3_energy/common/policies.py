@@ -22,7 +22,7 @@ from sb3_energy.common.row_energies import bind_rows
 from sb3_energy.common.starts import is_flow, unasked
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
-from sb3_energy.energies import ENERGIES, QEnergy, tempered
+from sb3_energy.energies import ENERGIES, FINITE, tempered
 from sb3_energy.networks import default_activation
 from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
@@ -295,7 +295,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
             refinement = self.refinement.thinned(n_particles)
             if self.compiled_sample is not None and generator is None and plans is None:
                 return self.compiled_sample(refinement, base, energy, self.temperature, infos)
-            is_finite = type(self.energy) is QEnergy  # on the box, as long as the networks' parameters are
+            is_finite = type(self.energy) in FINITE  # on the box, as long as the networks' parameters are
             return refinement.sample(base, energy, self.temperature, generator, infos, plans, head, is_finite)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

@@ -1,16 +1,12 @@
 """What an algorithm with a potential adds to its updates."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
@@ -18,15 +14,9 @@ from torch import nn
 
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.common.behaviour_critic import BehaviourCritic
-from sb3_energy.common.chain_buffers import (
-    ChainReplayBuffer,
-    DictChainReplayBuffer,
-    NStepChainReplayBuffer,
-    PersistentChains,
-)
+from sb3_energy.common.chain_memory import ChainMemory
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import Records, guarded_step
-from sb3_energy.common.model_files import PathOrFile
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.common.potential_training import (
     Candidates,
@@ -50,7 +40,7 @@ BEHAVIOUR = ("behaviour_critic", "behaviour_critic.optimizer")
 """What a file has of a model with value weights, and of no other."""
 
 
-class PotentialUpdates(OffPolicyAlgorithm):
+class PotentialUpdates(ChainMemory):
     """
     Mixin for off-policy algorithms with a :class:`PotentialPolicy`: how ``V`` learns.
 
@@ -74,11 +64,7 @@ class PotentialUpdates(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._training = resolve({}, PotentialTraining, self.potential_training_kwargs, "potential_training")
-        self._choose_buffer()
-        with warnings.catch_warnings():
-            if self.replay_buffer_class is NStepChainReplayBuffer and self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
-                warnings.filterwarnings("ignore", r"`n_steps=\d+` is ignored")  # SB3 takes the class for the user's own
-            super()._setup_model()
+        super()._setup_model()
         check_integer("policy_delay", self.policy_delay, minimum=1)
         energy: Any = self.policy.energy
         self._losses = PotentialSettings(
@@ -87,46 +73,6 @@ class PotentialUpdates(OffPolicyAlgorithm):
         self._q_energy = QEnergy(getattr(energy, "aggregate", "mean"), getattr(energy, "coefficient", None))
         self._check_end_to_end()
         self.behaviour_critic = self._make_behaviour_critic()
-
-    def _choose_buffer(self) -> None:
-        if not isinstance(self.persistent_chains, bool):
-            raise TypeError(f"persistent_chains must be True or False, got {self.persistent_chains!r}")
-        if not self.persistent_chains:
-            return
-        if self.replay_buffer_class is None:
-            self.replay_buffer_class = self._chain_buffer_class()
-        chosen: Any = self.replay_buffer_class
-        if not (isinstance(chosen, type) and issubclass(chosen, PersistentChains)):
-            raise ValueError(
-                "persistent_chains=True needs replay_buffer_class=None or one with PersistentChains, "
-                f"got {getattr(chosen, '__name__', repr(chosen))}"
-            )
-        self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(n_chains=self._training.n_chains)
-
-    def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
-        """
-        As in SB3, and refuses with ``persistent_chains=True`` a buffer that cannot keep them.
-
-        :param path: Path to the pickled replay buffer.
-        :param truncate_last_traj: As in SB3, of ``HerReplayBuffer``
-        :raises ValueError: if the buffer has no chains, or another number of them
-        """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        found = getattr(self.replay_buffer, "chains", np.zeros((1, 1, 0))).shape[2]
-        if self.persistent_chains and found != self._training.n_chains:
-            self.replay_buffer = before
-            raise ValueError(f"persistent_chains=True needs a buffer of {self._training.n_chains} chains, got one of {found}")
-
-    def _chain_buffer_class(self) -> type[PersistentChains]:
-        if isinstance(self.observation_space, spaces.Dict):
-            if self.n_steps > 1:  # as SB3 says where it chooses the buffer
-                raise ValueError(f"n_steps must be 1 with observations that are a dictionary, got {self.n_steps!r}")
-            return DictChainReplayBuffer
-        if self.n_steps == 1:
-            return ChainReplayBuffer
-        self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(n_steps=self.n_steps, gamma=self.gamma)
-        return NStepChainReplayBuffer
 
     def _check_end_to_end(self) -> None:
         refiner = self.policy.refinement.refiner
@@ -143,6 +89,7 @@ class PotentialUpdates(OffPolicyAlgorithm):
         network = BehaviourCritic(
             *(critic.features_dim, action_dim, critic.net_arch, critic.activation_fn, self.policy.backbone),
             expectile=self._training.expectile,
+            tau=self.tau,
         ).to(self.device)
         network.make_optimizer(self.policy.optimizer_class, self.lr_schedule, **self.policy.optimizer_kwargs)
         return network

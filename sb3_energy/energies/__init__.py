@@ -21,8 +21,12 @@ ENERGIES: dict[str, type[Energy]] = {
     "guided_potential": GuidedPotential,
 }
 
+FINITE = (QEnergy, PotentialEnergy, GuidedPotential)
+"""Whose values on the box are finite wherever the parameters of their networks are."""
+
 __all__ = [
     "ENERGIES",
+    "FINITE",
     "GuidedPotential",
     "PotentialEnergy",
     "QEnergy",

@@ -38,6 +38,11 @@ OF_THE_ALGORITHM = [
         r"potential_training_kwargs of .* among \[.*\], got \['steps'\]",
     ),
     (dict(capture="cuda_graph"), ValueError, "capture='cuda_graph' needs updates without the host, .*; use None"),
+    (
+        dict(persistent_chains=True, divergence_coef=0.0),
+        ValueError,
+        "persistent_chains=True needs chains, and divergence_coef above 0, got 0.0",
+    ),
     (dict(matching_coef=0.1), ValueError, r"matching_coef above 0 .* needs .*guidance=0.*, got guidance=\d.*"),
     (
         dict(end_to_end_coef=0.1, policy_kwargs=dict(refiner="mppi")),
