@@ -26,7 +26,7 @@ JKO_STEPS = 6
 JKO_PARTICLES = 32
 """Fewer than Langevin has elsewhere: transport does a part of what choosing among them does, and all pay for its steps."""
 
-POTENTIAL_ARGUMENTS = ("net_arch", "activation_fn", "layer_norm", "spectral_norm")
+POTENTIAL_ARGUMENTS = ("net_arch", "activation_fn", "layer_norm", "spectral_norm", "input_gain")
 
 SMALLEST_ARCHITECTURE = [64, 64]
 """Of a potential whose critic has no hidden layer: a linear one would lead everywhere alike, and to no action."""
@@ -59,7 +59,7 @@ class PotentialPolicy(RefinedPolicy):
     :param sampling_time: Of the JKO scheme (``None``: 1)
     :param transport_time: ``τ*``, until which there is no noise (``None``: half of the sampling time)
     :param potential_kwargs: Of the potential: ``net_arch`` (``None``: the critic's, or ``[64, 64]`` where that has no hidden
-        layer), ``activation_fn``, ``layer_norm``, ``spectral_norm``, see :class:`sb3_energy.networks.PotentialNetwork`
+        layer), ``activation_fn``, ``layer_norm``, ``spectral_norm``, ``input_gain``, see :class:`sb3_energy.networks.PotentialNetwork`
     :param kwargs: of :class:`RefinedPolicy`; ``tolerance`` is in units of ``U / ε``
     :raises ValueError: if a name or a number is not one of those that are accepted
     :raises TypeError: if something has the wrong type

@@ -95,7 +95,7 @@ class EnergyMatching:
     ):
         net_arch = [128, 128, 128] if net_arch is None else net_arch
         with th.random.fork_rng(devices=[]):  # the network's own checks, now and not when its inputs are known
-            PotentialNetwork(0, 1, net_arch, activation_fn, layer_norm, spectral_norm)
+            PotentialNetwork(0, 1, net_arch, activation_fn, layer_norm, spectral_norm, input_gain)
         self.settings = Settings(
             list(net_arch), activation_fn.__name__, layer_norm, spectral_norm, input_gain, normalize_observations,
             learning_rate, final_learning_rate, batch_size, temperature, sampling_time, transport_time, n_steps, n_particles,
@@ -178,13 +178,7 @@ class EnergyMatching:
         seed = int(th.randint(2**62, (), generator=self.generator, device=self.device))
         with th.random.fork_rng(devices=[]):  # torch initialises from its global generator, which is left as it was
             th.default_generator.manual_seed(seed)  # th.manual_seed would do it for GPUs as well
-            network = PotentialNetwork(*dims, s.net_arch, activation, s.layer_norm, s.spectral_norm)
-        if s.input_gain != 1.0:
-            first = network.network[0]
-            assert isinstance(first, nn.Linear)
-            with th.no_grad():
-                first.weight[:, dims[0] :].mul_(s.input_gain)
-                first.bias.mul_(s.input_gain)
+            network = PotentialNetwork(*dims, s.net_arch, activation, s.layer_norm, s.spectral_norm, s.input_gain)
         self.dims = dims
         self.network = network.to(self.device).eval()  # spectral norms change at each look at them while they learn
         self.optimizer = th.optim.Adam(self.network.parameters(), lr=s.learning_rate)

@@ -45,7 +45,7 @@ class Settings:
         for name in ("batch_size", "n_steps", "n_particles"):
             _check_integer(name, getattr(self, name), minimum=1)
         _check_integer("warm_up_steps", self.warm_up_steps, minimum=0)
-        for name in ("input_gain", "learning_rate", "final_learning_rate", "temperature", "sampling_time"):
+        for name in ("learning_rate", "final_learning_rate", "temperature", "sampling_time"):
             _check_number(name, getattr(self, name), strict=True)
         for name in ("transport_time", "transport_coef", "divergence_coef", "magnitude_coef", "noise_fraction"):
             _check_number(name, getattr(self, name), strict=False)
@@ -62,8 +62,6 @@ class Settings:
         for name, accepted in (("base", BASES), ("box", BOXES)):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {list(accepted)}, got {getattr(self, name)!r}")
-        if self.spectral_norm is True and self.input_gain != 1.0:
-            raise ValueError(f"input_gain must be 1.0 with spectral_norm, which divides it out again, got {self.input_gain!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """

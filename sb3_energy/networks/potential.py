@@ -1,5 +1,6 @@
 """A scalar network of observations and actions whose gradient is a velocity: ``V(s, a)``."""
 
+import math
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -27,8 +28,10 @@ class PotentialNetwork(nn.Module):
     :param activation_fn: one of :data:`SMOOTH_ACTIVATIONS`
     :param layer_norm: whether each hidden layer is normalised before its activation (Ba et al. 2016)
     :param spectral_norm: whether each layer's weights are divided by their largest singular value (Miyato et al. 2018), which
-        bounds how steep the potential can be
-    :raises ValueError: if there is no hidden layer, or the activation is not smooth
+        bounds how steep the potential can be; needs ``input_gain=1.0``
+    :param input_gain: by how much the first layer's initial weights of the actions are larger than torch's, under which a
+        potential learns detail of a tenth of the box or of the data's spread very slowly
+    :raises ValueError: if there is no hidden layer, the activation is not smooth or the gain is out of range
     :raises TypeError: if something has the wrong type
     """
 
@@ -43,14 +46,19 @@ class PotentialNetwork(nn.Module):
         activation_fn: type[nn.Module] = nn.SiLU,
         layer_norm: bool = False,
         spectral_norm: bool = False,
+        input_gain: float = 1.0,
     ):
         super().__init__()
         _check(net_arch, activation_fn, layer_norm, spectral_norm)
+        _check_gain(input_gain, spectral_norm)
         widths, layers = [features_dim + action_dim, *net_arch], list[nn.Module]()
         for n_inputs, n_outputs in pairwise(widths):
             layers.append(nn.Linear(n_inputs, n_outputs))
             layers += [nn.LayerNorm(n_outputs)] if layer_norm else []
             layers.append(activation_fn())
+        with th.no_grad():
+            layers[0].weight[:, features_dim:].mul_(input_gain)  # type: ignore[index]
+            layers[0].bias.mul_(input_gain)  # type: ignore[operator]
         last = nn.Linear(widths[-1], 1)
         if not spectral_norm:  # of no weights there is no largest singular value
             nn.init.zeros_(last.weight)
@@ -108,3 +116,12 @@ def _check(net_arch: Any, activation_fn: Any, layer_norm: Any, spectral_norm: An
     for name, value in (("layer_norm", layer_norm), ("spectral_norm", spectral_norm)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_gain(input_gain: Any, spectral_norm: bool) -> None:
+    if isinstance(input_gain, bool) or not isinstance(input_gain, (int, float)):
+        raise TypeError(f"input_gain must be a number, got {input_gain!r}")
+    if not 0.0 < input_gain < math.inf:
+        raise ValueError(f"input_gain must be finite and above 0, got {input_gain!r}")
+    if spectral_norm and input_gain != 1.0:
+        raise ValueError(f"input_gain must be 1.0 with spectral_norm, which divides it out again, got {input_gain!r}")

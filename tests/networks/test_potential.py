@@ -118,3 +118,13 @@ def test_a_normalised_spectrum_bounds_the_slope():
 def test_wrong_arguments(kwargs, error, match):
     with pytest.raises(error, match=f"^{match}$"):
         PotentialNetwork(F, A, **(dict(net_arch=[8]) | kwargs))
+
+
+def test_a_gain_makes_the_first_layer_steeper_in_the_actions_alone():
+    found = []
+    for input_gain in (1.0, 4.0):
+        th.manual_seed(0)
+        found.append(PotentialNetwork(2, 3, [5], input_gain=input_gain).network[0])
+    plain, steep = found
+    assert th.equal(steep.weight[:, :2], plain.weight[:, :2]), "observations come in their own scale"
+    assert th.equal(steep.weight[:, 2:], 4.0 * plain.weight[:, 2:]) and th.equal(steep.bias, 4.0 * plain.bias)

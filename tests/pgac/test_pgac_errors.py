@@ -54,6 +54,12 @@ OF_THE_ALGORITHM = [
     (dict(policy=MlpPolicy), TypeError, "policy must be one of .*'MlpPolicy'.* or a PotentialPolicy, got RefinedPolicy"),
 ]
 OF_THE_POLICY = [
+    (dict(potential_kwargs=dict(input_gain=0.0)), ValueError, "input_gain must be finite and above 0, got 0.0"),
+    (
+        dict(potential_kwargs=dict(input_gain=2.0, spectral_norm=True)),
+        ValueError,
+        "input_gain must be 1.0 with spectral_norm, .*, got 2.0",
+    ),
     (dict(potential_kwargs=[64]), TypeError, r"potential_kwargs must be a dict, got \[64\]"),
     (dict(potential_kwargs=dict(width=64)), TypeError, r"potential_kwargs must be among \[.*'net_arch'.*\], got \['width'\]"),
     (dict(potential_kwargs=dict(net_arch=[])), ValueError, r"net_arch of a potential must be .* at least one .*, got \[\]"),
