@@ -59,7 +59,8 @@ class PotentialPolicy(RefinedPolicy):
     :param sampling_time: Of the JKO scheme (``None``: 1)
     :param transport_time: ``τ*``, until which there is no noise (``None``: half of the sampling time)
     :param potential_kwargs: Of the potential: ``net_arch`` (``None``: the critic's, or ``[64, 64]`` where that has no hidden
-        layer), ``activation_fn``, ``layer_norm``, ``spectral_norm``, ``input_gain``, see :class:`sb3_energy.networks.PotentialNetwork`
+        layer), ``activation_fn``, ``layer_norm``, ``spectral_norm``, ``input_gain``, see
+        :class:`sb3_energy.networks.PotentialNetwork`
     :param kwargs: of :class:`RefinedPolicy`; ``tolerance`` is in units of ``U / ε``
     :raises ValueError: if a name or a number is not one of those that are accepted
     :raises TypeError: if something has the wrong type
