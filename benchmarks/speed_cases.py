@@ -130,6 +130,21 @@ def refiner_cases() -> list[Case]:
     return refiners + [Case(name, kwargs=kwargs) for name, kwargs in options.items()]
 
 
+def pgac_cases() -> list[Case]:
+    """
+    :return: PGAC at its defaults, without each of its parts, and with what costs more
+    """
+    options: dict[str, dict[str, Any]] = {
+        "PGAC": {},
+        "PGAC, value_weight=None": dict(value_weight=None),
+        "PGAC, transport_coef=0": dict(transport_coef=0.0),
+        "PGAC, divergence_coef=0": dict(divergence_coef=0.0),
+        "PGAC, policy_delay=1": dict(policy_delay=1),
+        "PGAC, end_to_end_coef=1": dict(end_to_end_coef=1.0),
+    }
+    return [Case(name, "PGAC", kwargs) for name, kwargs in options.items()]
+
+
 def particle_cases() -> list[Case]:
     """
     :return: refined targets by the number of particles
@@ -179,7 +194,7 @@ def predict_cases() -> list[Case]:
         for rounds in (1, 3)
     ]
     snis = Case("snis", kwargs=chain(1, refiner="snis", n_particles=128), precisions=("highest",), asked=Evaluations(128))
-    return [*steps, *rounds, snis, Case(DEFAULTS, precisions=("highest",))]
+    return [*steps, *rounds, snis, Case(DEFAULTS, precisions=("highest",)), Case("PGAC", "PGAC", precisions=("highest",))]
 
 
 def end_to_end_cases() -> list[Case]:
@@ -203,6 +218,7 @@ def memory_cases() -> list[Case]:
 SECTIONS = {
     "update": update_cases,
     "refiners": refiner_cases,
+    "pgac": pgac_cases,
     "particles": particle_cases,
     "critics": critic_cases,
     "predict": predict_cases,

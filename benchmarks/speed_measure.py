@@ -17,10 +17,10 @@ from benchmarks.speed_floor import Shape, floor_seconds
 from benchmarks.speed_memory import memory_rows
 from benchmarks.speed_models import BATCH, PRECISIONS, algorithms, filled, global_precision, make_model
 from benchmarks.speed_rows import NAN, Row
-from benchmarks.speed_timing import Call, Clock, interleaved, speedup
+from benchmarks.speed_timing import Call, Clock, calibrated, interleaved, speedup
 from sb3_energy.matmul import MatmulPrecision
 
-UPDATES = ("update", "refiners", "particles", "critics")
+UPDATES = ("update", "refiners", "pgac", "particles", "critics")
 
 
 @dataclass(frozen=True)
@@ -177,12 +177,16 @@ def measure_updates(section: str, effort: Effort, clock: Clock = time.process_ti
     :return: its rows
     """
     cases = [baseline(section), *available(SECTIONS[section]())]
-    calls = product_calls()
+    calls, delays = product_calls(), dict[Subject, int]()
     for case in cases:
         for precision in case.precisions:
-            model = filled(case.algorithm, case.kwargs, precision)
-            calls[Subject(case.name, precision)] = at(global_precision(case.algorithm, precision), train_call(model))
-    times = interleaved(calls, effort.rounds, effort.seconds, warm_up=effort.warm_up, clock=clock)
+            model, subject = filled(case.algorithm, case.kwargs, precision), Subject(case.name, precision)
+            calls[subject] = at(global_precision(case.algorithm, precision), train_call(model))
+            delays[subject] = getattr(model, "policy_delay", 1)
+    counts = {subject: calibrated(call, effort.seconds, effort.warm_up, clock) for subject, call in calls.items()}
+    for subject, delay in delays.items():  # whole turns of what is not done in every update
+        counts[subject] = -(-counts[subject] // delay) * delay
+    times = interleaved(calls, effort.rounds, effort.seconds, counts, clock=clock)
     return rows_of(section, cases, times, _update_operations)
 
 

@@ -11,11 +11,12 @@ from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_energy import EnergySAC
+from sb3_energy import PGAC, EnergySAC
 
 N_TRANSITIONS = 500
 BATCH = 256
 PRECISIONS = ("highest", "medium")
+OURS = ("EnergySAC", "PGAC")
 
 
 class Noise(gym.Env):
@@ -38,6 +39,7 @@ def algorithms() -> dict[str, type[OffPolicyAlgorithm]]:
     :return: what can be measured here, by name; SBX's where it is installed
     """
     found: dict[str, type[OffPolicyAlgorithm]] = {"SAC": SAC, "TQC": TQC, "CrossQ": CrossQ, "EnergySAC": EnergySAC}
+    found["PGAC"] = PGAC
     try:
         import sbx
     except ImportError:
@@ -51,12 +53,12 @@ def make_model(
     """
     :param algorithm: a name in :func:`algorithms`
     :param kwargs: its keyword arguments
-    :param precision: ``"highest"`` or ``"medium"``; EnergySAC has a switch of its own, ``fast_matmul``
+    :param precision: ``"highest"`` or ``"medium"``; ours have a switch of their own, ``fast_matmul``
     :param env: the environment, or its id (``None``: random numbers)
     :return: an untrained model on the CPU
     """
     settings = dict(device="cpu", seed=0) | dict(kwargs)
-    if algorithm == "EnergySAC":
+    if algorithm in OURS:
         settings["fast_matmul"] = precision == "medium"
     return algorithms()[algorithm]("MlpPolicy", Noise() if env is None else env, **settings)
 
@@ -77,6 +79,6 @@ def global_precision(algorithm: str, precision: str) -> str:
     """
     :param algorithm: a name in :func:`algorithms`
     :param precision: that the algorithm is to be measured at
-    :return: that the process has to be at: EnergySAC switches by itself, inside ``train()``
+    :return: that the process has to be at: ours switch by themselves, inside ``train()``
     """
-    return "highest" if algorithm == "EnergySAC" else precision
+    return "highest" if algorithm in OURS else precision

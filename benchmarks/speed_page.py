@@ -244,6 +244,8 @@ def page(rows: Sequence[Row], environment: str) -> str:
         parts += ["### Updates", update_table(rows), "### Lean and reference", reference_table(rows)]
     if "refiners" in measured:
         parts += ["### Refiners and options", cost_table(rows, "refiners")]
+    if "pgac" in measured:
+        parts += ["### PGAC", cost_table(rows, "pgac")]
     if measured & {"update", "particles", "critics"}:
         parts += ["### Straight lines", fit_table(rows)]
     for section in ("particles", "critics"):
