@@ -16,6 +16,7 @@ from sb3_energy.energy_matching.objective import Losses, joint_losses, warm_up_l
 from sb3_energy.energy_matching.sampling import PotentialSampler
 from sb3_energy.energy_matching.settings import Settings
 from sb3_energy.networks import SMOOTH_ACTIVATIONS, PotentialNetwork, RunningNorm
+from sb3_energy.refiners.checks import check_integer
 
 
 class EnergyMatching:
@@ -141,10 +142,7 @@ class EnergyMatching:
         :raises FloatingPointError: if a loss or a chain is not finite; no parameter is changed by that step
         """
         for name, steps in (("gradient_steps", gradient_steps), ("log_interval", log_interval)):
-            if isinstance(steps, bool) or not isinstance(steps, int):
-                raise TypeError(f"{name} must be an integer, got {steps!r}")
-            if steps < 1:
-                raise ValueError(f"{name} must be at least 1, got {steps!r}")
+            check_integer(name, steps, minimum=1)
         data = checked_samples(samples, observations, self.settings.box, self.device)
         dims = (0 if data.observations is None else data.observations.shape[1], data.actions.shape[2])
         if self.dims is None:

@@ -1,8 +1,9 @@
 """The numbers of an Energy Matching and their checks, one sentence each."""
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any
+
+from sb3_energy.refiners.checks import check_integer, check_number
 
 BASES = ("normal", "uniform")
 BOXES = (None, "reflect")
@@ -43,18 +44,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "n_steps", "n_particles"):
-            _check_integer(name, getattr(self, name), minimum=1)
-        _check_integer("warm_up_steps", self.warm_up_steps, minimum=0)
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("warm_up_steps", self.warm_up_steps, minimum=0)
         for name in ("learning_rate", "final_learning_rate", "temperature", "sampling_time"):
-            _check_number(name, getattr(self, name), strict=True)
+            check_number(name, getattr(self, name), strict=True)
         for name in ("transport_time", "transport_coef", "divergence_coef", "magnitude_coef", "noise_fraction"):
-            _check_number(name, getattr(self, name), strict=False)
+            check_number(name, getattr(self, name))
         if not self.transport_time < 1.0:
             raise ValueError(f"transport_time must lie in [0, 1), got {self.transport_time!r}")
         if self.noise_fraction > 1.0:
             raise ValueError(f"noise_fraction must lie in [0, 1], got {self.noise_fraction!r}")
         if self.ema_decay is not None:
-            _check_number("ema_decay", self.ema_decay, strict=True)
+            check_number("ema_decay", self.ema_decay, strict=True)
             if not self.ema_decay < 1.0:
                 raise ValueError(f"ema_decay must lie in (0, 1), or be None for no average, got {self.ema_decay!r}")
         if not isinstance(self.normalize_observations, bool):
@@ -68,17 +69,3 @@ class Settings:
         :return: by name
         """
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def _check_integer(name: str, value: Any, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-
-
-def _check_number(name: str, value: Any, strict: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < 0.0 or (strict and value == 0.0):
-        raise ValueError(f"{name} must be finite and {'above' if strict else 'at least'} 0, got {value!r}")
