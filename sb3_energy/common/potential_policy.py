@@ -228,7 +228,7 @@ class PotentialPolicy(RefinedPolicy):
 
 def _temperature_of(energy: Any, energy_kwargs: Any) -> float:
     made = resolve(ENERGIES, energy, energy_kwargs, "energy")
-    if not getattr(made, "needs_potential", False):
+    if isinstance(made, Energy) and not getattr(made, "needs_potential", False):  # what is none is refused elsewhere
         raise ValueError(
             "energy must be made of the potential and say so by needs_potential=True, such as 'guided_potential', "
             f"got {energy!r}; EnergySAC follows other energies"
