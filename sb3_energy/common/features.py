@@ -39,3 +39,12 @@ class NormalizedFeatures(BaseModel):
         if isinstance(self.normalizer, RunningNorm):
             with th.no_grad():
                 self.normalizer.update(super().extract_features(obs, self.features_extractor))
+
+
+def first_observations(obs: PyTorchObs, n: int) -> PyTorchObs:
+    """
+    :param obs: ``B`` observations
+    :param n: how many
+    :return: the first ``n`` of them, or all
+    """
+    return {key: part[:n] for key, part in obs.items()} if isinstance(obs, dict) else obs[:n]

@@ -151,7 +151,8 @@ class PotentialPolicy(RefinedPolicy):
         :param mode: if true, set to training mode, else set to evaluation mode
         """
         super().set_training_mode(mode)
-        self.potential.train(mode)
+        if self.potential.training != mode:  # each prediction comes here
+            self.potential.train(mode)
 
     def networks(self) -> Networks:
         """

@@ -16,6 +16,7 @@ from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.common.behaviour_critic import BehaviourCritic
 from sb3_energy.common.chain_memory import ChainMemory
 from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.features import first_observations
 from sb3_energy.common.guards import Records, guarded_step
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.common.potential_training import (
@@ -100,7 +101,7 @@ class PotentialUpdates(ChainMemory):
 
     def _update_potential(self, batch: ReplayBufferSamples, ent_coef: th.Tensor, records: Records) -> None:
         n, losses, network = self._training.n_observations, self._losses, self.policy.potential
-        obs = _first(batch.observations, n)
+        obs = first_observations(batch.observations, n)
         with th.no_grad():  # of the actor and the critic nothing learns here
             features, actor = self.critic.encode(obs), self.policy.base(obs)
             base = self.policy.start_base(obs, actor)
@@ -251,10 +252,6 @@ def frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learned:
             parameter.requires_grad_(True)
-
-
-def _first(obs: PyTorchObs, n: int) -> PyTorchObs:
-    return {key: part[:n] for key, part in obs.items()} if isinstance(obs, dict) else obs[:n]
 
 
 def _noted(loss: th.Tensor, name: str, records: Records) -> th.Tensor:

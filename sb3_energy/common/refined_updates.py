@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSample
 
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.entropy_choice import choose_estimator
+from sb3_energy.common.features import first_observations
 from sb3_energy.common.guards import Records, guarded_step
 from sb3_energy.common.heads import HeadTraining, Lesson
 from sb3_energy.common.policies import RefinedPolicy
@@ -110,8 +111,8 @@ class RefinedUpdates(OffPolicyAlgorithm):
         head, policy = self.policy.head, self.policy
         if head is None or not hasattr(head, "optimizer"):  # of one coordinate there is no prefix
             return
-        n, obs = self._head_training.n_observations, batch.observations
-        obs = {key: part[:n] for key, part in obs.items()} if isinstance(obs, dict) else obs[:n]
+        n = self._head_training.n_observations
+        obs = first_observations(batch.observations, n)
         with th.no_grad():
             energy = tempered(policy.energy_fn(obs), policy.temperature)
             replayed = latent(batch.actions[:n])
