@@ -1,7 +1,7 @@
 """The critic's energy and what a refiner makes of it, as functions of numpy arrays: values and gradients."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,6 +25,22 @@ class ArrayGaussian(NamedTuple):
 
     mean: Array
     std: Array
+
+
+class BoundArrayEnergy(Protocol):
+    """What a refinement on arrays asks of an energy that knows its observations."""
+
+    def __call__(self, actions: Array) -> Array:
+        """``(B, N, A)`` actions scaled to [-1, 1] -> ``(B, N)``."""
+        ...
+
+    def with_gradients(self, actions: Array) -> tuple[Array, Array]:
+        """The same, and the gradients ``(B, N, A)``, which the next call overwrites."""
+        ...
+
+    def of_starts(self, actions: Array) -> Array:
+        """``(B, N)``, what says how good a place is to start at."""
+        ...
 
 
 class ArrayEnergy:
@@ -65,6 +81,13 @@ class ArrayEnergy:
         q_values = self._q_values(actions)
         gradients = self._program.pull(self._slopes(q_values))
         return self._energies(q_values).reshape(actions.shape[:2]), gradients.reshape(actions.shape)
+
+    def of_starts(self, actions: Array) -> Array:
+        """
+        :param actions: ``(B, N, A)``
+        :return: ``(B, N)``, what says how good a place is to start at: the energy itself
+        """
+        return self(actions)
 
     def _q_values(self, actions: Array) -> Array:
         """``(C, R)``: of quantile critics the mean of the quantiles."""
@@ -181,7 +204,7 @@ class ArrayTarget:
 
     def __init__(
         self,
-        energy: ArrayEnergy,
+        energy: BoundArrayEnergy,
         coordinates: Coordinates,
         temperature: float | None,
         anchor: Array | None = None,

@@ -13,15 +13,19 @@ from torch import nn
 
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.array_energy import Array, ArrayEnergy, ArrayGaussian
+from sb3_energy.common.array_potential import ArrayPotential
 from sb3_energy.common.array_refinement import ArrayRefinement
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.quantile_critic import QuantileCritic
 from sb3_energy.common.warm_start import Plans
-from sb3_energy.energies import QEnergy
+from sb3_energy.energies import GuidedPotential, PotentialEnergy, QEnergy
 from sb3_energy.networks import ArrayNetwork, RunningNorm, Watched, hooks_of
 
 if TYPE_CHECKING:
     from sb3_energy.common.policies import RefinedPolicy
+
+_LEARNED = "potential", "q_scale"
+"""What some policies have beside actor and critic, and the energy is made of."""
 
 _LOG_STD_MIN, _LOG_STD_MAX = np.full((), LOG_STD_MIN, np.float32), np.full((), LOG_STD_MAX, np.float32)
 _ONE, _HALF = np.full((), 1.0, np.float32), np.full((), 0.5, np.float32)
@@ -38,13 +42,17 @@ class ArrayPolicy:
     def __init__(self, policy: "RefinedPolicy", networks: tuple[ArrayNetwork, ArrayNetwork, ArrayNetwork]):
         self._trunk, self._heads, self._critic = networks
         self._actor_norm, self._critic_norm = policy.actor.normalizer, policy.critic.normalizer
-        self._energy = ArrayEnergy(policy.energy, self._critic) if type(policy.energy) is QEnergy else None
-        self._refinement = ArrayRefinement(policy.refinement) if _is_refined(policy) else None
+        self._energy = _energy_of(policy, self._critic)
+        supported = self._energy is not None and policy.head is None and not policy.refinement.is_identity
+        supported = supported and ArrayRefinement.supports(policy.refinement)
+        self._refinement = ArrayRefinement(policy.refinement) if supported else None
+        self._starts_normal = policy.starts_normal
         space: Any = policy.action_space
         self._low, self._range = space.low, space.high - space.low
         self._values = policy.refinement, policy.energy, policy.observation_space, policy.action_space
         self._actor, self._q_networks_of, self._q_networks = policy.actor, policy.critic, [*policy.critic.q_networks]
-        self._watched = Watched([*policy.actor.modules(), *policy.critic.modules()])
+        self._learned = [policy._modules.get(name) for name in _LEARNED]
+        self._watched = Watched(_modules_of(policy))
         self._takes_minimum = type(policy.critic) is EnsembleCritic
 
     @classmethod
@@ -61,7 +69,7 @@ class ArrayPolicy:
             and type(critic) in (EnsembleCritic, QuantileCritic)
             and not actor.use_sde
             and all(_is_known_features(network) for network in (actor, critic))
-            and not any(hooks_of([*actor.modules(), *critic.modules()]))
+            and not any(hooks_of(_modules_of(policy)))
         )
         if not known:
             return None
@@ -80,8 +88,10 @@ class ArrayPolicy:
         modules = policy._modules
         return (
             modules["actor"] is self._actor
+            and [modules.get(name) for name in _LEARNED] == self._learned  # modules compare by identity
             and modules["critic"] is self._q_networks_of
             and self._q_networks_of.q_networks == self._q_networks
+            and policy.starts_normal == self._starts_normal
             and policy.refinement is self._values[0]
             and policy.energy is self._values[1]
             and policy.observation_space is self._values[2]
@@ -112,6 +122,8 @@ class ArrayPolicy:
             noise = self._normal((len(obs), base.mean.shape[2]))
             return np.tanh(base.mean[:, 0] + base.std[:, 0] * noise)
         assert self._refinement is not None and self._energy is not None
+        if self._starts_normal:
+            base = ArrayGaussian(np.zeros_like(base.mean), np.ones_like(base.std))
         self._energy.bind(_normalized(self._critic_norm, obs))
         if deterministic:
             return np.tanh(self._refinement.best(base, self._energy, plans))
@@ -153,9 +165,20 @@ class ArrayPolicy:
         return type(None), ()
 
 
-def _is_refined(policy: "RefinedPolicy") -> bool:
-    supported = type(policy.energy) is QEnergy and policy.head is None
-    return supported and ArrayRefinement.supports(policy.refinement) and not policy.refinement.is_identity
+def _modules_of(policy: "RefinedPolicy") -> list[nn.Module]:
+    """All that an action depends on."""
+    parts = [policy._modules.get(name) for name in ("actor", "critic", *_LEARNED)]
+    return [module for part in parts if part is not None for module in part.modules()]
+
+
+def _energy_of(policy: Any, critic: ArrayNetwork) -> ArrayEnergy | ArrayPotential | None:
+    """``None`` where the energy, or a network that it is made of, is none of those that are known."""
+    if type(policy.energy) is QEnergy:
+        return ArrayEnergy(policy.energy, critic)
+    if type(policy.energy) not in (PotentialEnergy, GuidedPotential):
+        return None
+    potential = ArrayPotential.network_of(policy, get_action_dim(policy.action_space))
+    return None if potential is None else ArrayPotential(policy.energy, potential, critic, policy.q_scale)
 
 
 def _is_known_features(network: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_energy.common.array_energy import Array, ArrayEnergy, ArrayGaussian, ArrayTarget, Coordinates, log_tanh_jacobian
+from sb3_energy.common.array_energy import Array, ArrayGaussian, ArrayTarget, BoundArrayEnergy, Coordinates, log_tanh_jacobian
 from sb3_energy.common.boxes import BOXES
 from sb3_energy.common.proposals import INITIAL_PARTICLES, LARGEST_ACTION, Gaussian
 from sb3_energy.common.refinement import Refinement
@@ -59,7 +59,7 @@ class ArrayRefinement:
             return False
         return type(refinement.refiner) in (Identity, Langevin, MPPI) and refinement.box in BOXES.values()
 
-    def sample(self, base: ArrayGaussian, energy: ArrayEnergy, temperature: float, plans: Plans | None = None) -> Array:
+    def sample(self, base: ArrayGaussian, energy: BoundArrayEnergy, temperature: float, plans: Plans | None = None) -> Array:
         """
         :param base: ``B`` Gaussians before the squash
         :param energy: at the observations
@@ -76,7 +76,7 @@ class ArrayRefinement:
         ends = self._moved(refiner, base, particles, self._target(energy, temperature, particles), plans)
         return coordinates.end(ends.x[:, :1])[:, 0]
 
-    def best(self, base: ArrayGaussian, energy: ArrayEnergy, plans: Plans | None = None) -> Array:
+    def best(self, base: ArrayGaussian, energy: BoundArrayEnergy, plans: Plans | None = None) -> Array:
         """
         :param base: ``B`` Gaussians before the squash
         :param energy: at the observations
@@ -99,7 +99,7 @@ class ArrayRefinement:
         lowest = np.concatenate([ends.raw_at_starts, ends.raw], axis=1).argmin(axis=1)
         return candidates[np.arange(len(lowest)), lowest]
 
-    def _target(self, energy: ArrayEnergy, temperature: float | None, starts: Array) -> ArrayTarget:
+    def _target(self, energy: BoundArrayEnergy, temperature: float | None, starts: Array) -> ArrayTarget:
         trust_region = self.refinement.trust_region
         anchor = None if trust_region is None else np.tanh(starts)
         return ArrayTarget(energy, self._coordinates, temperature, anchor, trust_region)
@@ -128,11 +128,11 @@ class ArrayRefinement:
         return particles, n_uniform
 
     def _resampled(
-        self, base: ArrayGaussian, energy: ArrayEnergy, temperature: float, particles: Array, n_uniform: int
+        self, base: ArrayGaussian, energy: BoundArrayEnergy, temperature: float, particles: Array, n_uniform: int
     ) -> Array:
         log_jacobian = log_tanh_jacobian(particles)
         log_prob = _mixture_log_prob(base, particles, log_jacobian, n_uniform / particles.shape[1])
-        log_weights = log_jacobian - energy(np.tanh(particles)) / np.float32(temperature) - log_prob
+        log_weights = log_jacobian - energy.of_starts(np.tanh(particles)) / np.float32(temperature) - log_prob
         index = _draw(particles, log_weights, 1)
         return particles[np.arange(len(index))[:, None], index]
 

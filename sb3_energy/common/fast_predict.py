@@ -25,6 +25,8 @@ _REPLACED = frozenset(
         "_predict",
         "refine",
         "base",
+        "start_base",
+        "networks",
         "energy_fn",
         "bound_head",
         "obs_to_tensor",
@@ -39,7 +41,8 @@ _REPLACED_IN_ACTOR = frozenset(["forward", "_predict", "get_action_dist_params",
 _REPLACED_IN_CRITIC = frozenset(
     ["forward", "encode", "evaluate", "outputs", "extract_features", "policy_values", "target_values"]
 )
-"""The same of actor and critic, where they are put on an instance."""
+_REPLACED_IN_POTENTIAL = frozenset(["forward", "bind"])
+"""The same of actor, critic and potential, where they are put on an instance."""
 
 _methods = attrgetter(*_REPLACED)
 
@@ -59,9 +62,9 @@ class FastPredict(SACPolicy):
     _arrays: ArrayPolicy | None = None  # not a module, and no parameter of a constructor
     _retry: int = 0
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, is_known: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if FastPredict in cls.__bases__:
+        if is_known:  # to ArrayPolicy, with what it overrides
             cls._originals = _methods(cls)
 
     def set_training_mode(self, mode: bool) -> None:
@@ -200,11 +203,13 @@ class FastPredict(SACPolicy):
         return arrays
 
     def _is_original(self) -> bool:
+        potential = self._modules.get("potential")
         return (
             _methods(type(self)) == self._originals
             and _REPLACED.isdisjoint(self.__dict__)
             and _REPLACED_IN_ACTOR.isdisjoint(self._modules["actor"].__dict__)
             and _REPLACED_IN_CRITIC.isdisjoint(self._modules["critic"].__dict__)
+            and (potential is None or _REPLACED_IN_POTENTIAL.isdisjoint(potential.__dict__))
         )
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:

@@ -28,7 +28,7 @@ from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
 
-class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
+class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 
@@ -91,6 +91,8 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
     critic_target: EnsembleCritic
     temperature: th.Tensor
     has_potential: ClassVar[bool] = False
+    starts_normal: bool = False
+    """Whether particles start from a standard Gaussian before the squash at every observation, not from the actor's."""
 
     compiled_sample: Callable[..., th.Tensor] | None = None
     """What stands for :meth:`Refinement.sample`, where an algorithm has compiled it."""
@@ -238,6 +240,15 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
         mean, log_std, _ = self.actor.get_action_dist_params(obs)
         return Gaussian(mean, log_std.exp())
 
+    def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
+        """
+        :param obs: ``B`` observations
+        :param base: the Gaussian actor there, if it is known already
+        :return: the Gaussian that particles start from: the actor's, or a standard one where ``starts_normal``
+        """
+        base = self.base(obs) if base is None else base
+        return Gaussian(th.zeros_like(base.mean), th.ones_like(base.std)) if self.starts_normal else base
+
     def networks(self) -> Networks:
         """
         :return: what energies are made of
@@ -283,7 +294,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws):
                 "a refined policy needs gradients and cannot be exported; export policy.actor or use refiner='none'"
             )
         with th.no_grad():
-            base = self.base(obs) if base is None else base
+            base = self.start_base(obs, base)
             if energy is None:  # a flow draws without one, and binding it encodes the observations
                 unseen = is_flow(self.refinement.refiner) and not deterministic and infos is None
                 energy = unasked if unseen else self.energy_fn(obs)

@@ -15,6 +15,7 @@ class PolicyDraws(HeadPolicy):
 
     temperature: th.Tensor
     base: Callable[[PyTorchObs], Gaussian]
+    start_base: Callable[[PyTorchObs, Gaussian | None], Gaussian]
     energy_fn: Callable[[PyTorchObs], EnergyFn]
     refine: Callable[..., th.Tensor]
 
@@ -37,7 +38,7 @@ class PolicyDraws(HeadPolicy):
         :return: the chains
         """
         with th.no_grad():
-            base = self.base(obs) if base is None else base
+            base = self.start_base(obs, base)
             energy = self.energy_fn(obs) if energy is None else energy
             refinement = self.refinement.thinned(n_particles)
             return refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))

@@ -5,20 +5,19 @@ from typing import Any, ClassVar
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.potential_training import base_actions
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian
 from sb3_energy.common.q_scale import QScale
-from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import PotentialNetwork
-from sb3_energy.refiners import REFINERS, Langevin, jko_langevin
+from sb3_energy.refiners import REFINERS, Identity, Langevin, jko_langevin
 from sb3_energy.refiners.checks import check_integer
 from sb3_energy.registry import resolve
-from sb3_energy.types import Chains, Energy, EnergyFn, Networks, Refiner, RefinerInfo
+from sb3_energy.types import Energy, Networks, Refiner
 
 JKO_STEPS = 6
 """Of transport and Langevin together, where nobody says how many."""
@@ -35,7 +34,7 @@ NORMAL = "normal"
 """Where particles start, beside what a refined policy knows: a standard Gaussian before the squash at any observation."""
 
 
-class PotentialPolicy(RefinedPolicy):
+class PotentialPolicy(RefinedPolicy, is_known=True):
     """
     A refined policy whose energy is a potential guided by the critic, ``exp(-U / ε)`` with ``U = V - λ Q``, sampled by the JKO
     scheme: from the base along ``-∇U`` without noise, then Langevin with noise that rises to that of ``ε``.
@@ -45,7 +44,7 @@ class PotentialPolicy(RefinedPolicy):
     :param observation_space: Observation space
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
-    :param refiner: As there; ``"langevin"`` takes the steps of the JKO scheme
+    :param refiner: As there, but not ``"none"``; ``"langevin"`` takes the steps of the JKO scheme
     :param refiner_kwargs: As there; of ``"langevin"`` not ``step_size`` and ``noise_scale``, which follow from the times
     :param refiner_steps: How many steps (``None``: 6 with ``"langevin"``)
     :param n_particles: As there (``None``: 32 with ``"langevin"``)
@@ -96,11 +95,13 @@ class PotentialPolicy(RefinedPolicy):
                 "use_sde=True keeps its noise for several steps, which a potential's starts do not, "
                 f"and needs EnergySAC with refiner='none', got {refiner!r}"
             )
+        if refiner in ("none", Identity):
+            raise ValueError(f"refiner must be one that follows the potential, which {refiner!r} is not; EnergySAC takes it")
         if initial_particles not in (None, NORMAL, *INITIAL_PARTICLES):
             raise ValueError(
                 f"initial_particles must be one of {sorted([NORMAL, *INITIAL_PARTICLES])}, got {initial_particles!r}"
             )
-        self._starts_normal = initial_particles == NORMAL
+        self.starts_normal = initial_particles == NORMAL
         self.epsilon = _temperature_of(energy, energy_kwargs)
         given = dict(refiner_kwargs=refiner_kwargs, refiner_steps=refiner_steps, n_particles=n_particles)
         times = (sampling_time, transport_time)
@@ -118,7 +119,7 @@ class PotentialPolicy(RefinedPolicy):
             refiner_kwargs=refiner_kwargs,
             refiner_steps=refiner_steps,
             n_particles=n_particles,
-            initial_particles="base" if self._starts_normal else initial_particles,
+            initial_particles="base" if self.starts_normal else initial_particles,
             precondition=precondition,
             energy=energy,
             energy_kwargs=energy_kwargs,
@@ -160,15 +161,6 @@ class PotentialPolicy(RefinedPolicy):
         """
         return Networks(critic=self.critic, potential=self.potential, q_scale=self.q_scale.spread)
 
-    def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
-        """
-        :param obs: ``B`` observations
-        :param base: the Gaussian actor there, if it is known already
-        :return: the Gaussian that particles start from: the actor's, or a standard one
-        """
-        base = self.base(obs) if base is None else base
-        return Gaussian(th.zeros_like(base.mean), th.ones_like(base.std)) if self._starts_normal else base
-
     def start_actions(self, base: Gaussian, n: int) -> th.Tensor:
         """
         :param base: what :meth:`start_base` gave
@@ -176,55 +168,6 @@ class PotentialPolicy(RefinedPolicy):
         :return: ``(B, n, A)`` in the box, where particles start
         """
         return base_actions(base, n, INITIAL_PARTICLES[self.refinement.initial_particles])
-
-    def refine(
-        self,
-        obs: PyTorchObs,
-        deterministic: bool = False,
-        base: Gaussian | None = None,
-        energy: EnergyFn | None = None,
-        generator: th.Generator | None = None,
-        infos: list[RefinerInfo] | None = None,
-        plans: Plans | None = None,
-        n_particles: int | None = None,
-    ) -> th.Tensor:
-        """
-        As in :class:`RefinedPolicy`.
-
-        :param obs: ``B`` observations
-        :param deterministic: the lowest energy that a noise-free descent finds, in place of a draw
-        :param base: the Gaussian at these observations, if it is known already
-        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
-        :param generator: source of the noise (``None``: torch's global one)
-        :param infos: a list to which one ``RefinerInfo`` a step is appended
-        :param plans: with ``mppi`` and ``warm_start=True``, where to start from and where to write the plans
-        :param n_particles: draw chains from no more proposals than these (``None``: from all)
-        :return: ``(B, A)`` before the squash
-        """
-        with th.no_grad():
-            start = self.start_base(obs, base)
-            return super().refine(obs, deterministic, start, energy, generator, infos, plans, n_particles)
-
-    def simulate(
-        self,
-        obs: PyTorchObs,
-        n_chains: int,
-        base: Gaussian | None = None,
-        energy: EnergyFn | None = None,
-        n_particles: int | None = None,
-    ) -> Chains:
-        """
-        As in :class:`RefinedPolicy`.
-
-        :param obs: ``B`` observations
-        :param n_chains: how many for each
-        :param base: the Gaussian at these observations, if it is known already
-        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
-        :param n_particles: draw chains from no more proposals than these (``None``: from all)
-        :return: the chains
-        """
-        with th.no_grad():
-            return super().simulate(obs, n_chains, self.start_base(obs, base), energy, n_particles)
 
 
 def _temperature_of(energy: Any, energy_kwargs: Any) -> float:
