@@ -11,6 +11,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import Figure, KVWriter, Logger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_energy import PGAC, EnergySAC, LandscapeCallback
 from sb3_energy.common.landscape import N_BETWEEN, landscape_of, trajectories
@@ -294,10 +295,9 @@ def test_a_logger_without_pictures_is_refused():
 
 
 def test_the_event_file_has_the_picture(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     model = make(2, tensorboard_log=str(tmp_path), verbose=1)  # verbose: no other output chokes on a picture
     model.learn(10, callback=LandscapeCallback(OBSERVATION, freq=6, n_grid=5, n_particles=3))
-    events = accumulator.EventAccumulator(str(tmp_path / "PGAC_1"), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(tmp_path / "PGAC_1"), size_guidance={"images": 0}).Reload()
     images = events.Images("landscape/observation")
     assert [image.step for image in images] == [6, 10] and {image.width for image in images} == {1200}
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def observed(model):
@@ -114,14 +115,13 @@ OVERESTIMATION_KEYS = {"train/overestimation", "train/q_value", "train/discounte
 
 
 def test_tensorboard(make_model, algorithm, tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     env = Monitor(IdentityEnvBox(ep_length=10))
     model = make_model(env=env, tensorboard_log=str(tmp_path), refine_target=True)
     model.learn(60, log_interval=1)
     model.learn(20, reset_num_timesteps=False, log_interval=1)
     model.learn(20, tb_log_name="again")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{algorithm.__name__}_1", "again_1"]
-    events = accumulator.EventAccumulator(str(tmp_path / f"{algorithm.__name__}_1"))
+    events = EventAccumulator(str(tmp_path / f"{algorithm.__name__}_1"))
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     rollout = {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps"}
