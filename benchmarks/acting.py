@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 
@@ -19,7 +19,7 @@ from benchmarks.evaluation import EVALUATION_SEED, isolated_randomness, play, pr
 from benchmarks.files import RunFiles, write_text
 from benchmarks.report import interval_text
 from benchmarks.statistics import iqm_interval
-from benchmarks.variants import ENERGY_SAC, parse_json_object
+from benchmarks.variants import REFINED, algorithm_class, parse_json_object
 from sb3_energy import EnergySAC
 from sb3_energy.common.policies import RefinedPolicy
 
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add("--runs", type=Path, default=Path("results/returns"), help="folder of the trained models (default %(default)s)")
     add("--algo", default="energy_sac", help="variant whose models are played (default %(default)s)")
     add("--envs", required=True, help="gymnasium ids, by comma")
-    add("--setting", action="append", default=[], metavar="NAME=JSON", help="policy_kwargs of RefinedPolicy, under a name")
+    add("--setting", action="append", default=[], metavar="NAME=JSON", help="policy_kwargs, under a name")
     add("--episodes", type=int, default=10, help="of each kind, for each model (default %(default)s)")
     return arguments
 
@@ -79,7 +79,7 @@ def trained_models(runs: Path, env_id: str, algo: str) -> Iterator[tuple[EnergyS
     :param env_id: the environment
     :param algo: the variant
     :return: its trained models with their action repeat, one for each seed
-    :raises ValueError: if there is none, or they are not EnergySAC
+    :raises ValueError: if there is none, or they have no refined policy
     """
     folder = RunFiles.of(runs, env_id, algo, 0).csv.parent
     found = [RunFiles(path.with_suffix("")) for path in sorted(folder.glob(f"{algo}_seed*.zip"))]
@@ -87,9 +87,10 @@ def trained_models(runs: Path, env_id: str, algo: str) -> Iterator[tuple[EnergyS
         raise ValueError(f"--runs must hold trained models of {algo!r} on {env_id}, found none in {folder}")
     for files in found:
         config = files.read_config() or {}
-        if config.get("algorithm") != ENERGY_SAC:
-            raise ValueError(f"--algo must be a variant of EnergySAC, got {algo!r}")
-        yield EnergySAC.load(files.model, device="cpu"), config["action_repeat"]
+        algorithm = config.get("algorithm")
+        if algorithm not in REFINED:
+            raise ValueError(f"--algo must be a variant of EnergySAC or PGAC, got {algo!r}")
+        yield cast(EnergySAC, algorithm_class(algorithm).load(files.model, device="cpu")), config["action_repeat"]
 
 
 def returns_of(model: EnergySAC, env_id: str, action_repeat: int, n_episodes: int) -> tuple[float, float]:

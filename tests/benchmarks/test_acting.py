@@ -14,7 +14,7 @@ OBS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     output = tmp_path_factory.mktemp("returns")
-    command = "--steps 60 --eval-freq 60 --eval-episodes 1 --seeds 0 --algos energy_sac,sac --envs Pendulum-v1".split()
+    command = "--steps 60 --eval-freq 60 --eval-episodes 1 --seeds 0 --algos energy_sac,pgac,sac --envs Pendulum-v1".split()
     common = '{"learning_starts": 20, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}}'
     assert returns.main([*command, "--matmul-precision", "medium", "--common", common, "--output", str(output)]) == 0
     return output
@@ -50,6 +50,14 @@ def test_table_has_a_line_for_each_setting(runs, capsys):
     assert f"| {first_row['return_deterministic']:.0f} [" in lines[0], "the same episodes as in the training's evaluation"
 
 
+def test_potentials_are_played_too(runs):
+    command = ["--runs", str(runs), "--algo", "pgac", "--envs", "Pendulum-v1", "--episodes", "1"]
+    assert acting.main([*command, "--setting", 'hot={"energy_kwargs": {"temperature": 5.0}, "n_particles": 2}']) == 0
+    lines = (runs / "acting_pgac.md").read_text().splitlines()
+    as_trained, hot = (line.split("|")[3:] for line in lines if line.startswith(("| as trained", "| hot")))
+    assert as_trained != hot
+
+
 @pytest.mark.parametrize(
     "extra, message",
     [
@@ -58,7 +66,7 @@ def test_table_has_a_line_for_each_setting(runs, capsys):
         (["--setting", 'a={"particles": 1}'], "--setting must have keyword arguments of RefinedPolicy, got ['particles']"),
         (["--setting", 'a={"net_arch": [8]}'], "--setting must leave the networks as they are"),
         (["--setting", 'a={"refiner": "nothing"}'], "refiner must be one of"),
-        (["--algo", "sac"], "--algo must be a variant of EnergySAC, got 'sac'"),
+        (["--algo", "sac"], "--algo must be a variant of EnergySAC or PGAC, got 'sac'"),
         (["--algo", "absent"], "--runs must hold trained models of 'absent' on Pendulum-v1, found none"),
     ],
 )
