@@ -10,6 +10,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def energy_matching(data: np.ndarray, args: argparse.Namespace) -> Fitted:
     return Fitted(model.sample, model.energy, model.n_updates)
 
 
-def torchebm(data: np.ndarray, args: argparse.Namespace) -> Fitted:
+def torchebm(data: np.ndarray, args: argparse.Namespace, as_many_steps: bool = False) -> Fitted:
     """
     TorchEBM's ``EnergyMatchingLoss`` at its defaults, the settings of the paper's plane, on a network of the same size. Only
     its chains have 50 steps of 0.02 instead of 200 of 0.01, as ours have 50, so that the CPU time it is given (a third of it
@@ -92,6 +93,7 @@ def torchebm(data: np.ndarray, args: argparse.Namespace) -> Fitted:
 
     :param data: ``(n, 2)``
     :param args: the command line
+    :param as_many_steps: whether it makes as many gradient steps as ours, however long they take, and not what the time allows
     :return: theirs
     """
     from torchebm.core import BaseModel, TemperatureScheduler
@@ -112,8 +114,12 @@ def torchebm(data: np.ndarray, args: argparse.Namespace) -> Fitted:
     loss_fn = EnergyMatchingLoss(model=network, lambda_cd=0.0, n_langevin_steps=50, langevin_dt=0.02, device="cpu")
     weight = 2.0  # of the contrastive term by default
     optimizer, steps, started = th.optim.Adam(network.parameters(), lr=1e-3), 0, time.process_time()
-    while (spent := time.process_time() - started) < args.seconds:
-        loss_fn.lambda_cd = 0.0 if spent < args.seconds / 3.0 else weight
+
+    def done() -> float:
+        return steps / args.gradient_steps if as_many_steps else (time.process_time() - started) / args.seconds
+
+    while (part := done()) < 1.0:
+        loss_fn.lambda_cd = 0.0 if part < 1.0 / 3.0 else weight
         loss = loss_fn(points[th.randint(len(points), (256,))])
         optimizer.zero_grad()
         loss.backward()
@@ -148,7 +154,12 @@ def mixture(data: np.ndarray, args: argparse.Namespace) -> Fitted:
     return Fitted(sample, lambda x: -model.score_samples(x), 0)
 
 
-METHODS = {"EnergyMatching": energy_matching, "TorchEBM": torchebm, "mixture of 16": mixture}
+METHODS = {
+    "EnergyMatching": energy_matching,
+    "TorchEBM": torchebm,
+    "TorchEBM, as many steps": partial(torchebm, as_many_steps=True),
+    "mixture of 16": mixture,
+}
 
 
 def cell(density: Density, method: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -219,7 +230,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--densities", nargs="+", choices=list(DENSITIES), default=list(DENSITIES))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--gradient-steps", type=int, default=600, help="of EnergyMatching")
+    parser.add_argument("--gradient-steps", type=int, default=600, help="of EnergyMatching, and of TorchEBM's second row")
     parser.add_argument("--seconds", type=float, default=25.0, help="of CPU time that TorchEBM trains")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/densities"))
@@ -238,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         density = DENSITIES[name]
         found[name] = {"true samples": stored(cells / f"{name}_true.npz", lambda density=density: floor(density, args.seed))}
         for method in args.methods:
-            path = cells / f"{name}_{method.replace(' ', '_')}.npz"
+            path = cells / f"{name}_{method.replace(',', '').replace(' ', '_')}.npz"
             found[name][method] = stored(path, lambda density=density, method=method: cell(density, method, args))
             print(f"{name}, {method}: squared MMD {float(found[name][method]['mmd2']):.2e}", flush=True)
     lines = [dict(density=name, method=method, **values) for name, row in found.items() for method, values in row.items()]

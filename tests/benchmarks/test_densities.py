@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.densities import N_TRAIN, coverage, main, squared_mmd
+from benchmarks.densities import METHODS, N_TRAIN, coverage, main, parse, squared_mmd
 from benchmarks.density_data import DENSITIES
 
 
@@ -31,6 +31,13 @@ def test_one_mode_too_few_is_seen():
     density = DENSITIES["eight_gaussians"]
     points = density.draw(4000, np.random.default_rng(0))
     assert coverage(density, points[density.mode_of(points) != 3])[0] == 7 / 8
+
+
+def test_torchebm_has_either_the_time_or_the_steps():
+    data = DENSITIES["two_moons"].draw(500, np.random.default_rng(0))
+    args = parse(["--gradient-steps", "3", "--seconds", "1e-9"])
+    assert METHODS["TorchEBM"](data, args).gradient_steps <= 1
+    assert METHODS["TorchEBM, as many steps"](data, args).gradient_steps == 3
 
 
 def test_what_was_stored_is_not_computed_again(tmp_path, monkeypatch, capsys):
