@@ -43,6 +43,43 @@ class BoundArrayEnergy(Protocol):
         ...
 
 
+class BoundNetwork:
+    """
+    A network at the observations that were bound last, for any number of actions at each.
+
+    :param network: of observations and actions
+    """
+
+    def __init__(self, network: ArrayNetwork):
+        self._network = network
+
+    def bind(self, features: Array) -> None:
+        """
+        :param features: ``(B, F)`` of observations, which are encoded once
+        """
+        self._shared = self._network.encode(features)
+        self._n = 0  # actions for each observation that the program is bound for
+
+    def outputs(self, actions: Array) -> Array:
+        """
+        :param actions: ``(B, N, A)``
+        :return: ``(C, B N, O)``, overwritten by the next call
+        """
+        n = actions.shape[1]
+        if n != self._n:
+            self._program = self._network.program(actions.shape[0] * n)
+            self._program.bind(self._shared)
+            self._n = n
+        return self._program.outputs(actions.reshape(-1, actions.shape[2]))
+
+    def pull(self, cotangents: Array) -> Array:
+        """
+        :param cotangents: ``(C, B N, O)``, or what broadcasts to it, at the actions of the last :meth:`outputs`
+        :return: ``(B N, A)``, the gradient of outputs times cotangents, overwritten by the next call
+        """
+        return self._program.pull(cotangents)
+
+
 class ArrayEnergy:
     """
     :class:`sb3_energy.energies.QEnergy` of actions scaled to [-1, 1], at the observations that were bound last.
@@ -54,8 +91,8 @@ class ArrayEnergy:
     def __init__(self, energy: QEnergy, network: ArrayNetwork):
         self._aggregate = energy.aggregate
         self._coefficient = 1.0 if energy.coefficient is None else energy.coefficient
-        self._network, self._n = network, 0
-        c = network.n_members
+        self._critics, c = BoundNetwork(network), network.n_members
+        self._n_outputs = network.n_outputs
         self._weights = np.full(c, -1.0 / c, np.float32)
         self._mean_slopes = np.full((c, 1, 1), -1.0 / (c * network.n_outputs), np.float32)
 
@@ -63,8 +100,7 @@ class ArrayEnergy:
         """
         :param features: ``(B, F)`` of observations, which are encoded once
         """
-        self._shared = self._network.encode(features)
-        self._n = 0  # actions for each observation that the program is bound for
+        self._critics.bind(features)
 
     def __call__(self, actions: Array) -> Array:
         """
@@ -79,7 +115,7 @@ class ArrayEnergy:
         :return: energies ``(B, N)`` and their gradients ``(B, N, A)``, which the next call overwrites
         """
         q_values = self._q_values(actions)
-        gradients = self._program.pull(self._slopes(q_values))
+        gradients = self._critics.pull(self._slopes(q_values))
         return self._energies(q_values).reshape(actions.shape[:2]), gradients.reshape(actions.shape)
 
     def of_starts(self, actions: Array) -> Array:
@@ -91,12 +127,7 @@ class ArrayEnergy:
 
     def _q_values(self, actions: Array) -> Array:
         """``(C, R)``: of quantile critics the mean of the quantiles."""
-        n = actions.shape[1]
-        if n != self._n:
-            self._program = self._network.program(actions.shape[0] * n)
-            self._program.bind(self._shared)
-            self._n = n
-        outputs = self._program.outputs(actions.reshape(-1, actions.shape[2]))
+        outputs = self._critics.outputs(actions)
         return outputs[:, :, 0] if outputs.shape[2] == 1 else outputs.mean(axis=2)
 
     def _energies(self, q_values: Array) -> Array:
@@ -111,7 +142,7 @@ class ArrayEnergy:
         """The derivatives of the energy with respect to what the members give, ``(C, R, 1)`` or ``(C, 1, 1)``."""
         if self._aggregate == "mean":
             return self._mean_slopes
-        n_outputs = self._network.n_outputs  # each quantile has its part of the member's value
+        n_outputs = self._n_outputs  # each quantile has its part of the member's value
         if self._aggregate == "min":
             lowest = q_values.argmin(axis=0) == np.arange(len(q_values))[:, None]
             return (lowest * np.float32(-1.0 / n_outputs))[:, :, None]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sb3_energy.common.array_energy import Array, ArrayEnergy
+from sb3_energy.common.array_energy import Array, ArrayEnergy, BoundNetwork
 from sb3_energy.common.q_scale import QScale
 from sb3_energy.energies import GuidedPotential, PotentialEnergy, QEnergy
 from sb3_energy.networks import ArrayNetwork, PotentialNetwork
@@ -26,7 +26,7 @@ class ArrayPotential:
     def __init__(
         self, energy: GuidedPotential | PotentialEnergy, potential: ArrayNetwork, critic: ArrayNetwork, q_scale: QScale
     ):
-        self._network, self._q_scale = potential, q_scale
+        self._potential, self._q_scale = BoundNetwork(potential), q_scale
         self._inverse = np.float32(1.0 / energy.temperature)
         self._critic: ArrayEnergy | None = None
         self._guidance, self._normalizes = np.float32(0.0), False
@@ -50,8 +50,7 @@ class ArrayPotential:
         """
         :param features: ``(B, F)`` of observations, which are encoded once
         """
-        self._shared = self._network.encode(features)
-        self._n = 0  # actions for each observation that the program is bound for
+        self._potential.bind(features)
         if self._critic is not None:
             self._critic.bind(features)
             self._factor = self._guidance
@@ -73,7 +72,7 @@ class ArrayPotential:
         :param actions: ``(B, N, A)``
         :return: energies ``(B, N)`` and their gradients ``(B, N, A)``, which the next call overwrites
         """
-        values, gradients = self._values(actions), self._program.pull(self._ones).reshape(actions.shape)
+        values, gradients = self._values(actions), self._potential.pull(self._ones).reshape(actions.shape)
         if self._critic is not None:
             q_values, q_gradients = self._critic.with_gradients(actions)
             values = values + self._factor * q_values
@@ -90,9 +89,4 @@ class ArrayPotential:
         return self._critic(actions) * (self._factor * self._inverse)
 
     def _values(self, actions: Array) -> Array:
-        n = actions.shape[1]
-        if n != self._n:
-            self._program = self._network.program(actions.shape[0] * n)
-            self._program.bind(self._shared)
-            self._n = n
-        return self._program.outputs(actions.reshape(-1, actions.shape[2])).reshape(actions.shape[:2])
+        return self._potential.outputs(actions).reshape(actions.shape[:2])
