@@ -95,7 +95,7 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
                 "use_sde=True keeps its noise for several steps, which a potential's starts do not, "
                 f"and needs EnergySAC with refiner='none', got {refiner!r}"
             )
-        if refiner in ("none", Identity):
+        if refiner == "none" or (isinstance(refiner, type) and issubclass(refiner, Identity)):
             raise ValueError(f"refiner must be one that follows the potential, which {refiner!r} is not; EnergySAC takes it")
         if initial_particles not in (None, NORMAL, *INITIAL_PARTICLES):
             raise ValueError(

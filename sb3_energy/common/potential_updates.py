@@ -155,7 +155,7 @@ class PotentialUpdates(ChainMemory):
             n = training.n_candidates - training.n_refined - 1
             # The Gaussian's come first, those from the box then
             found = [draw_proposals(actor, n, 0.5).particles, latent(replayed).unsqueeze(1)]
-            if training.n_refined > 0 and not self.policy.refinement.is_identity:
+            if training.n_refined > 0:
                 found.append(latent(self._refined(obs, base, training.n_refined)))
             particles = th.cat(found, dim=1)
             actions, log_prob = th.tanh(particles), mixture_log_prob(actor, particles, 0.5) - log_tanh_jacobian(particles)
