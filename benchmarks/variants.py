@@ -56,6 +56,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("pgac_no_q", PGAC, {**_UNGUIDED}),
         Variant("pgac_no_value_weight", PGAC, {"value_weight": None}),
         Variant("pgac_best", PGAC, {"potential_training_kwargs": {"positives": "best"}}),
+        Variant("pgac_cold", PGAC, {"policy_kwargs": {"energy_kwargs": {"temperature": 0.03}}}),
         Variant("pgac_gradient_matching", PGAC, {**_UNGUIDED, **_NO_WAYS, "matching_coef": 1.0}),
         Variant("pgac_end_to_end", PGAC, {**_UNGUIDED, "end_to_end_coef": 1.0}),
     )
