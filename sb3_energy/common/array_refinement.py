@@ -85,7 +85,7 @@ class ArrayRefinement:
         :raises FloatingPointError: as the refinement of tensors
         """
         starts = base.mean  # the first quantile
-        if self.refinement.n_particles > 1:
+        if self.refinement.n_starts > 1:
             starts = base.mean + base.std * self._quantiles(base.mean)
         starts = _warmed(plans, base, starts, quasi_random=True)
         ends = self._moved(self._descending, base, starts, self._target(energy, None, starts), plans)
@@ -199,7 +199,7 @@ class ArrayRefinement:
     def _quantiles(self, like: Array) -> Array:
         width = like.shape[2]
         if width not in self._normal_quantiles:
-            self._normal_quantiles[width] = normal_quantiles(self.refinement.n_particles, th.empty(1, width)).numpy()
+            self._normal_quantiles[width] = normal_quantiles(self.refinement.n_starts, th.empty(1, width)).numpy()
         return self._normal_quantiles[width]
 
 

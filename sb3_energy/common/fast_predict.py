@@ -142,7 +142,8 @@ class FastPredict(SACPolicy):
 
     def _fast_actions(self, observation: Any, deterministic: bool, plans: Plans | None) -> np.ndarray | None:
         """What ``predict`` gives, or ``None`` where the slow path has to give it, and then nothing is drawn."""
-        obs = self._flat(observation, self.refinement.n_particles if self._refines else 1)
+        n_rows = self.refinement.n_starts if deterministic else self.refinement.n_particles
+        obs = self._flat(observation, n_rows if self._refines else 1)
         arrays = None if obs is None else self._take_arrays()
         if obs is None or arrays is None:
             return None

@@ -77,6 +77,8 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
         move in the box and bounce off its walls)
     :param tolerance: When predicting deterministically, an observation whose lowest energy falls by no more than this in
         a step, in units of Q, takes no further one and costs no more (``None``: all take all steps)
+    :param deterministic_particles: How many particles when predicting deterministically, for refiners that move each alone
+        (``None``: ``n_particles``); the first one starts at the Gaussian's mean, and the lowest energy wins
     :param backbone: Of actor and critics: ``"plain"`` (SB3's), ``"layer_norm"``, ``"simba"`` or ``"bro"``
     :param critic: ``"scalar"`` Q-values (SAC) or ``"quantile"`` (TQC)
     :param n_quantiles: Quantiles of each quantile critic (``None``: 25)
@@ -127,6 +129,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
         trust_region: float | None = None,
         box: str = "tanh",
         tolerance: float | None = None,
+        deterministic_particles: int | None = None,
         backbone: str = "layer_norm",
         critic: str = "scalar",
         n_quantiles: int | None = None,
@@ -145,13 +148,23 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
             trust_region=trust_region,
             box=box,
             tolerance=tolerance,
+            deterministic_particles=deterministic_particles,
             backbone=backbone,
             critic=critic,
             n_quantiles=n_quantiles,
             top_quantiles_to_drop_per_net=top_quantiles_to_drop_per_net,
         )
         self.refinement = make_refinement(
-            refiner, refiner_kwargs, refiner_steps, n_particles, initial_particles, precondition, trust_region, box, tolerance
+            refiner,
+            refiner_kwargs,
+            refiner_steps,
+            n_particles,
+            initial_particles,
+            precondition,
+            trust_region,
+            box,
+            tolerance,
+            deterministic_particles,
         )
         self._head_kwargs = checked_head_kwargs(refiner, self.refinement.refiner, head_kwargs)
         self.energy = resolve(ENERGIES, energy, energy_kwargs, "energy")

@@ -47,6 +47,7 @@ class Refinement:
     :param box: how particles stay in the box
     :param tolerance: without noise, an observation whose lowest energy falls by no more than this in a step takes no
         further one, in units of the energy without its temperature (``None``: all take all steps)
+    :param deterministic_particles: how many of them there are without noise (``None``: ``n_particles``)
     """
 
     refiner: Refiner
@@ -57,6 +58,12 @@ class Refinement:
     trust_region: float | None = None
     box: Box = BOXES["tanh"]
     tolerance: float | None = None
+    deterministic_particles: int | None = None
+
+    @property
+    def n_starts(self) -> int:
+        """Quantiles of the base that a refinement without noise starts from."""
+        return self.n_particles if self.deterministic_particles is None else self.deterministic_particles
 
     @property
     def is_identity(self) -> bool:
@@ -212,7 +219,7 @@ class Refinement:
         """
         self._check_plans(plans)
         mean, std = base.mean.unsqueeze(1), base.std.unsqueeze(1)
-        starts = mean + std * normal_quantiles(self.n_particles, base.mean)
+        starts = mean + std * normal_quantiles(self.n_starts, base.mean)
         if plans is not None:
             starts = plans.warmed(starts, base, None, quasi_random=True)
         state = self._ends(base, starts, energy, infos, head or Head())

@@ -22,6 +22,7 @@ def make_refinement(
     trust_region: float | None,
     box: str = "tanh",
     tolerance: float | None = None,
+    deterministic_particles: int | None = None,
 ) -> Refinement:
     """
     Check the arguments of a refined policy and put them together.
@@ -35,6 +36,7 @@ def make_refinement(
     :param trust_region: step of the JKO transport cost, or ``None``
     :param box: ``"tanh"`` or ``"reflect"``
     :param tolerance: by how much the energy must fall for a deterministic refinement to go on, or ``None``
+    :param deterministic_particles: how many particles without noise (``None``: as many as with it)
     :return: the refinement
     :raises ValueError: if a number or a name is not one of those that are accepted
     :raises TypeError: if something has the wrong type
@@ -66,8 +68,23 @@ def make_refinement(
     if not isinstance(precondition, bool):
         raise TypeError(f"precondition must be True or False, got {precondition!r}")
     _check_options(refiner, instance, n_steps, trust_region, box, tolerance)
+    if deterministic_particles is not None:
+        check_integer("deterministic_particles", deterministic_particles, minimum=1)
+        if instance.resamples or isinstance(instance, Identity):
+            raise ValueError(
+                "deterministic_particles needs a refiner that moves each particle alone, such as 'langevin', "
+                f"got {deterministic_particles} with refiner={refiner!r}"
+            )
     refinement = Refinement(
-        instance, n_steps, n_particles, initial_particles, precondition, trust_region, BOXES[box], tolerance
+        instance,
+        n_steps,
+        n_particles,
+        initial_particles,
+        precondition,
+        trust_region,
+        BOXES[box],
+        tolerance,
+        deterministic_particles,
     )
     if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
         raise ValueError(

@@ -41,6 +41,8 @@ OPTIONS = {
     "displacement": dict(refiner_kwargs=dict(max_displacement=0.005)),
     "schedules": dict(refiner_kwargs=dict(step_size=Polynomial(0.1, 0.01), noise_scale=LinearRamp())),
     "no noise": dict(refiner_kwargs=dict(noise_scale=0.0)),
+    "one descent": dict(deterministic_particles=1),
+    "more descents": dict(deterministic_particles=7, box="reflect"),
     "trust region": dict(trust_region=0.01),
     "trust region, reflected": dict(trust_region=0.01, box="reflect"),
     "coefficient": dict(energy_kwargs=dict(aggregate="lcb", coefficient=0.5)),

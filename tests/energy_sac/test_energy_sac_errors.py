@@ -86,6 +86,18 @@ OTHER_ERRORS = [
     (dict(policy_kwargs=dict(refiner="none", refiner_steps=2)), ValueError, "refiner_steps must be at most 0"),
     (dict(policy_kwargs=dict(refiner="mppi", trust_region=1.0)), ValueError, "trust_region needs a refiner that moves"),
     (dict(policy_kwargs=dict(trust_region=0.0)), ValueError, "trust_region must be above 0, got 0.0"),
+    (dict(policy_kwargs=dict(deterministic_particles=0)), ValueError, "deterministic_particles must be .*, got 0"),
+    (dict(policy_kwargs=dict(deterministic_particles="1")), TypeError, "deterministic_particles must be .*, got '1'"),
+    (
+        dict(policy_kwargs=dict(refiner="mppi", deterministic_particles=2)),
+        ValueError,
+        "deterministic_particles needs a refiner that moves each particle alone, .*, got 2 with refiner='mppi'",
+    ),
+    (
+        dict(policy_kwargs=dict(refiner="none", deterministic_particles=1)),
+        ValueError,
+        "deterministic_particles needs a refiner that moves each particle alone, .*, got 1 with refiner='none'",
+    ),
     (dict(policy_kwargs=dict(refiner="none"), distillation_coef=0.1), ValueError, "distillation_coef=0.1 needs refined"),
 ]
 

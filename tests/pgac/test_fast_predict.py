@@ -32,6 +32,7 @@ OPTIONS = {
     "from a normal": dict(initial_particles="normal"),
     "from the box": dict(initial_particles="uniform"),
     "preconditioned": dict(precondition=True),
+    "one descent": dict(deterministic_particles=1),
     "transport alone": dict(transport_time=1.0),
     "trust region": dict(trust_region=0.1),
     "potential alone": dict(energy="potential"),
