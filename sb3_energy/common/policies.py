@@ -93,8 +93,6 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
     critic_target: EnsembleCritic
     temperature: th.Tensor
     has_potential: ClassVar[bool] = False
-    starts_normal: bool = False
-    """Whether particles start from a standard Gaussian before the squash at every observation, not from the actor's."""
 
     compiled_sample: Callable[..., th.Tensor] | None = None
     """What stands for :meth:`Refinement.sample`, where an algorithm has compiled it."""
@@ -244,23 +242,6 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
         """
         self.actor.update_normalization(obs)
         self.critic.update_normalization(obs)
-
-    def base(self, obs: PyTorchObs) -> Gaussian:
-        """
-        :param obs: ``B`` observations
-        :return: the Gaussian actor's mean and standard deviation ``(B, A)``, before the squash
-        """
-        mean, log_std, _ = self.actor.get_action_dist_params(obs)
-        return Gaussian(mean, log_std.exp())
-
-    def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
-        """
-        :param obs: ``B`` observations
-        :param base: the Gaussian actor there, if it is known already
-        :return: the Gaussian that particles start from: the actor's, or a standard one where ``starts_normal``
-        """
-        base = self.base(obs) if base is None else base
-        return Gaussian(th.zeros_like(base.mean), th.ones_like(base.std)) if self.starts_normal else base
 
     def networks(self) -> Networks:
         """

@@ -1,23 +1,42 @@
-"""Several draws of a refined policy, for diagnostics and for estimators of its entropy."""
+"""What a refined policy starts from, and several draws of it, for diagnostics and for estimators of its entropy."""
 
 from collections.abc import Callable
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.head_policy import HeadPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals
 from sb3_energy.types import Chains, EnergyFn
 
 
 class PolicyDraws(HeadPolicy):
-    """Part of a refined policy: draws that no prediction needs."""
+    """Part of a refined policy: its Gaussian, and draws that no prediction needs."""
 
+    actor: BackboneActor
     temperature: th.Tensor
-    base: Callable[[PyTorchObs], Gaussian]
-    start_base: Callable[[PyTorchObs, Gaussian | None], Gaussian]
+    starts_normal: bool = False
+    """Whether particles start from a standard Gaussian before the squash at every observation, not from the actor's."""
     energy_fn: Callable[[PyTorchObs], EnergyFn]
     refine: Callable[..., th.Tensor]
+
+    def base(self, obs: PyTorchObs) -> Gaussian:
+        """
+        :param obs: ``B`` observations
+        :return: the Gaussian actor's mean and standard deviation ``(B, A)``, before the squash
+        """
+        mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        return Gaussian(mean, log_std.exp())
+
+    def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
+        """
+        :param obs: ``B`` observations
+        :param base: the Gaussian actor there, if it is known already
+        :return: the Gaussian that particles start from: the actor's, or a standard one where ``starts_normal``
+        """
+        base = self.base(obs) if base is None else base
+        return Gaussian(th.zeros_like(base.mean), th.ones_like(base.std)) if self.starts_normal else base
 
     def simulate(
         self,

@@ -68,13 +68,7 @@ def make_refinement(
     if not isinstance(precondition, bool):
         raise TypeError(f"precondition must be True or False, got {precondition!r}")
     _check_options(refiner, instance, n_steps, trust_region, box, tolerance)
-    if deterministic_particles is not None:
-        check_integer("deterministic_particles", deterministic_particles, minimum=1)
-        if instance.resamples or isinstance(instance, Identity):
-            raise ValueError(
-                "deterministic_particles needs a refiner that moves each particle alone, such as 'langevin', "
-                f"got {deterministic_particles} with refiner={refiner!r}"
-            )
+    _check_descents(refiner, instance, deterministic_particles)
     refinement = Refinement(
         instance,
         n_steps,
@@ -107,6 +101,17 @@ def _check_options(refiner: Any, instance: Refiner, n_steps: int, trust_region: 
         )
     if tolerance is not None and getattr(instance, "head", None) is not None:
         raise ValueError(f"tolerance needs a refiner whose steps descend the energy, got {refiner!r}")
+
+
+def _check_descents(refiner: Any, instance: Refiner, deterministic_particles: Any) -> None:
+    if deterministic_particles is None:
+        return
+    check_integer("deterministic_particles", deterministic_particles, minimum=1)
+    if instance.resamples or isinstance(instance, Identity):
+        raise ValueError(
+            "deterministic_particles needs a refiner that moves each particle alone, such as 'langevin', "
+            f"got {deterministic_particles} with refiner={refiner!r}"
+        )
 
 
 def _check_flow(refiner: Any, initial_particles: Any, precondition: Any, trust_region: Any, box: Any) -> tuple[str, bool]:
