@@ -194,7 +194,13 @@ def predict_cases() -> list[Case]:
         for rounds in (1, 3)
     ]
     snis = Case("snis", kwargs=chain(1, refiner="snis", n_particles=128), precisions=("highest",), asked=Evaluations(128))
-    return [*steps, *rounds, snis, Case(DEFAULTS, precisions=("highest",)), Case("PGAC", "PGAC", precisions=("highest",))]
+    one = dict(policy_kwargs=dict(deterministic_particles=1))
+    ours = [
+        Case(name + more, algorithm, kwargs, precisions=("highest",))
+        for name, algorithm in ((DEFAULTS, "EnergySAC"), ("PGAC", "PGAC"))
+        for more, kwargs in (("", {}), (", deterministic_particles=1", one))
+    ]
+    return [*steps, *rounds, snis, *ours]
 
 
 def end_to_end_cases() -> list[Case]:
