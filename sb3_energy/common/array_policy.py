@@ -16,6 +16,7 @@ from sb3_energy.common.array_energy import Array, ArrayEnergy, ArrayGaussian
 from sb3_energy.common.array_potential import ArrayPotential
 from sb3_energy.common.array_refinement import ArrayRefinement
 from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.q_scale import QScale
 from sb3_energy.common.quantile_critic import QuantileCritic
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import GuidedPotential, PotentialEnergy, QEnergy
@@ -175,7 +176,7 @@ def _energy_of(policy: Any, critic: ArrayNetwork) -> ArrayEnergy | ArrayPotentia
     """``None`` where the energy, or a network that it is made of, is none of those that are known."""
     if type(policy.energy) is QEnergy:
         return ArrayEnergy(policy.energy, critic)
-    if type(policy.energy) not in (PotentialEnergy, GuidedPotential):
+    if type(policy.energy) not in (PotentialEnergy, GuidedPotential) or type(policy.q_scale) is not QScale:
         return None
     potential = ArrayPotential.network_of(policy, get_action_dim(policy.action_space))
     return None if potential is None else ArrayPotential(policy.energy, potential, critic, policy.q_scale)

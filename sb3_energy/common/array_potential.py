@@ -55,7 +55,7 @@ class ArrayPotential:
             self._critic.bind(features)
             self._factor = self._guidance
             if self._normalizes:
-                self._factor = self._guidance / self._q_scale.spread.numpy()  # of now, as the networks are
+                self._factor = self._guidance / self._q_scale.spread.detach().numpy()  # of now, as the networks are
 
     def __call__(self, actions: Array) -> Array:
         """

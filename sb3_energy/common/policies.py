@@ -78,7 +78,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
     :param tolerance: When predicting deterministically, an observation whose lowest energy falls by no more than this in
         a step, in units of Q, takes no further one and costs no more (``None``: all take all steps)
     :param deterministic_particles: How many particles when predicting deterministically, for refiners that move each alone
-        (``None``: ``n_particles``); the first one starts at the Gaussian's mean, and the lowest energy wins
+        (``None``: ``n_particles``); the first one starts at the mean of the Gaussian, and the lowest energy wins
     :param backbone: Of actor and critics: ``"plain"`` (SB3's), ``"layer_norm"``, ``"simba"`` or ``"bro"``
     :param critic: ``"scalar"`` Q-values (SAC) or ``"quantile"`` (TQC)
     :param n_quantiles: Quantiles of each quantile critic (``None``: 25)

@@ -96,7 +96,9 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
                 f"and needs EnergySAC with refiner='none', got {refiner!r}"
             )
         if refiner == "none" or (isinstance(refiner, type) and issubclass(refiner, Identity)):
-            raise ValueError(f"refiner must be one that follows the potential, which {refiner!r} is not; EnergySAC takes it")
+            raise ValueError(
+                f"refiner must be one that follows the potential, such as 'langevin', got {refiner!r}; EnergySAC takes it"
+            )
         if initial_particles not in (None, NORMAL, *INITIAL_PARTICLES):
             raise ValueError(
                 f"initial_particles must be one of {sorted([NORMAL, *INITIAL_PARTICLES])}, got {initial_particles!r}"

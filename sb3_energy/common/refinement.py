@@ -47,7 +47,7 @@ class Refinement:
     :param box: how particles stay in the box
     :param tolerance: without noise, an observation whose lowest energy falls by no more than this in a step takes no
         further one, in units of the energy without its temperature (``None``: all take all steps)
-    :param deterministic_particles: how many of them there are without noise (``None``: ``n_particles``)
+    :param deterministic_particles: how many particles there are without noise (``None``: ``n_particles``)
     """
 
     refiner: Refiner
@@ -77,13 +77,17 @@ class Refinement:
 
     def thinned(self, n_particles: int | None) -> "Refinement":
         """
-        :param n_particles: the most that a draw may be chosen from (``None``: as many as there are)
+        :param n_particles: the most that a draw may be chosen from, and that descend without noise (``None``: as many as
+            there are)
         :return: the same refinement with no more; itself where particles move together, which needs them all
         """
         together = self.refiner.resamples and not isinstance(self.refiner, SelfNormalizedImportanceSampling)
-        if n_particles is None or together or self.n_particles <= n_particles:
+        if n_particles is None or together or max(self.n_particles, self.n_starts) <= n_particles:
             return self
-        return replace(self, n_particles=n_particles)
+        fewer, descents = min(self.n_particles, n_particles), self.deterministic_particles
+        return replace(
+            self, n_particles=fewer, deterministic_particles=None if descents is None else min(descents, n_particles)
+        )
 
     def sample(
         self,

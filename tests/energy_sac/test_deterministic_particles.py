@@ -53,9 +53,19 @@ def test_it_costs_what_it_says():
     assert sum(asked) == len(OBS) * (1 + n_steps + 2)  # at the start, at each step's end, and of both that compete
 
 
-def test_it_is_saved(tmp_path):
-    model = make(deterministic_particles=2)
+@pytest.mark.parametrize("algorithm", [EnergySAC, PGAC])
+def test_it_is_saved(algorithm, tmp_path):
+    model = make(algorithm, deterministic_particles=2)
     model.save(tmp_path / "model")
-    loaded = EnergySAC.load(tmp_path / "model", device="cpu")
+    loaded = algorithm.load(tmp_path / "model", device="cpu")
     assert loaded.policy.refinement.deterministic_particles == 2 == loaded.policy.refinement.n_starts
     np.testing.assert_array_equal(loaded.predict(OBS, deterministic=True)[0], model.predict(OBS, deterministic=True)[0])
+
+
+def test_a_bound_on_particles_is_one_on_descents():
+    refinement = make(deterministic_particles=4).policy.refinement
+    assert refinement.thinned(8) is refinement and refinement.thinned(None) is refinement
+    found = [(refinement.thinned(n).n_particles, refinement.thinned(n).n_starts) for n in (6, 3)]
+    assert found == [(6, 4), (3, 3)]
+    many = make(n_particles=2, deterministic_particles=4).policy.refinement.thinned(3)
+    assert (many.n_particles, many.n_starts) == (2, 3)

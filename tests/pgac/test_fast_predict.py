@@ -184,3 +184,27 @@ def test_training_acts_fast():
     model = PGAC("MlpPolicy", "Pendulum-v1", **kwargs)
     model.learn(20)
     assert is_fast(model.policy)
+
+
+def test_what_was_saved_predicts_fast(tmp_path):
+    kwargs = dict(policy_kwargs=dict(net_arch=[8]), learning_starts=5, buffer_size=50, device="cpu")
+    model = PGAC("MlpPolicy", "Pendulum-v1", **kwargs)
+    model.learn(20)
+    model.save(tmp_path / "model")
+    policy = PGAC.load(tmp_path / "model", device="cpu").policy
+    obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    expected = model.predict(obs, deterministic=True)[0]
+    np.testing.assert_allclose(check_equal(policy, obs, deterministic=True)[0], expected, atol=1e-5)
+    check_equal(policy, obs, deterministic=False)
+
+
+def test_another_scale_takes_the_slow_path(never):
+    policy = make(n_particles=4)
+    policy.q_scale.__class__ = type("MyScale", (type(policy.q_scale),), {})
+    assert policy.predict(OBS)[0].shape == (9, 3)
+
+
+def test_a_scale_that_somebody_differentiates():
+    policy = make(n_particles=4)
+    policy.q_scale.spread.requires_grad_(True)
+    check_equal(policy, OBS, deterministic=False)

@@ -54,7 +54,7 @@ OF_THE_ALGORITHM = [
     (dict(policy=MlpPolicy), TypeError, "policy must be one of .*'MlpPolicy'.* or a PotentialPolicy, got RefinedPolicy"),
 ]
 OF_THE_POLICY = [
-    (dict(refiner="none"), ValueError, "refiner must be one that follows the potential, which 'none' is not; .*"),
+    (dict(refiner="none"), ValueError, "refiner must be one that follows the potential, such as 'langevin', got 'none'; .*"),
     (dict(potential_kwargs=dict(input_gain=0.0)), ValueError, "input_gain must be finite and above 0, got 0.0"),
     (
         dict(potential_kwargs=dict(input_gain=2.0, spectral_norm=True)),
