@@ -5,6 +5,19 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import pytest
 import torch as th
 
+from sb3_energy.common.array_policy import ArrayPolicy
+
 th.set_num_threads(1)
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """Makes the fast path fail, so that whoever predicts has taken the slow one."""
+
+    def refuse(*args):
+        raise AssertionError("the fast path was taken")
+
+    monkeypatch.setattr(ArrayPolicy, "act", refuse)

@@ -9,7 +9,6 @@ import torch as th
 from torch import nn
 
 from sb3_energy import EnergySAC
-from sb3_energy.common.array_policy import ArrayPolicy
 from sb3_energy.common.fast_predict import MAX_ROWS, RETRY
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.energies import QEnergy
@@ -38,16 +37,6 @@ SLOW = {
     "flow": dict(refiner="flow"),
     "tolerance": dict(tolerance=0.1),
 }
-
-
-@pytest.fixture
-def never(monkeypatch):
-    """Makes the fast path fail, so that whoever predicts has taken the slow one."""
-
-    def refuse(*args):
-        raise AssertionError("the fast path was taken")
-
-    monkeypatch.setattr(ArrayPolicy, "act", refuse)
 
 
 @pytest.mark.parametrize("name", sorted(SLOW))

@@ -8,7 +8,6 @@ import torch as th
 from torch import nn
 
 from sb3_energy import PGAC
-from sb3_energy.common.array_policy import ArrayPolicy
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.energies import GuidedPotential
 from tests.common.fast_policies import OBS, check_equal, is_fast, make_policy, predictions
@@ -107,16 +106,6 @@ def test_nothing_is_stale(change):
     assert np.abs(before[0] - after[0]).max() > 1e-4
 
 
-@pytest.fixture
-def never(monkeypatch):
-    """Makes the fast path fail, so that whoever predicts has taken the slow one."""
-
-    def refuse(*args):
-        raise AssertionError("the fast path was taken")
-
-    monkeypatch.setattr(ArrayPolicy, "act", refuse)
-
-
 @pytest.mark.parametrize("kwargs", [dict(spectral_norm=True), dict(activation_fn=nn.GELU)], ids=["spectral", "gelu"])
 def test_potentials_that_are_not_known_take_the_slow_path(never, kwargs):
     assert make(potential_kwargs=kwargs).predict(OBS)[0].shape == (9, 3)
@@ -179,23 +168,36 @@ def test_copies_have_arrays_of_their_own():
     np.testing.assert_allclose(check_equal(twin, OBS, deterministic=True)[0], expected[0], atol=1e-6)
 
 
+def trained(**kwargs):
+    settings = dict(learning_starts=5, buffer_size=50, seed=0, device="cpu")
+    return PGAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]) | kwargs, **settings).learn(20)
+
+
 def test_training_acts_fast():
-    kwargs = dict(policy_kwargs=dict(net_arch=[8]), learning_starts=5, buffer_size=50, device="cpu")
-    model = PGAC("MlpPolicy", "Pendulum-v1", **kwargs)
-    model.learn(20)
-    assert is_fast(model.policy)
+    assert is_fast(trained().policy)
 
 
 def test_what_was_saved_predicts_fast(tmp_path):
-    kwargs = dict(policy_kwargs=dict(net_arch=[8]), learning_starts=5, buffer_size=50, device="cpu")
-    model = PGAC("MlpPolicy", "Pendulum-v1", **kwargs)
-    model.learn(20)
+    model, obs = trained(deterministic_particles=1), np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    model.policy.q_scale.spread.fill_(0.7)  # a young critic's is so small that rounding alone moves actions
     model.save(tmp_path / "model")
     policy = PGAC.load(tmp_path / "model", device="cpu").policy
-    obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    expected = model.predict(obs, deterministic=True)[0]
-    np.testing.assert_allclose(check_equal(policy, obs, deterministic=True)[0], expected, atol=1e-5)
-    check_equal(policy, obs, deterministic=False)
+    for deterministic in (True, False):
+        expected, _ = predictions(model.policy, obs, deterministic, fast=True)
+        np.testing.assert_array_equal(check_equal(policy, obs, deterministic), expected)
+
+
+def test_of_descents_that_end_equally_low_either_may_win():
+    policy = trained().policy
+    obs = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    found = []
+    for fast in (True, False):
+        policy.fast_predict = fast
+        actions = np.concatenate([policy.predict(obs[k : k + 4], deterministic=True)[0] for k in range(0, 64, 4)])
+        with th.no_grad():
+            found.append(policy.energy_fn(th.as_tensor(obs))(th.as_tensor(policy.scale_action(actions))[:, None]).numpy())
+    assert is_fast(policy)
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-4)
 
 
 def test_another_scale_takes_the_slow_path(never):
