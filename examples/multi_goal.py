@@ -41,6 +41,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_energy import PGAC, EnergySAC
+from sb3_energy.common.potential_training import POSITIVES
 from sb3_energy.envs.multi_goal import GOAL_NAMES, GOALS, HORIZON, LIMIT, standing_reward, step_dynamics
 from sb3_energy.envs.soft_values import SoftValues, action_grid, soft_value_iteration
 from sb3_energy.networks import BACKBONES
@@ -166,6 +167,7 @@ def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
         policy_kwargs["backbone"] = args.backbone
     if algorithm is EnergySAC:
         policy_kwargs["refiner"] = args.refiner
+    others = dict(potential_training_kwargs=dict(positives=args.positives)) if algorithm is PGAC else {}
     final = args.learning_rate if args.final_learning_rate is None else args.final_learning_rate
     model = algorithm(
         "MlpPolicy",
@@ -176,6 +178,7 @@ def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
         policy_kwargs=policy_kwargs,
         seed=args.seed,
         device=args.device,
+        **others,
     )
     return model.learn(args.timesteps)
 
@@ -285,6 +288,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--models", type=Path, default=None, help="folder where trained models are kept (default: nowhere)")
     parser.add_argument("--refiner", choices=sorted(REFINERS), default="langevin", help="of EnergySAC, with its defaults")
+    parser.add_argument("--positives", choices=POSITIVES, default="gibbs", help="what PGAC's potential learns to lead to")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all networks, at the start")
     parser.add_argument(
         "--final-learning-rate", type=float, default=None, help="to which it falls in a straight line (default: it stays)"

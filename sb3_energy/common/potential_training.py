@@ -35,7 +35,7 @@ class PotentialTraining:
     :param top_k: so many of them are the positives, what the potential leads to
     :param positives: ``"gibbs"``: drawn without replacement by their weight ``exp(Q̂ / ε)`` over the density of Gaussian and
         box (of the few that are replayed or refined, too), so that all good actions are among them, wherever the Gaussian is;
-        ``"best"``: those of highest Q, most of which are where the Gaussian is
+        ``"best"``: those of highest Q, more of which are where the Gaussian is
     :param n_refined: how many of the candidates are draws of the policy
     :param n_negatives: for each observation, an even number: one half Langevin chains, the other actions drawn evenly from
         the box
