@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from sb3_energy.checks import check_keywords, did_you_mean, plain
+
 T = TypeVar("T")
 
 
@@ -24,7 +26,10 @@ def resolve(
     """
     if isinstance(name_or_class, str):
         if name_or_class not in registry:
-            raise ValueError(f"{what} must be one of {sorted(registry)} or a class, got {name_or_class!r}")
+            raise ValueError(
+                f"{what} must be one of {sorted(registry)} or a class, got {name_or_class!r}"
+                f"{did_you_mean(name_or_class, registry)}"
+            )
         cls = registry[name_or_class]
     elif inspect.isclass(name_or_class):
         cls = name_or_class
@@ -32,13 +37,11 @@ def resolve(
         raise TypeError(f"{what} must be one of {sorted(registry)} or a class, got {name_or_class!r}")
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise TypeError(f"{what}_kwargs must be a dict of the arguments of {cls.__name__}, got {kwargs!r}")
-    return _build(cls, dict(kwargs or {}), what)
+    return _build(cls, plain(dict(kwargs or {})), what)
 
 
 def _build(cls: type[T], kwargs: dict[str, Any], what: str) -> T:
     if dataclasses.is_dataclass(cls):
         accepted = [field.name for field in dataclasses.fields(cls) if field.init]
-        unknown = sorted(set(kwargs) - set(accepted))
-        if unknown:
-            raise TypeError(f"{what}_kwargs of {cls.__name__} must be among {accepted}, got {unknown}")
+        check_keywords(f"{what}_kwargs of {cls.__name__}", kwargs, accepted)
     return cls(**kwargs)

@@ -6,8 +6,11 @@ They have SB3's ``Schedule`` type, but ``remaining`` is that of one refinement, 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_energy.checks import check_finite_number, check_fraction, check_number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,14 @@ class Constant:
     The same value at every step.
 
     :param value: the value
+    :raises ValueError: if it is NaN or infinity
+    :raises TypeError: if it is no number
     """
 
     value: float
+
+    def __post_init__(self) -> None:
+        _check_fields(self, "value")
 
     def __call__(self, remaining: float) -> float:
         return self.value
@@ -33,7 +41,8 @@ class Polynomial:
     :param initial: value at the first step
     :param final: value at the last step
     :param power: 1 is a straight line
-    :raises ValueError: if the power is not positive
+    :raises ValueError: if the power is not positive, or a number is NaN or infinity
+    :raises TypeError: if something is no number
     """
 
     initial: float
@@ -41,8 +50,8 @@ class Polynomial:
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.power > 0.0:
-            raise ValueError(f"power must be above 0, got {self.power!r}")
+        _check_fields(self, "initial", "final")
+        check_number("power", self.power, strict=True)
 
     def __call__(self, remaining: float) -> float:
         return self.final + (self.initial - self.final) * remaining**self.power
@@ -55,10 +64,15 @@ class Cosine:
 
     :param initial: value at the first step
     :param final: value at the last step
+    :raises ValueError: if one is NaN or infinity
+    :raises TypeError: if one is no number
     """
 
     initial: float
     final: float
+
+    def __post_init__(self) -> None:
+        _check_fields(self, "initial", "final")
 
     def __call__(self, remaining: float) -> float:
         return self.final + (self.initial - self.final) * 0.5 * (1.0 - math.cos(math.pi * remaining))
@@ -74,7 +88,8 @@ class LinearRamp:
     :param initial: value until the ramp starts
     :param final: value at the last step
     :param start: part of the refinement, in [0, 1), after which the ramp starts
-    :raises ValueError: if the start lies outside
+    :raises ValueError: if the start lies outside, or a number is NaN or infinity
+    :raises TypeError: if something is no number
     """
 
     initial: float = 0.0
@@ -82,8 +97,8 @@ class LinearRamp:
     start: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.start < 1.0:
-            raise ValueError(f"start must lie in [0, 1), got {self.start!r}")
+        _check_fields(self, "initial", "final")
+        check_fraction("start", self.start)
 
     def __call__(self, remaining: float) -> float:
         progress = max(1.0 - remaining - self.start, 0.0) / (1.0 - self.start)
@@ -116,6 +131,12 @@ class SquareRoot:
 
     def __call__(self, remaining: float) -> float:
         return math.sqrt(self.schedule(remaining))
+
+
+def _check_fields(schedule: Any, *names: str) -> None:
+    plain_fields(schedule)
+    for name in names:
+        check_finite_number(name, getattr(schedule, name))
 
 
 def value_at(schedule: float | Schedule, remaining: float) -> float:

@@ -42,7 +42,8 @@ def test_a_dict_of_arguments_is_not_kept():
 def test_an_unknown_name_is_answered_with_the_known_ones(registry):
     with pytest.raises(ValueError) as error:
         resolve(registry, "langevni", what="refiner")
-    assert str(error.value) == f"refiner must be one of {sorted(registry)} or a class, got 'langevni'"
+    near = "; did you mean 'langevin'?" if registry is REFINERS else ""
+    assert str(error.value) == f"refiner must be one of {sorted(registry)} or a class, got 'langevni'{near}"
 
 
 @pytest.mark.parametrize("value", [None, 3, Langevin(), ["langevin"]])

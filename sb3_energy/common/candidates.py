@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.checks import check_fraction, check_integer, check_number, check_positive, plain_fields
 from sb3_energy.common.proposals import Gaussian, draw_proposals, mixture_log_prob
 from sb3_energy.energies import squashed
 from sb3_energy.refiners import importance_resample
-from sb3_energy.refiners.checks import check_integer, check_positive
 from sb3_energy.types import EnergyFn
 
 
@@ -90,22 +90,18 @@ class CandidateSettings:
     step_size: float = 0.1
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_integer("n_candidates", self.n_candidates, minimum=8)
         if self.n_candidates % 2 == 1:
             raise ValueError(f"n_candidates must be even, got {self.n_candidates}")
-        if isinstance(self.refined_fraction, bool) or not isinstance(self.refined_fraction, (int, float)):
-            raise TypeError(f"refined_fraction must be a number, got {self.refined_fraction!r}")
-        if not 0.0 <= self.refined_fraction < 1.0:
-            raise ValueError(f"refined_fraction must lie in [0, 1), got {self.refined_fraction!r}")
+        check_fraction("refined_fraction", self.refined_fraction)
         check_positive("replay_std", self.replay_std)
         if self.n_proposals < 2:  # one from the base, and one from the box, without which weights have no bound
             raise ValueError(
                 f"refined_fraction must leave 2 proposals in each half of n_candidates={self.n_candidates}, "
                 f"got {self.refined_fraction!r}"
             )
-        if self.step_size is None:
-            raise TypeError("step_size must be a number, got None")
-        check_positive("step_size", self.step_size)
+        check_number("step_size", self.step_size, strict=True)
 
     @property
     def n_refined(self) -> int:

@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from sb3_energy.checks import check_choice
 from sb3_energy.common.captured_updates import CapturedUpdates, CudaGraphs
 from sb3_energy.common.guards import Records
 from sb3_energy.common.lean_updates import LeanUpdates
@@ -42,8 +43,7 @@ class CapturableUpdates(LeanUpdates, OffPolicyAlgorithm):
     ent_coef_tensor: th.Tensor
 
     def _setup_model(self) -> None:
-        if self.capture is not None and self.capture not in CAPTURES:
-            raise ValueError(f"capture must be one of {list(CAPTURES)} or None, got {self.capture!r}")
+        check_choice("capture", self.capture, (*CAPTURES, None))
         super()._setup_model()
         self._captured: CapturedUpdates | None = None
         if self.capture is not None:

@@ -6,7 +6,7 @@ import numpy as np
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_energy.refiners.checks import check_integer
+from sb3_energy.checks import check_integer, plain_arguments
 
 
 class PersistentChains(ReplayBuffer):
@@ -22,6 +22,7 @@ class PersistentChains(ReplayBuffer):
     :raises TypeError: if their number is no integer
     """
 
+    @plain_arguments
     def __init__(self, *args: Any, n_chains: int = 8, **kwargs: Any):
         check_integer("n_chains", n_chains, minimum=1)
         super().__init__(*args, **kwargs)

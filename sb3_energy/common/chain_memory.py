@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_energy.checks import check_bool
 from sb3_energy.common.chain_buffers import (
     ChainReplayBuffer,
     DictChainReplayBuffer,
@@ -32,8 +33,7 @@ class ChainMemory(OffPolicyAlgorithm):
             super()._setup_model()
 
     def _choose_buffer(self) -> None:
-        if not isinstance(self.persistent_chains, bool):
-            raise TypeError(f"persistent_chains must be True or False, got {self.persistent_chains!r}")
+        self.persistent_chains = check_bool("persistent_chains", self.persistent_chains)
         if not self.persistent_chains:
             return
         if self.divergence_coef == 0.0:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch as th
 from torch import nn
 
+from sb3_energy.checks import check_fraction, check_integer
 from sb3_energy.common.candidates import Candidates, CandidateSettings, draw_candidates
 from sb3_energy.common.proposals import Gaussian, draw_coordinates, draw_proposals
 from sb3_energy.energies import squashed
@@ -21,7 +22,6 @@ from sb3_energy.losses import (
 )
 from sb3_energy.networks import FieldNetwork, PrefixEnergies, VelocityNetwork
 from sb3_energy.refiners import effective_sample_size, importance_resample
-from sb3_energy.refiners.checks import check_integer
 from sb3_energy.types import EnergyFn, Head
 
 LATEST_TIME = 0.999
@@ -145,15 +145,14 @@ class AverageVelocityHead(nn.Module):
     :param same_fraction: part of the points at which the average is over no time, in (0, 1)
     :param kwargs: of :class:`sb3_energy.networks.VelocityNetwork`
     :raises ValueError: if ``same_fraction`` lies outside
+    :raises TypeError: if it is no number
     """
 
     field: ClassVar[str] = "average_velocity"
 
     def __init__(self, features_dim: int, action_dim: int, same_fraction: float = 0.25, **kwargs: Any):
         super().__init__()
-        if not isinstance(same_fraction, (int, float)) or not 0.0 < same_fraction < 1.0:
-            raise ValueError(f"same_fraction must lie in (0, 1), got {same_fraction!r}")
-        self.same_fraction = same_fraction
+        self.same_fraction = check_fraction("same_fraction", same_fraction, strict=True)
         self.velocity = VelocityNetwork(features_dim, action_dim, two_times=True, **kwargs)
         kwargs.pop("gated", None)
         self.divergence = FieldNetwork(features_dim, action_dim, 1, two_times=True, **kwargs)

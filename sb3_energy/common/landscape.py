@@ -10,10 +10,10 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.checks import check_integer
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.energies import PotentialEnergy, QEnergy
 from sb3_energy.refiners import Flow, MeanFlow, SteinVariationalGradientDescent
-from sb3_energy.refiners.checks import check_integer
 from sb3_energy.schedules import value_at
 from sb3_energy.types import Refiner, Target, Tick
 

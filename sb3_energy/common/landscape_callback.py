@@ -6,9 +6,9 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Figure, HumanOutputFormat, JSONOutputFormat
 
+from sb3_energy.checks import check_integer, plain_arguments
 from sb3_energy.common.landscape import landscape_of, potential_policy_of
 from sb3_energy.common.landscape_drawing import draw_landscape, figure_class
-from sb3_energy.refiners.checks import check_integer
 
 ONLY_TEXT = (HumanOutputFormat, JSONOutputFormat, CSVOutputFormat)
 
@@ -30,6 +30,7 @@ class LandscapeCallback(BaseCallback):
     :raises ImportError: if there is no matplotlib
     """
 
+    @plain_arguments
     def __init__(
         self,
         observation: np.ndarray | dict[str, np.ndarray] | None = None,

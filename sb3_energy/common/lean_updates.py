@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
+from sb3_energy.checks import check_choice, plain
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.update_by_hand import UpdateByHand
 from sb3_energy.matmul import FEWEST_ROWS, MatmulPrecision, fast_matmul_gain, fast_matmul_is_exact
@@ -46,9 +47,9 @@ class LeanUpdates(OffPolicyAlgorithm):
         self._by_hand: UpdateByHand | None = None  # of the networks as they are in the current call of train()
 
     def _check_update(self) -> None:
-        if self.update not in UPDATES:
-            raise ValueError(f"update must be one of {list(UPDATES)}, got {self.update!r}")
-        if self.fast_matmul not in (None, True, False):
+        check_choice("update", self.update, UPDATES)
+        self.fast_matmul = plain(self.fast_matmul)
+        if not (self.fast_matmul is None or isinstance(self.fast_matmul, bool)):
             raise TypeError(f"fast_matmul must be True, False or None, got {self.fast_matmul!r}")
         if self.fast_matmul and self.device.type != "cpu":
             raise ValueError(f"fast_matmul=True needs device='cpu', got {str(self.device)!r}; use fast_matmul=None")

@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_energy.checks import plain_arguments
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.fast_predict import FastPredict
@@ -97,6 +98,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
     compiled_sample: Callable[..., th.Tensor] | None = None
     """What stands for :meth:`Refinement.sample`, where an algorithm has compiled it."""
 
+    @plain_arguments
     def __init__(
         self,
         observation_space: spaces.Space,

@@ -8,6 +8,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_energy.checks import check_choice, check_integer, check_keywords, plain_arguments
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.potential_training import base_actions
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian
@@ -15,7 +16,6 @@ from sb3_energy.common.q_scale import QScale
 from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.refiners import REFINERS, Identity, Langevin, jko_langevin
-from sb3_energy.refiners.checks import check_integer
 from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, Networks, Refiner
 
@@ -69,6 +69,7 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
     potential: PotentialNetwork
     q_scale: QScale
 
+    @plain_arguments
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -99,10 +100,8 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
             raise ValueError(
                 f"refiner must be one that follows the potential, such as 'langevin', got {refiner!r}; EnergySAC takes it"
             )
-        if initial_particles not in (None, NORMAL, *INITIAL_PARTICLES):
-            raise ValueError(
-                f"initial_particles must be one of {sorted([NORMAL, *INITIAL_PARTICLES])}, got {initial_particles!r}"
-            )
+        if initial_particles is not None:
+            check_choice("initial_particles", initial_particles, sorted([NORMAL, *INITIAL_PARTICLES]))
         self.starts_normal = initial_particles == NORMAL
         self.epsilon = _temperature_of(energy, energy_kwargs)
         given = dict(refiner_kwargs=refiner_kwargs, refiner_steps=refiner_steps, n_particles=n_particles)
@@ -222,9 +221,7 @@ def _checked_potential_kwargs(potential_kwargs: Any) -> dict[str, Any]:
         return {}
     if not isinstance(potential_kwargs, dict):
         raise TypeError(f"potential_kwargs must be a dict, got {potential_kwargs!r}")
-    unknown = sorted(set(potential_kwargs) - set(POTENTIAL_ARGUMENTS))
-    if unknown:
-        raise TypeError(f"potential_kwargs must be among {list(POTENTIAL_ARGUMENTS)}, got {unknown}")
+    check_keywords("potential_kwargs", potential_kwargs, POTENTIAL_ARGUMENTS)
     given = {name: value for name, value in potential_kwargs.items() if value is not None}
     activation_fn = given.get("activation_fn")
     if isinstance(activation_fn, str):  # from a YAML file or the command line

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 
 from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.checks import check_choice, check_integer, check_number, plain_fields
 from sb3_energy.common.proposals import Gaussian, draw_proposals
 from sb3_energy.energies import folded, reflected, tempered
 from sb3_energy.losses import (
@@ -18,7 +19,6 @@ from sb3_energy.losses import (
 )
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.refiners import Langevin, refined_particles
-from sb3_energy.refiners.checks import check_integer, check_number
 from sb3_energy.types import Target
 
 POSITIVES = ("gibbs", "best")
@@ -62,12 +62,12 @@ class PotentialTraining:
     largest_weight: float = 10.0
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for name in ("n_observations", "top_k", "n_negatives", "negative_steps"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("n_candidates", self.n_candidates, minimum=2)
         check_integer("n_refined", self.n_refined, minimum=0)
-        if self.positives not in POSITIVES:
-            raise ValueError(f"positives must be one of {list(POSITIVES)}, got {self.positives!r}")
+        check_choice("positives", self.positives, POSITIVES)
         if self.n_candidates < 2 * self.top_k:
             raise ValueError(f"n_candidates must be at least 2 top_k = {2 * self.top_k}, got {self.n_candidates}")
         if self.n_candidates - self.n_refined - 1 < 20:
@@ -109,20 +109,19 @@ class PotentialSettings(NamedTuple):
     def check(self, guidance: float) -> "PotentialSettings":
         """
         :param guidance: ``λ`` of the policy's energy
-        :return: itself
+        :return: the same, in plain numbers
         :raises ValueError: if a number is out of range, or they do not go together
         :raises TypeError: if something has the wrong type
         """
-        for name in ("transport_coef", "divergence_coef", "end_to_end_coef", "matching_coef"):
-            check_number(name, getattr(self, name))
-        if self.value_weight is not None and self.value_weight not in VALUE_WEIGHTS:
-            raise ValueError(f"value_weight must be one of {list(VALUE_WEIGHTS)} or None, got {self.value_weight!r}")
+        names = ("transport_coef", "divergence_coef", "end_to_end_coef", "matching_coef")
+        numbers: dict[str, Any] = {name: check_number(name, getattr(self, name)) for name in names}
+        check_choice("value_weight", self.value_weight, (*VALUE_WEIGHTS, None))
         if self.matching_coef > 0.0 and guidance != 0.0:
             raise ValueError(
                 "matching_coef above 0 makes the potential follow Q itself and needs "
                 f"policy_kwargs=dict(energy_kwargs=dict(guidance=0)), got guidance={guidance!r}"
             )
-        return self
+        return self._replace(**numbers)
 
 
 class Candidates(NamedTuple):

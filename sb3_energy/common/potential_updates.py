@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSample
 from torch import nn
 
 from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.checks import check_integer
 from sb3_energy.common.behaviour_critic import BehaviourCritic
 from sb3_energy.common.chain_memory import ChainMemory
 from sb3_energy.common.critics import EnsembleCritic
@@ -33,7 +34,6 @@ from sb3_energy.common.q_scale import SMALLEST_SPREAD
 from sb3_energy.energies import QEnergy, log_tanh_jacobian
 from sb3_energy.losses import gradient_matching_loss, value_weights
 from sb3_energy.refiners import refine, refined_particles
-from sb3_energy.refiners.checks import check_integer
 from sb3_energy.registry import resolve
 from sb3_energy.types import EnergyFn
 
@@ -66,7 +66,7 @@ class PotentialUpdates(ChainMemory):
     def _setup_model(self) -> None:
         self._training = resolve({}, PotentialTraining, self.potential_training_kwargs, "potential_training")
         super()._setup_model()
-        check_integer("policy_delay", self.policy_delay, minimum=1)
+        self.policy_delay = check_integer("policy_delay", self.policy_delay, minimum=1)
         energy: Any = self.policy.energy
         self._losses = PotentialSettings(
             self.transport_coef, self.divergence_coef, self.end_to_end_coef, self.matching_coef, self.value_weight

@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_energy.checks import check_choice
 from sb3_energy.common.critics import EnsembleCritic
 
 CRITICS = ("scalar", "quantile")
@@ -129,8 +130,7 @@ def quantile_kwargs(critic: str, n_quantiles: int | None, n_dropped: int | None)
     :return: arguments of :class:`QuantileCritic`, or ``None`` for scalar critics
     :raises ValueError: if there is no such critic, or scalar ones are given numbers of quantiles
     """
-    if critic not in CRITICS:
-        raise ValueError(f"critic must be one of {list(CRITICS)}, got {critic!r}")
+    check_choice("critic", critic, CRITICS)
     if critic == "quantile":
         return dict(
             n_quantiles=25 if n_quantiles is None else n_quantiles,

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from sb3_energy.checks import check_bool, check_choice, check_integer, check_positive, check_tolerance, plain
 from sb3_energy.common.boxes import BOXES
 from sb3_energy.common.proposals import INITIAL_PARTICLES
 from sb3_energy.common.refinement import Refinement
 from sb3_energy.common.starts import is_flow
 from sb3_energy.refiners import REFINERS, Identity
-from sb3_energy.refiners.checks import check_integer, check_positive, check_tolerance
 from sb3_energy.registry import resolve
 from sb3_energy.types import Refiner
 
@@ -48,12 +48,12 @@ def make_refinement(
             f"refiner must have init, step, deterministic and resamples, but {type(instance).__name__} lacks {missing}"
         )
     n_steps = getattr(instance, "default_steps", 1) if refiner_steps is None else refiner_steps
-    check_integer("refiner_steps", n_steps, minimum=0)
+    n_steps = check_integer("refiner_steps", n_steps, minimum=0)
     max_steps = getattr(instance, "max_steps", None)
     if max_steps is not None and n_steps > max_steps:
         raise ValueError(f"refiner_steps must be at most {max_steps} with refiner={refiner!r}, got {n_steps}")
     n_particles = getattr(instance, "default_particles", 1) if n_particles is None else n_particles
-    check_integer("n_particles", n_particles, minimum=1)
+    n_particles = check_integer("n_particles", n_particles, minimum=1)
     if isinstance(instance, Identity) and (n_particles > 1 or trust_region is not None):
         raise ValueError(
             f"refiner={refiner!r} leaves actions as they are and takes n_particles=1 and trust_region=None, "
@@ -63,10 +63,8 @@ def make_refinement(
         initial_particles, precondition = _check_flow(refiner, initial_particles, precondition, trust_region, box)
     initial_particles = "mixture" if initial_particles is None else initial_particles
     precondition = True if precondition is None else precondition
-    if not isinstance(initial_particles, str) or initial_particles not in INITIAL_PARTICLES:
-        raise ValueError(f"initial_particles must be one of {sorted(INITIAL_PARTICLES)}, got {initial_particles!r}")
-    if not isinstance(precondition, bool):
-        raise TypeError(f"precondition must be True or False, got {precondition!r}")
+    check_choice("initial_particles", initial_particles, sorted(INITIAL_PARTICLES))
+    precondition = check_bool("precondition", precondition)
     _check_options(refiner, instance, n_steps, trust_region, box, tolerance)
     _check_descents(refiner, instance, deterministic_particles)
     refinement = Refinement(
@@ -75,10 +73,10 @@ def make_refinement(
         n_particles,
         initial_particles,
         precondition,
-        trust_region,
+        plain(trust_region),
         BOXES[box],
-        tolerance,
-        deterministic_particles,
+        plain(tolerance),
+        plain(deterministic_particles),
     )
     if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
         raise ValueError(
@@ -91,8 +89,7 @@ def _check_options(refiner: Any, instance: Refiner, n_steps: int, trust_region: 
     check_positive("trust_region", trust_region)
     if trust_region is not None and instance.resamples:
         raise ValueError(f"trust_region needs a refiner that moves each particle alone, such as 'langevin', got {refiner!r}")
-    if not isinstance(box, str) or box not in BOXES:
-        raise ValueError(f"box must be one of {sorted(BOXES)}, got {box!r}")
+    check_choice("box", box, sorted(BOXES))
     check_tolerance("tolerance", tolerance)
     if tolerance is not None and n_steps < 2:
         raise ValueError(

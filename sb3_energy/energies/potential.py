@@ -1,13 +1,13 @@
 """Energies that are learned: a potential, alone or guided by the critic."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.checks import check_bool, check_number, plain_fields
 from sb3_energy.energies.q_ensemble import QEnergy
 from sb3_energy.types import EnergyFn, Networks
 
@@ -27,7 +27,8 @@ class PotentialEnergy:
     needs_potential: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, strict=True)
+        plain_fields(self)
+        check_number("temperature", self.temperature, strict=True)
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
         """
@@ -68,10 +69,10 @@ class GuidedPotential:
     needs_potential: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_number("guidance", self.guidance)
-        _check_number("temperature", self.temperature, strict=True)
-        if not isinstance(self.normalize_q, bool):
-            raise TypeError(f"normalize_q must be True or False, got {self.normalize_q!r}")
+        plain_fields(self)
+        check_number("guidance", self.guidance)
+        check_number("temperature", self.temperature, strict=True)
+        check_bool("normalize_q", self.normalize_q)
         QEnergy(self.aggregate, self.coefficient)
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
@@ -138,10 +139,3 @@ def nowhere(x: th.Tensor) -> th.Tensor:
     :return: ``(B, N)``, the potential that is 0
     """
     return x.new_zeros(x.shape[:2])
-
-
-def _check_number(name: str, value: Any, strict: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < 0.0 or (strict and value == 0.0):
-        raise ValueError(f"{name} must be finite and {'above' if strict else 'at least'} 0, got {value!r}")

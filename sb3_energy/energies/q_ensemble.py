@@ -1,14 +1,13 @@
 """The energy of a critic: low where the value is high."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import gradient_of
+from sb3_energy.checks import check_choice, check_number, plain_fields
 from sb3_energy.types import BoundCritic, CriticNetwork, EnergyFn, Networks
 
 AGGREGATES = ("mean", "min", "lcb")
@@ -34,12 +33,12 @@ class QEnergy:
     coefficient: float | None = None
 
     def __post_init__(self) -> None:
-        if self.aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate must be one of {list(AGGREGATES)}, got {self.aggregate!r}")
+        plain_fields(self)
+        check_choice("aggregate", self.aggregate, AGGREGATES)
         if self.coefficient is not None and self.aggregate != "lcb":
             raise ValueError(f"coefficient is used by aggregate='lcb' only, got {self.coefficient!r} with {self.aggregate!r}")
         if self.coefficient is not None:
-            _check_coefficient(self.coefficient)
+            check_number("coefficient", self.coefficient)
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
         """
@@ -66,14 +65,6 @@ class QEnergy:
             bound = partial(critic.evaluate, features) if bind is None else bind(features)
         coefficient = 1.0 if self.coefficient is None else self.coefficient
         return partial(_q_energy, bound, self.aggregate, coefficient)
-
-
-def _check_coefficient(coefficient: Any) -> None:
-    message = f"coefficient must be a finite number of at least 0, got {coefficient!r}"
-    if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)):
-        raise TypeError(message)
-    if not 0.0 <= coefficient < math.inf:
-        raise ValueError(message)
 
 
 def _q_energy(critic: BoundCritic, aggregate: str, coefficient: float, actions: th.Tensor) -> th.Tensor:

@@ -9,6 +9,7 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.utils import get_device
 from torch import nn
 
+from sb3_energy.checks import check_integer, plain_arguments
 from sb3_energy.common.model_files import PathOrFile
 from sb3_energy.energy_matching import files
 from sb3_energy.energy_matching.data import Samples, as_points, checked_samples
@@ -16,7 +17,6 @@ from sb3_energy.energy_matching.objective import Losses, joint_losses, warm_up_l
 from sb3_energy.energy_matching.sampling import PotentialSampler
 from sb3_energy.energy_matching.settings import Settings
 from sb3_energy.networks import SMOOTH_ACTIVATIONS, PotentialNetwork, RunningNorm
-from sb3_energy.refiners.checks import check_integer
 
 
 class EnergyMatching:
@@ -65,6 +65,7 @@ class EnergyMatching:
     :raises TypeError: if something has the wrong type
     """
 
+    @plain_arguments
     def __init__(
         self,
         net_arch: list[int] | None = None,
@@ -104,8 +105,6 @@ class EnergyMatching:
         )  # fmt: skip
         if logger is not None and not isinstance(logger, Logger):
             raise TypeError(f"logger must be Stable-Baselines3's Logger or None, got {logger!r}")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise TypeError(f"seed must be an integer or None, got {seed!r}")
         self.device = get_device(device)
         self.verbose, self.logger = verbose, logger
         self.generator = th.Generator(self.device)
@@ -119,12 +118,13 @@ class EnergyMatching:
 
     def set_random_seed(self, seed: int | None) -> None:
         """
-        :param seed: of everything that is drawn from now on
+        :param seed: of everything that is drawn from now on (``None``: another one each time)
+        :raises TypeError: if it is neither integer nor ``None``
         """
         if seed is None:
             self.generator.seed()
         else:
-            self.generator.manual_seed(seed)
+            self.generator.manual_seed(check_integer("seed", seed))
 
     def fit(
         self, samples: Any, observations: Any = None, gradient_steps: int = 2000, log_interval: int = 100

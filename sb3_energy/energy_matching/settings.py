@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sb3_energy.refiners.checks import check_integer, check_number
+from sb3_energy.checks import check_bool, check_choice, check_fraction, check_integer, check_number, plain_fields
 
 BASES = ("normal", "uniform")
 BOXES = (None, "reflect")
@@ -43,6 +43,7 @@ class Settings:
     box: str | None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for name in ("batch_size", "n_steps", "n_particles"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("warm_up_steps", self.warm_up_steps, minimum=0)
@@ -50,19 +51,16 @@ class Settings:
             check_number(name, getattr(self, name), strict=True)
         for name in ("transport_time", "transport_coef", "divergence_coef", "magnitude_coef", "noise_fraction"):
             check_number(name, getattr(self, name))
-        if not self.transport_time < 1.0:
-            raise ValueError(f"transport_time must lie in [0, 1), got {self.transport_time!r}")
+        check_fraction("transport_time", self.transport_time)
         if self.noise_fraction > 1.0:
             raise ValueError(f"noise_fraction must lie in [0, 1], got {self.noise_fraction!r}")
         if self.ema_decay is not None:
             check_number("ema_decay", self.ema_decay, strict=True)
             if not self.ema_decay < 1.0:
                 raise ValueError(f"ema_decay must lie in (0, 1), or be None for no average, got {self.ema_decay!r}")
-        if not isinstance(self.normalize_observations, bool):
-            raise TypeError(f"normalize_observations must be True or False, got {self.normalize_observations!r}")
+        check_bool("normalize_observations", self.normalize_observations)
         for name, accepted in (("base", BASES), ("box", BOXES)):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name} must be one of {list(accepted)}, got {getattr(self, name)!r}")
+            check_choice(name, getattr(self, name), accepted)
 
     def as_dict(self) -> dict[str, Any]:
         """

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
+from sb3_energy.checks import check_bool, check_integer, check_number, plain_arguments
 from sb3_energy.common.actors import BackboneActor, Draw
 from sb3_energy.common.capture import CapturableUpdates
 from sb3_energy.common.collection import TrackedCollection
@@ -25,7 +26,6 @@ from sb3_energy.common.update_by_hand import UpdateByHand, temperature_loss_by_h
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import actor_loss, soft_td_target, temperature_loss
-from sb3_energy.refiners.checks import check_integer
 from sb3_energy.types import EntropyEstimator, RefinerInfo
 
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
@@ -78,6 +78,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
     critic: EnsembleCritic
     critic_target: EnsembleCritic
 
+    @plain_arguments
     def __init__(
         self,
         policy: str | type[RefinedPolicy],
@@ -121,14 +122,9 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
 
     def _check_settings(self) -> None:
         for name in ("refine_exploration", "refine_target"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        check_integer("update_particles", self.update_particles, minimum=1)
-        coef = self.distillation_coef
-        if isinstance(coef, bool) or not isinstance(coef, (int, float)):
-            raise TypeError(f"distillation_coef must be a number, got {coef!r}")
-        if not coef >= 0.0:
-            raise ValueError(f"distillation_coef must be at least 0, got {coef!r}")
+            setattr(self, name, check_bool(name, getattr(self, name)))
+        self.update_particles = check_integer("update_particles", self.update_particles, minimum=1)
+        self.distillation_coef = coef = check_number("distillation_coef", self.distillation_coef)
         refines = not self.policy.refinement.is_identity
         if coef > 0.0 and not refines:
             raise ValueError(f"distillation_coef={coef!r} needs refined actions to learn from, and refiner='none' makes none")

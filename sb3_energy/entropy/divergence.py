@@ -7,6 +7,7 @@ from typing import Any
 import torch as th
 
 from sb3_energy.autodiff import directional_derivative, jacobian
+from sb3_energy.checks import check_choice, check_integer, plain_fields
 from sb3_energy.types import Chains, EntropyContext, EntropyEstimate, Tick
 
 METHODS = ("exact", "hutchinson", "learned")
@@ -34,15 +35,12 @@ class DivergenceEntropy:
     n_chains: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.method, str) or self.method not in METHODS:
-            raise ValueError(f"method must be one of {list(METHODS)}, got {self.method!r}")
+        plain_fields(self)
+        check_choice("method", self.method, METHODS)
         if self.n_probes is not None and self.method != "hutchinson":
             raise ValueError(f"n_probes is used by method='hutchinson' only, got {self.n_probes!r} with {self.method!r}")
         for name, value in (("n_probes", 1 if self.n_probes is None else self.n_probes), ("n_chains", self.n_chains)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
+            check_integer(name, value, minimum=1)
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """

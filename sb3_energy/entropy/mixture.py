@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch as th
 
+from sb3_energy.checks import check_integer, plain_fields
 from sb3_energy.deferred import require
 from sb3_energy.entropy.kernels import KernelRefiner, gaussian_log_prob
 from sb3_energy.types import EntropyContext, EntropyEstimate, Tick
@@ -28,10 +29,8 @@ class MixtureEntropy:
     n_chains: int = 32
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_chains, bool) or not isinstance(self.n_chains, int):
-            raise TypeError(f"n_chains must be an integer, got {self.n_chains!r}")
-        if self.n_chains < 2:
-            raise ValueError(f"n_chains must be at least 2, got {self.n_chains!r}")
+        plain_fields(self)
+        check_integer("n_chains", self.n_chains, minimum=2)
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch as th
 
+from sb3_energy.checks import check_integer, plain_fields
 from sb3_energy.entropy.kernels import KernelRefiner, gaussian_log_prob
 from sb3_energy.types import EntropyContext, EntropyEstimate, Tick
 
@@ -31,10 +32,8 @@ class PathEntropy:
     learns_reverse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_chains, bool) or not isinstance(self.n_chains, int):
-            raise TypeError(f"n_chains must be an integer, got {self.n_chains!r}")
-        if self.n_chains < 1:
-            raise ValueError(f"n_chains must be at least 1, got {self.n_chains!r}")
+        plain_fields(self)
+        check_integer("n_chains", self.n_chains, minimum=1)
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_energy.checks import check_fraction, check_integer, plain_fields
 from sb3_energy.types import EntropyContext, EntropyEstimate
 
 
@@ -58,16 +59,16 @@ class SoftValueEntropy:
     :param n_proposals: proposals for each observation
     :param uniform_fraction: part of them that is uniform on the box, in [0, 1)
     :raises ValueError: if a number is out of range
+    :raises TypeError: if something is no number
     """
 
     n_proposals: int = 16
     uniform_fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_proposals, bool) or not isinstance(self.n_proposals, int) or self.n_proposals < 1:
-            raise ValueError(f"n_proposals must be an integer of at least 1, got {self.n_proposals!r}")
-        if not 0.0 <= self.uniform_fraction < 1.0:
-            raise ValueError(f"uniform_fraction must lie in [0, 1), got {self.uniform_fraction!r}")
+        plain_fields(self)
+        check_integer("n_proposals", self.n_proposals, minimum=1)
+        check_fraction("uniform_fraction", self.uniform_fraction)
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """

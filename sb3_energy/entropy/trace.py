@@ -7,6 +7,7 @@ from typing import Protocol
 import torch as th
 
 from sb3_energy.autodiff import hessian_trace
+from sb3_energy.checks import check_bool, plain_fields
 from sb3_energy.types import EntropyContext, EntropyEstimate, RefinerState, Target, Tick
 
 
@@ -52,9 +53,9 @@ class TraceEntropy:
     determinant: bool = False
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for name in ("self_term", "determinant"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
         if self.self_term and self.determinant:
             raise ValueError("self_term=True adds to the first order and needs determinant=False, got True")
 

@@ -4,7 +4,6 @@ A unimodal policy has to give most of them up, which makes this the smallest pro
 Gaussian one. Its soft values are known: see :mod:`sb3_energy.envs.soft_values`.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -12,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
+from sb3_energy.checks import check_finite_number
 from sb3_energy.envs.drawing import Canvas
 
 GOALS = np.array([(5.0, 0.0), (0.0, 5.0), (-5.0, 0.0), (0.0, -5.0)])
@@ -78,10 +78,10 @@ class MultiGoalEnv(gym.Env[np.ndarray, np.ndarray]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(self, goal_threshold: float = 0.5, start_std: float = 0.0, render_mode: str | None = None) -> None:
-        self.goal_threshold = _number("goal_threshold", goal_threshold)
+        self.goal_threshold = float(check_finite_number("goal_threshold", goal_threshold))
         if not 0.0 < self.goal_threshold < GOAL_DISTANCE:
             raise ValueError(f"goal_threshold must lie in (0, {GOAL_DISTANCE:g}), got {goal_threshold!r}")
-        self.start_std = _number("start_std", start_std)
+        self.start_std = float(check_finite_number("start_std", start_std))
         if not 0.0 <= self.start_std <= 1.0:
             raise ValueError(f"start_std must lie in [0, 1], got {start_std!r}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -147,11 +147,3 @@ def standing_reward(states: np.ndarray) -> np.ndarray:
     :return: ``(...)`` minus the squared distance to the nearest goal: the reward of not moving, without the bonus
     """
     return -np.square(states[..., None, :] - GOALS).sum(-1).min(-1)
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value!r}")
-    return float(value)

@@ -1,6 +1,5 @@
 """A scalar network of observations and actions whose gradient is a velocity: ``V(s, a)``."""
 
-import math
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -10,6 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
 from sb3_energy.autodiff import gradient_of
+from sb3_energy.checks import check_bool, check_number, plain_arguments
 from sb3_energy.networks.ensembles import BoundEnsemble
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.types import EnergyFn
@@ -38,6 +38,7 @@ class PotentialNetwork(nn.Module):
     by_hand: bool = True
     """Whether gradients that need no graph are taken by hand where the layers are known, or by autograd."""
 
+    @plain_arguments
     def __init__(
         self,
         features_dim: int,
@@ -114,14 +115,10 @@ def _check(net_arch: Any, activation_fn: Any, layer_norm: Any, spectral_norm: An
         got = getattr(activation_fn, "__name__", repr(activation_fn))
         raise ValueError(f"activation_fn of a potential must be smooth, one of torch.nn's {names}, got {got}")
     for name, value in (("layer_norm", layer_norm), ("spectral_norm", spectral_norm)):
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
+        check_bool(name, value)
 
 
 def _check_gain(input_gain: Any, spectral_norm: bool) -> None:
-    if isinstance(input_gain, bool) or not isinstance(input_gain, (int, float)):
-        raise TypeError(f"input_gain must be a number, got {input_gain!r}")
-    if not 0.0 < input_gain < math.inf:
-        raise ValueError(f"input_gain must be finite and above 0, got {input_gain!r}")
+    check_number("input_gain", input_gain, strict=True)
     if spectral_norm and input_gain != 1.0:
         raise ValueError(f"input_gain must be 1.0 with spectral_norm, which divides it out again, got {input_gain!r}")

@@ -5,6 +5,7 @@ from functools import partial
 import torch as th
 from torch import nn
 
+from sb3_energy.checks import plain_arguments
 from sb3_energy.networks.backbones import make_backbone
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.types import PrefixEnergyFn
@@ -24,6 +25,7 @@ class PrefixEnergies(nn.Module):
     :raises ValueError: if there is no coordinate, or the backbone is unknown or cannot have these widths
     """
 
+    @plain_arguments
     def __init__(
         self,
         features_dim: int,

@@ -6,6 +6,7 @@ from functools import partial
 import torch as th
 from torch import nn
 
+from sb3_energy.checks import check_bool, check_integer, plain_arguments
 from sb3_energy.networks.backbones import make_backbone
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.types import AverageVelocityFn, VelocityFn
@@ -29,9 +30,11 @@ class FieldNetwork(nn.Module):
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
     :param two_times: whether it has an ``r``
     :param n_frequencies: of the Fourier series of actions
+    :raises TypeError: if ``n_frequencies`` is no integer
     :raises ValueError: if a number is out of range, or the backbone is unknown or cannot have these widths
     """
 
+    @plain_arguments
     def __init__(
         self,
         features_dim: int,
@@ -44,8 +47,7 @@ class FieldNetwork(nn.Module):
         n_frequencies: int = 4,
     ):
         super().__init__()
-        if isinstance(n_frequencies, bool) or not isinstance(n_frequencies, int) or n_frequencies < 0:
-            raise ValueError(f"n_frequencies must be an integer of at least 0, got {n_frequencies!r}")
+        n_frequencies = check_integer("n_frequencies", n_frequencies, minimum=0)
         self.two_times = two_times
         self.n_frequencies = n_frequencies
         n_times = 2 if two_times else 1
@@ -84,10 +86,11 @@ class VelocityNetwork(FieldNetwork):
     :param two_times: whether it is an average from ``t`` to ``r``
     :param n_frequencies: of the Fourier series of actions
     :param gated: whether it is gated
-    :raises TypeError: if ``gated`` is no bool
+    :raises TypeError: if ``gated`` is no bool or ``n_frequencies`` no integer
     :raises ValueError: if a number is out of range, or the backbone is unknown or cannot have these widths
     """
 
+    @plain_arguments
     def __init__(
         self,
         features_dim: int,
@@ -99,8 +102,7 @@ class VelocityNetwork(FieldNetwork):
         n_frequencies: int = 4,
         gated: bool = False,
     ):
-        if not isinstance(gated, bool):
-            raise TypeError(f"gated must be True or False, got {gated!r}")
+        gated = check_bool("gated", gated)
         n_outputs = 2 * action_dim if gated else action_dim
         super().__init__(features_dim, action_dim, n_outputs, net_arch, activation_fn, backbone, two_times, n_frequencies)
         self.gated = gated

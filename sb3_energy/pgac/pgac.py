@@ -6,6 +6,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples
 
+from sb3_energy.checks import plain_arguments
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import Records
 from sb3_energy.common.potential_policy import PotentialPolicy
@@ -61,6 +62,7 @@ class PGAC(PotentialUpdates, EnergySAC):
     policy: PotentialPolicy
     critic: EnsembleCritic
 
+    @plain_arguments
     def __init__(
         self,
         policy: str | type[PotentialPolicy],

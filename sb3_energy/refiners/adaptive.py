@@ -5,7 +5,8 @@ from typing import Any
 
 import torch as th
 
-from sb3_energy.refiners.checks import check_tolerance, refuse_diverged
+from sb3_energy.checks import check_tolerance
+from sb3_energy.refiners.diverged import refuse_diverged
 from sb3_energy.refiners.loop import check_energies, check_start, is_lost, refine
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch as th
 
+from sb3_energy.checks import plain_fields
 from sb3_energy.refiners.loop import effective_sample_size
 from sb3_energy.refiners.norms import squared_norm
 from sb3_energy.refiners.rounds import check_rounds, resample, standard_normal
@@ -50,6 +51,7 @@ class AutoregressiveDerivativeFree:
     head: ClassVar[str | None] = "prefix_energy"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_rounds(self.noise_std, self.noise_decay, self.quasi_random)
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:

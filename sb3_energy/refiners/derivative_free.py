@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch as th
 
+from sb3_energy.checks import plain_fields
 from sb3_energy.refiners.loop import effective_sample_size
 from sb3_energy.refiners.norms import squared_norm
 from sb3_energy.refiners.rounds import check_rounds, resample, standard_normal
@@ -42,6 +43,7 @@ class DerivativeFree:
     head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_rounds(self.noise_std, self.noise_decay, self.quasi_random)
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:

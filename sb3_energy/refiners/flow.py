@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 
 import torch as th
 
+from sb3_energy.checks import check_choice
 from sb3_energy.refiners.transport import TransportSteps
 from sb3_energy.types import RefinerState, Target, Tick, VelocityFn
 
@@ -49,8 +50,7 @@ class Flow(TransportSteps):
     head: ClassVar[str | None] = "velocity"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.solver, str) or self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {sorted(SOLVERS)}, got {self.solver!r}")
+        check_choice("solver", self.solver, sorted(SOLVERS))
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """

@@ -4,7 +4,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.refiners.checks import check_positive, check_schedule
+from sb3_energy.checks import check_positive, check_schedule
 from sb3_energy.types import RefinerState, Target
 
 

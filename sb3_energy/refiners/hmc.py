@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.refiners.checks import check_integer
+from sb3_energy.checks import check_integer, plain_fields
 from sb3_energy.refiners.gradient_start import check_steps
 from sb3_energy.refiners.langevin import Langevin
 from sb3_energy.refiners.metropolis import accept
@@ -53,6 +53,7 @@ class HamiltonianMonteCarlo(TunedStart):
     head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
         check_integer("n_leapfrogs", self.n_leapfrogs, minimum=1)
         check_target_acceptance(self.target_acceptance)

@@ -1,6 +1,6 @@
 """Transport first, then equilibrium: Langevin's steps on the schedule of the JKO scheme."""
 
-from sb3_energy.refiners.checks import check_integer, check_number
+from sb3_energy.checks import check_integer, check_number
 from sb3_energy.refiners.langevin import Langevin
 from sb3_energy.schedules import LinearRamp, SquareRoot
 

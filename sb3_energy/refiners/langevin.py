@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.refiners.checks import check_schedule
+from sb3_energy.checks import check_bool, check_schedule, plain_fields
 from sb3_energy.refiners.gradient_start import check_steps
 from sb3_energy.refiners.loop import gaussian_step
 from sb3_energy.refiners.norms import clipped_gradients
@@ -49,10 +49,10 @@ class Langevin:
     head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
         check_schedule("noise_scale", self.noise_scale, minimum=0.0)
-        if not isinstance(self.differentiable, bool):
-            raise TypeError(f"differentiable must be True or False, got {self.differentiable!r}")
+        check_bool("differentiable", self.differentiable)
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """

@@ -5,7 +5,7 @@ from functools import partial
 import torch as th
 
 from sb3_energy.deferred import active_checks, is_host, require
-from sb3_energy.refiners.checks import diverged_error
+from sb3_energy.refiners.diverged import diverged_error
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
 
 

@@ -8,6 +8,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.checks import plain_fields
 from sb3_energy.refiners.gradient_start import check_steps
 from sb3_energy.refiners.langevin import Langevin
 from sb3_energy.refiners.metropolis import accept
@@ -49,6 +50,7 @@ class MetropolisAdjustedLangevin(TunedStart):
     head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
         check_target_acceptance(self.target_acceptance)
 

@@ -2,7 +2,7 @@
 
 import torch as th
 
-from sb3_energy.refiners.checks import refuse_diverged
+from sb3_energy.refiners.diverged import refuse_diverged
 from sb3_energy.refiners.norms import squared_norm
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Tick
 

@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import torch as th
 
-from sb3_energy.refiners.checks import check_integer, check_positive
+from sb3_energy.checks import check_bool, check_integer, check_number, plain_fields
 from sb3_energy.refiners.loop import effective_sample_size, importance_resample
 from sb3_energy.refiners.rounds import standard_normal
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
@@ -52,15 +52,13 @@ class MPPI:
     head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.n_elites is not None:
             check_integer("n_elites", self.n_elites, minimum=1)
         for name in ("temperature", "min_std", "max_std"):
-            if getattr(self, name) is None:
-                raise TypeError(f"{name} must be a number, got None")
-            check_positive(name, getattr(self, name))
+            check_number(name, getattr(self, name), strict=True)
         for name in ("quasi_random", "warm_start"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
         if self.max_std < self.min_std:
             raise ValueError(f"max_std must be at least min_std={self.min_std:g}, got {self.max_std!r}")
 

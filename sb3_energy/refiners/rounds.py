@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_energy.refiners.checks import check_part, check_positive
+from sb3_energy.checks import check_bool, check_number, check_part
 from sb3_energy.refiners.loop import importance_resample, systematic_resample
 from sb3_energy.refiners.quasi import normal_quantiles
 
@@ -17,12 +17,9 @@ def check_rounds(noise_std: Any, noise_decay: Any, quasi_random: Any) -> None:
     :raises ValueError: if a number is out of range
     :raises TypeError: if something has the wrong type
     """
-    if noise_std is None:
-        raise TypeError("noise_std must be a number, got None")
-    check_positive("noise_std", noise_std)
+    check_number("noise_std", noise_std, strict=True)
     check_part("noise_decay", noise_decay)
-    if not isinstance(quasi_random, bool):
-        raise TypeError(f"quasi_random must be True or False, got {quasi_random!r}")
+    check_bool("quasi_random", quasi_random)
 
 
 def resample(

@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.refiners.checks import check_positive
+from sb3_energy.checks import check_bool, check_positive, plain_fields
 from sb3_energy.refiners.gradient_start import check_steps
 from sb3_energy.refiners.norms import clipped_gradients, squared_norm
 from sb3_energy.schedules import value_at
@@ -58,12 +58,12 @@ class SteinVariationalGradientDescent:
     head: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
         check_positive("bandwidth", self.bandwidth)
         check_positive("max_step_norm", self.max_step_norm)
         for name in ("shuffle", "differentiable"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_energy.refiners.checks import check_part
+from sb3_energy.checks import check_part
 from sb3_energy.refiners.gradient_start import GradientStart
 from sb3_energy.schedules import value_at
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick

@@ -95,14 +95,14 @@ def test_the_guidance_has_no_scale():
 
 
 OF_BOTH = [
-    (dict(temperature=0.0), ValueError, "temperature must be finite and above 0, got 0.0"),
-    (dict(temperature=math.inf), ValueError, "temperature must be finite and above 0, got inf"),
+    (dict(temperature=0.0), ValueError, "temperature must be above 0, got 0.0"),
+    (dict(temperature=math.inf), ValueError, "temperature must be finite, got inf"),
     (dict(temperature="hot"), TypeError, "temperature must be a number, got 'hot'"),
     (dict(temperature=True), TypeError, "temperature must be a number, got True"),
 ]
 OF_THE_GUIDED_ONE = [
-    (dict(guidance=-1.0), ValueError, "guidance must be finite and at least 0, got -1.0"),
-    (dict(guidance=math.nan), ValueError, "guidance must be finite and at least 0, got nan"),
+    (dict(guidance=-1.0), ValueError, "guidance must be at least 0, got -1.0"),
+    (dict(guidance=math.nan), ValueError, "guidance must be finite, got nan"),
     (dict(guidance=None), TypeError, "guidance must be a number, got None"),
     (dict(normalize_q=1), TypeError, "normalize_q must be True or False, got 1"),
     (dict(aggregate="max"), ValueError, "aggregate must be one of .*, got 'max'"),

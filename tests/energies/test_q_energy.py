@@ -87,11 +87,11 @@ def test_a_coefficient_without_use_is_refused():
 
 @pytest.mark.parametrize("coefficient", [-0.1, float("nan"), float("inf")])
 def test_a_coefficient_out_of_range_is_refused(coefficient):
-    with pytest.raises(ValueError, match="coefficient must be a finite number of at least 0, got"):
+    with pytest.raises(ValueError, match="coefficient must be (finite|at least 0), got"):
         QEnergy("lcb", coefficient)
 
 
 @pytest.mark.parametrize("coefficient", ["1", True, [1.0]])
 def test_a_coefficient_that_is_no_number_is_refused(coefficient):
-    with pytest.raises(TypeError, match="coefficient must be a finite number of at least 0, got"):
+    with pytest.raises(TypeError, match="coefficient must be a number, got"):
         QEnergy("lcb", coefficient)

@@ -186,7 +186,7 @@ ERRORS = [
     (dict(refiner="flow", head_kwargs=dict(gated="no")), TypeError, "gated must be True or False, got 'no'"),
     (dict(refiner="mean_flow", head_kwargs=dict(n_frequencies=-1)), ValueError, "n_frequencies must be .*, got -1"),
     (dict(refiner="mean_flow", head_kwargs=dict(same_fraction=1.0)), ValueError, r"same_fraction must lie in \(0, 1\), got 1"),
-    (dict(refiner="mean_flow", head_kwargs=dict(same_fraction="a")), ValueError, r"same_fraction must lie in \(0, 1\), got"),
+    (dict(refiner="mean_flow", head_kwargs=dict(same_fraction="a")), TypeError, "same_fraction must be a number, got 'a'"),
     (dict(refiner="mean_flow", head_kwargs=dict(backbone="resnet")), ValueError, "backbone must be one of .*, got 'resnet'"),
     (dict(refiner="flow", initial_particles="mixture"), ValueError, "initial_particles must be 'base' with refiner='flow'"),
     (dict(refiner="flow", precondition=True), ValueError, "precondition must be False with refiner='flow'"),

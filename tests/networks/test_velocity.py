@@ -141,9 +141,9 @@ def test_it_can_be_pickled():
 
 
 ERRORS = [
-    (dict(n_frequencies=-1), ValueError, "n_frequencies must be an integer of at least 0, got -1"),
-    (dict(n_frequencies=2.0), ValueError, "n_frequencies must be an integer of at least 0, got 2.0"),
-    (dict(n_frequencies=True), ValueError, "n_frequencies must be an integer of at least 0, got True"),
+    (dict(n_frequencies=-1), ValueError, "n_frequencies must be at least 0, got -1"),
+    (dict(n_frequencies=2.0), TypeError, "n_frequencies must be an integer, got 2.0"),
+    (dict(n_frequencies=True), TypeError, "n_frequencies must be an integer, got True"),
     (dict(gated=1), TypeError, "gated must be True or False, got 1"),
     (dict(backbone="resnet"), ValueError, "backbone must be one of .*, got 'resnet'"),
 ]

@@ -1,0 +1,249 @@
+"""
+Checks of arguments, one sentence each, in one place.
+
+Numbers are taken as people have them: NumPy's scalars, arrays and tensors without axes, beside Python's. Every check returns
+the plain Python value, which is what gets stored, so that files hold nothing else.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterable
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import torch as th
+
+P = ParamSpec("P")
+Self = TypeVar("Self")
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def plain(value: Any) -> Any:
+    """
+    Python's own numbers for those of NumPy and torch; in lists, tuples and dicts, too. All else stays as it is.
+
+    :param value: anything
+    :return: the same with plain numbers
+    """
+    if type(value) in _PLAIN:  # nearly all of them
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(plain(part) for part in value)
+    if type(value) is dict:
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, np.generic) or (isinstance(value, (np.ndarray, th.Tensor)) and value.ndim == 0):
+        number = value.item()
+        return number if type(number) in (bool, int, float) else value
+    return value
+
+
+def plain_fields(instance: Any) -> None:
+    """
+    Make the numbers of a dataclass plain, a frozen one's too: the first thing that its ``__post_init__`` does.
+
+    :param instance: of a dataclass
+    """
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        number = plain(value)
+        if number is not value:
+            object.__setattr__(instance, field.name, number)
+
+
+def plain_arguments(
+    init: Callable[Concatenate[Self, P], None],
+) -> Callable[Concatenate[Self, P], None]:
+    """
+    Decorator of a constructor: the numbers among its arguments are plain when it gets them.
+
+    :param init: an ``__init__``
+    :return: the same, for whatever numbers people have
+    """
+
+    @wraps(init)
+    def wrapped(self: Self, *args: P.args, **kwargs: P.kwargs) -> None:
+        init(self, *plain(args), **plain(kwargs))
+
+    return wrapped
+
+
+def check_number(name: str, value: Any, strict: bool = False) -> float:
+    """
+    :param name: of the argument
+    :param value: a number of at least 0
+    :param strict: whether it must be above 0
+    :return: the plain number
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is out of range
+    """
+    number = check_finite_number(name, value)
+    if not (number > 0.0 if strict else number >= 0.0):
+        raise ValueError(f"{name} must be {'above' if strict else 'at least'} 0, got {value!r}")
+    return number
+
+
+def check_finite_number(name: str, value: Any, what: str = "a number") -> float:
+    """
+    :param name: of the argument
+    :param value: a number
+    :param what: is accepted, for the error message
+    :return: the plain number
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is NaN or infinity
+    """
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise TypeError(f"{name} must be {what}, got {value!r}")
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def check_positive(name: str, value: Any) -> float | None:
+    """
+    :param name: of the argument
+    :param value: a number above 0, or ``None`` for no limit
+    :return: the plain number
+    :raises TypeError: if it is neither
+    :raises ValueError: if it is not positive
+    """
+    if value is None:
+        return None
+    number = check_finite_number(name, value, "a number or None")
+    if not number > 0.0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+    return number
+
+
+def check_tolerance(name: str, value: Any) -> float | None:
+    """
+    :param name: of the argument
+    :param value: a number of at least 0, or ``None``
+    :return: the plain number
+    :raises TypeError: if it is neither
+    :raises ValueError: if it is negative
+    """
+    if value is None:
+        return None
+    number = check_finite_number(name, value, "a number or None")
+    if number < 0.0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+    return number
+
+
+def check_part(name: str, value: Any) -> float:
+    """
+    :param name: of the argument
+    :param value: a number in (0, 1]
+    :return: the plain number
+    :raises TypeError: if it is no number
+    :raises ValueError: if it lies outside
+    """
+    number = check_finite_number(name, value)
+    if not 0.0 < number <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+    return number
+
+
+def check_fraction(name: str, value: Any, strict: bool = False) -> float:
+    """
+    :param name: of the argument
+    :param value: a number in [0, 1)
+    :param strict: whether it must be above 0
+    :return: the plain number
+    :raises TypeError: if it is no number
+    :raises ValueError: if it lies outside
+    """
+    number = check_finite_number(name, value)
+    if not 0.0 <= number < 1.0 or (strict and number == 0.0):
+        raise ValueError(f"{name} must lie in {'(' if strict else '['}0, 1), got {value!r}")
+    return number
+
+
+def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) -> Any:
+    """
+    :param name: of the argument
+    :param value: a number, or a schedule (which is asked at the start, the middle and the end of a refinement)
+    :param minimum: smallest number that is allowed
+    :param strict: whether the number must be above the minimum
+    :return: the plain number, or the schedule
+    :raises TypeError: if it is neither number nor schedule
+    :raises ValueError: if a number is out of range
+    """
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        for remaining in (1.0, 0.5, 0.0):
+            check_schedule(f"{name}({remaining})", value(remaining), minimum)
+        return value
+    number = check_finite_number(name, value, "a number or a schedule")
+    if not (number > minimum if strict else number >= minimum):
+        raise ValueError(f"{name} must be {'above' if strict else 'at least'} {minimum:g}, got {value!r}")
+    return number
+
+
+def check_integer(name: str, value: Any, minimum: int | None = None) -> int:
+    """
+    :param name: of the argument
+    :param value: an integer
+    :param minimum: smallest one that is allowed, or ``None``
+    :return: the plain integer
+    :raises TypeError: if it is no integer
+    :raises ValueError: if it is below the minimum
+    """
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return number
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """
+    :param name: of the argument
+    :param value: ``True`` or ``False``
+    :return: the plain bool
+    :raises TypeError: if it is neither
+    """
+    number = plain(value)
+    if not isinstance(number, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return number
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
+    """
+    :param name: of the argument
+    :param value: one of the choices
+    :param choices: strings, of which ``None`` may be one
+    :return: the value
+    :raises ValueError: if it is none of them
+    """
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}{did_you_mean(value, choices)}")
+    return value
+
+
+def check_keywords(name: str, given: Iterable[str], accepted: Collection[str]) -> None:
+    """
+    :param name: of the argument that holds them
+    :param given: names of arguments
+    :param accepted: those that are known
+    :raises TypeError: if one is not known
+    """
+    unknown = sorted(set(given) - set(accepted), key=str)
+    if unknown:
+        raise TypeError(f"{name} must be among {list(accepted)}, got {unknown}{did_you_mean(unknown[0], accepted)}")
+
+
+def did_you_mean(word: Any, words: Iterable[Any]) -> str:
+    """
+    :param word: that is not known
+    :param words: that are
+    :return: the end of an error message: which of them is nearly the same, or nothing
+    """
+    known = [known for known in words if isinstance(known, str)]
+    near = get_close_matches(word.lower(), [known.lower() for known in known], n=1) if isinstance(word, str) else []
+    return next((f"; did you mean {known!r}?" for known in known if known.lower() in near), "")
