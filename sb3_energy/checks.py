@@ -94,11 +94,16 @@ def check_finite_number(name: str, value: Any, what: str = "a number") -> float:
     :raises TypeError: if it is no number
     :raises ValueError: if it is NaN or infinity
     """
+    number = _number(name, value, what)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def _number(name: str, value: Any, what: str = "a number") -> float:
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"{name} must be {what}, got {value!r}")
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {value!r}")
     return number
 
 
@@ -142,7 +147,7 @@ def check_part(name: str, value: Any) -> float:
     :raises TypeError: if it is no number
     :raises ValueError: if it lies outside
     """
-    number = check_finite_number(name, value)
+    number = _number(name, value)
     if not 0.0 < number <= 1.0:
         raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
     return number
@@ -157,7 +162,7 @@ def check_fraction(name: str, value: Any, strict: bool = False) -> float:
     :raises TypeError: if it is no number
     :raises ValueError: if it lies outside
     """
-    number = check_finite_number(name, value)
+    number = _number(name, value)
     if not 0.0 <= number < 1.0 or (strict and number == 0.0):
         raise ValueError(f"{name} must lie in {'(' if strict else '['}0, 1), got {value!r}")
     return number
@@ -222,7 +227,9 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
     :raises ValueError: if it is none of them
     """
     if not (value is None or isinstance(value, str)) or value not in choices:
-        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}{did_you_mean(value, choices)}")
+        names = [choice for choice in choices if choice is not None]
+        accepted = f"{names} or None" if None in choices else f"{names}"
+        raise ValueError(f"{name} must be one of {accepted}, got {value!r}{did_you_mean(value, names)}")
     return value
 
 

@@ -87,7 +87,7 @@ def test_a_coefficient_without_use_is_refused():
 
 @pytest.mark.parametrize("coefficient", [-0.1, float("nan"), float("inf")])
 def test_a_coefficient_out_of_range_is_refused(coefficient):
-    with pytest.raises(ValueError, match="coefficient must be (finite|at least 0), got"):
+    with pytest.raises(ValueError, match=r"coefficient must be (finite|at least 0), got"):
         QEnergy("lcb", coefficient)
 
 

@@ -104,7 +104,7 @@ def test_the_estimators_answer_in_sac_s_shape():
 
 @pytest.mark.parametrize("n_proposals", [0, -1, 2.0, True, None])
 def test_the_number_of_proposals_is_checked(n_proposals):
-    with pytest.raises((TypeError, ValueError), match="n_proposals must be (an integer|at least 1), got"):
+    with pytest.raises((TypeError, ValueError), match=r"n_proposals must be (an integer|at least 1), got"):
         SoftValueEntropy(n_proposals=n_proposals)
 
 
