@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_energy.checks import check_bool
 from sb3_energy.common.chain_buffers import (
@@ -14,11 +14,11 @@ from sb3_energy.common.chain_buffers import (
     NStepChainReplayBuffer,
     PersistentChains,
 )
-from sb3_energy.common.model_files import PathOrFile
+from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.potential_training import PotentialTraining
 
 
-class ChainMemory(OffPolicyAlgorithm):
+class ChainMemory(PersistentAlgorithm):
     """Mixin for off-policy algorithms with a potential: ``persistent_chains``."""
 
     persistent_chains: bool
@@ -48,20 +48,11 @@ class ChainMemory(OffPolicyAlgorithm):
             )
         self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(n_chains=self._training.n_chains)
 
-    def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
-        """
-        As in SB3, and refuses with ``persistent_chains=True`` a buffer that cannot keep them.
-
-        :param path: Path to the pickled replay buffer.
-        :param truncate_last_traj: As in SB3, of ``HerReplayBuffer``
-        :raises ValueError: if the buffer has no chains, or another number of them
-        """
-        before = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        found = getattr(self.replay_buffer, "chains", np.zeros((1, 1, 0))).shape[2]
+    def _check_replay_buffer(self, buffer: ReplayBuffer) -> None:
+        found = getattr(buffer, "chains", np.zeros((1, 1, 0))).shape[2]
         if self.persistent_chains and found != self._training.n_chains:
-            self.replay_buffer = before
             raise ValueError(f"persistent_chains=True needs a buffer of {self._training.n_chains} chains, got one of {found}")
+        super()._check_replay_buffer(buffer)
 
     def _chain_buffer_class(self) -> type[PersistentChains]:
         if isinstance(self.observation_space, spaces.Dict):

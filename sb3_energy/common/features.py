@@ -1,15 +1,15 @@
 """What actor and critic do with features before their backbones see them."""
 
 import torch as th
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_energy.common.policy_files import PersistentModel
 from sb3_energy.networks import RunningNorm
 
 
-class NormalizedFeatures(BaseModel):
+class NormalizedFeatures(PersistentModel):
     """
     Mixin: the features go through ``normalizer`` wherever they are extracted.
 

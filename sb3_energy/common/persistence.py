@@ -1,17 +1,23 @@
 """Saving and loading that leaves no half-written file and says in one sentence what is wrong with one."""
 
-import io
-import os
-import pathlib
-import tempfile
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_energy.common.model_files import PathOrFile, check_model_file
+from sb3_energy.common.bad_files import existing, one_line
+from sb3_energy.common.buffer_files import check_buffer_fits, read_buffer
+from sb3_energy.common.checked_files import dump_checked
+from sb3_energy.common.finite_tensors import module_tensors, not_finite, optimizer_tensors
+from sb3_energy.common.model_files import SETTING_NAMES, check_model_file, own_settings, read_parameters
+from sb3_energy.common.whole_files import PathOrFile, write_whole
 
 SelfPersistent = TypeVar("SelfPersistent", bound="PersistentAlgorithm")
 
@@ -23,7 +29,8 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
     Mixin for off-policy algorithms.
 
     * ``save`` and ``save_replay_buffer`` write beside the file and rename: killed in between, the old file is whole.
-    * ``load`` explains what is wrong with a file.
+    * ``save`` stores nothing that is not finite.
+    * ``load``, ``load_replay_buffer`` and ``set_parameters`` explain what is wrong with a file, and then change nothing.
     * Without an environment no replay buffer is allocated until one is set: predicting needs none.
     """
 
@@ -40,15 +47,15 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         finally:
             self.buffer_size = buffer_size
 
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+    def set_env(self, env: GymEnv | str, force_reset: bool = True) -> None:
         """
-        As in SB3; allocates the replay buffer if that was postponed.
+        As in SB3, and takes a name too, as the constructor does; allocates the replay buffer if that was postponed.
 
-        :param env: The environment for learning a policy
+        :param env: The environment for learning a policy (if registered in Gym, can be str)
         :param force_reset: Force call to ``reset()`` before training
             to avoid unexpected behavior.
         """
-        super().set_env(env, force_reset)
+        super().set_env(maybe_make_env(env, self.verbose), force_reset)
         if self._buffer_postponed:
             self._buffer_postponed = False
             self._allocate_replay_buffer()
@@ -77,23 +84,100 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :param path: path to the file where the rl agent should be saved
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
+        :raises FloatingPointError: if a parameter, or an optimiser's state, is not finite; no file is touched
+        :raises OSError: if the file cannot be written
         """
+        bad = self._not_finite()
+        if bad is not None:
+            raise FloatingPointError(f"nothing was saved to {path}: {bad} has NaN or infinity; load an earlier one")
+        setattr(self, SETTING_NAMES, own_settings(type(self)))  # goes into the file with everything else
         write_whole(path, "zip", lambda file: super(PersistentAlgorithm, self).save(file, exclude, include))
+
+    def _not_finite(self) -> str | None:
+        """The name of a tensor in a checkpoint that is not finite, if there is one."""
+        finite, not_nan = module_tensors(self.policy, "policy")
+        names, variables = self._get_torch_save_params()
+        finite += [(name, value) for name in variables if isinstance(value := recursive_getattr(self, name), th.Tensor)]
+        for name in names:
+            part = recursive_getattr(self, name)
+            if isinstance(part, th.optim.Optimizer):
+                finite += optimizer_tensors(part, name)
+        return not_finite(finite, not_nan)
 
     def save_replay_buffer(self, path: PathOrFile) -> None:
         """
-        Save the replay buffer as a pickle file.
+        Save the replay buffer as a pickle file, followed by a checksum.
 
         :param path: Path to the file where the replay buffer should be saved.
             if path is a str or pathlib.Path, the path is automatically created if necessary.
+        :raises OSError: if the file cannot be written
         """
-        write_whole(path, "pkl", super().save_replay_buffer)
+        assert self.replay_buffer is not None, "The replay buffer is not defined"
+        write_whole(path, "pkl", lambda file: dump_checked(self.replay_buffer, file))
+
+    def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file. This runs code that the file contains: load only files of people you trust.
+
+        :param path: Path to the pickled replay buffer.
+        :param truncate_last_traj: When using ``HerReplayBuffer`` with online sampling:
+            If set to ``True``, we assume that the last trajectory in the replay buffer was finished
+            (and truncate it).
+            If set to ``False``, we assume that we continue the same trajectory (same episode).
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if it is no replay buffer, is damaged, or does not fit the model, which then keeps its own
+        """
+        buffer = read_buffer(path)
+        self._check_replay_buffer(buffer)
+        if isinstance(buffer, HerReplayBuffer):
+            assert self.env is not None  # as checked above
+            buffer.set_env(self.env)
+            if truncate_last_traj:
+                buffer.truncate_last_trajectory()
+        buffer.device = self.device
+        self.replay_buffer = buffer
+
+    def _check_replay_buffer(self, buffer: ReplayBuffer) -> None:
+        check_buffer_fits(buffer, self)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: PathOrFile | TensorDict | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        As in SB3: load parameters from a zip-file or from a nested dictionary (see ``get_parameters``).
+
+        :param load_path_or_dict: path to the file (or a file-like) that ``save`` has written, or a dictionary
+        :param exact_match: If True, the given parameters should include parameters for each
+            module and each of their parameters, otherwise raises an Exception. If set to False, this
+            can be used to update only specific parameters.
+        :param device: Device on which the code should run.
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is no model's, is damaged, does not fit or is not finite; the model stays as it was
+        """
+        if isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match, device)
+            return
+        what = type(self).__name__
+        path = existing(load_path_or_dict, "zip", what)
+        parameters: Any = read_parameters(what, path)
+        before: Any = copy.deepcopy(self.get_parameters())
+        try:
+            super().set_parameters(parameters, exact_match, device)
+            bad = self._not_finite()
+            if bad is not None:
+                raise ValueError(f"{bad} has NaN or infinity")
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            super().set_parameters(before)
+            raise ValueError(f"{load_path_or_dict} has no parameters for this {what} ({one_line(error):.300})") from error
 
     @classmethod
     def load(
         cls: type[SelfPersistent],
         path: PathOrFile,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -101,11 +185,11 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> SelfPersistent:
         """
-        Load the model from a zip-file, as in SB3.
+        Load the model from a zip-file, as in SB3. This runs code that the file contains: load only files of people you trust.
 
         :param path: path to the file (or a file-like) where to
             load the agent from
-        :param env: the new environment to run the loaded model on
+        :param env: the new environment to run the loaded model on (if registered in Gym, can be str)
             (can be None if you only need prediction from a trained model) has priority over any saved environment
         :param device: Device on which the code should run.
         :param custom_objects: Dictionary of objects to replace upon loading.
@@ -113,42 +197,20 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :param force_reset: Force call to ``reset()`` before training to avoid unexpected behavior.
         :param kwargs: extra arguments to change the model when loading
         :return: new model instance with loaded parameters
-        :raises ValueError: if the file is no model of this package's or SB3's, or needs a class that cannot be imported
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if the file is no model of this package's or SB3's, is damaged, or needs a class that cannot be
+            imported
         """
-        check_model_file(cls, path, custom_objects)
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
-
-def write_whole(path: PathOrFile, suffix: str, write: Callable[[Any], None]) -> None:
-    """
-    Write a file so that at its path there is always a whole one: the old one until the new one is complete.
-
-    :param path: where to; a file-like is written to directly
-    :param suffix: appended to a path that has none, as SB3 does
-    :param write: writes to a file-like
-    """
-    if isinstance(path, io.IOBase):
-        write(path)
-        return
-    final = pathlib.Path(path)
-    if final.suffix == "":
-        final = final.with_name(f"{final.name}.{suffix}")
-    final = final.resolve()  # a link stays, and what it points to is replaced
-    final.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own mode would hide the file from everybody else
-        os.replace(temporary, final)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        found = existing(path, "zip", cls.__name__)
+        check_model_file(cls, found, custom_objects)
+        env = None if env is None else maybe_make_env(env, verbose=0)
+        try:
+            model = super().load(found, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if kwargs or (isinstance(error, RuntimeError) and "loading state_dict" not in str(error)):
+                raise  # of an argument, or of the device
+            raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {one_line(error):.500}") from error
+        bad = model._not_finite()
+        if bad is not None:
+            raise ValueError(f"{path} is no {cls.__name__} to go on with: {bad} has NaN or infinity")
+        return model

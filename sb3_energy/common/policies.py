@@ -16,6 +16,7 @@ from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.fast_predict import FastPredict
 from sb3_energy.common.head_policy import checked_head_kwargs
 from sb3_energy.common.policy_draws import PolicyDraws
+from sb3_energy.common.policy_files import PersistentModel
 from sb3_energy.common.proposals import Gaussian
 from sb3_energy.common.quantile_critic import QuantileCritic, quantile_kwargs
 from sb3_energy.common.refinement_arguments import make_refinement
@@ -29,7 +30,7 @@ from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
 
-class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, is_known=True):
+class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_known=True):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 

@@ -1,6 +1,7 @@
 """Energy Matching from data: what users call."""
 
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ from stable_baselines3.common.utils import get_device
 from torch import nn
 
 from sb3_energy.checks import check_integer, plain_arguments
-from sb3_energy.common.model_files import PathOrFile
+from sb3_energy.common.bad_files import explained
+from sb3_energy.common.checked_files import DamagedError
+from sb3_energy.common.finite_tensors import module_tensors, not_finite, optimizer_tensors
+from sb3_energy.common.whole_files import PathOrFile
 from sb3_energy.energy_matching import files
 from sb3_energy.energy_matching.data import Samples, as_points, checked_samples
 from sb3_energy.energy_matching.objective import Losses, joint_losses, warm_up_losses
@@ -313,10 +317,13 @@ class EnergyMatching:
 
         :param path: where to, ``.pt`` is appended to a path without suffix; killed in between, the old file is whole
         :raises RuntimeError: before the first ``fit``
+        :raises FloatingPointError: if a parameter, or the optimiser's state, is not finite; no file is touched
+        :raises OSError: if the file cannot be written
         """
         self._fitted()
-        assert self.network is not None
-        modules = dict(network=self.network, average=self.average, normalizer=self.normalizer)
+        bad = self._not_finite()
+        if bad is not None:
+            raise FloatingPointError(f"nothing was saved to {path}: {bad} has NaN or infinity; load an earlier one")
         content = dict(
             settings=self.settings.as_dict(),
             dims=list(self.dims or ()),
@@ -324,15 +331,25 @@ class EnergyMatching:
             optimizer=self.optimizer.state_dict(),
             random_state=self.generator.get_state(),
             random_device=self.device.type,
-            **{name: None if module is None else module.state_dict() for name, module in modules.items()},
+            **{name: None if module is None else module.state_dict() for name, module in self._modules().items()},
         )
         files.write(path, content)
+
+    def _modules(self) -> dict[str, nn.Module | None]:
+        return dict(network=self.network, average=self.average, normalizer=self.normalizer)
+
+    def _not_finite(self) -> str | None:
+        """The name of a tensor that is not finite, if there is one."""
+        found = [item for name, part in self._modules().items() if part is not None for item in module_tensors(part, name)]
+        return not_finite([*chain.from_iterable(found), *optimizer_tensors(self.optimizer, "optimizer")])
 
     @classmethod
     def load(
         cls, path: PathOrFile, device: th.device | str = "auto", verbose: int = 0, logger: Logger | None = None
     ) -> "EnergyMatching":
         """
+        Reading the file runs no code of it.
+
         :param path: as it was saved
         :param device: where to put it; on another type of device random numbers begin anew
         :param verbose: as in the constructor
@@ -342,18 +359,25 @@ class EnergyMatching:
         :raises ValueError: if it is another one, or damaged
         """
         content = files.read(path, get_device(device))
-        settings = dict(content["settings"])
-        names = {smooth.__name__: smooth for smooth in SMOOTH_ACTIVATIONS}
-        settings["activation_fn"] = names[settings["activation_fn"]]
-        model = cls(**settings, device=device, verbose=verbose, logger=logger)
+        model = cls(device=device, verbose=verbose, logger=logger)
+        with explained(path, files.WHAT):
+            unknown = sorted(set(content["settings"]) - set(model.settings.as_dict()))
+            if unknown:
+                raise DamagedError(f"it has settings that this version does not know, {unknown}")
+            model._restore(content)
+            bad = model._not_finite()
+            if bad is not None:
+                raise DamagedError(f"{bad} has NaN or infinity")
+        return model
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        self.settings = Settings(**content["settings"])
         observed, dim = content["dims"]
-        model._build((observed, dim))
-        for name in ("network", "average", "normalizer"):
-            module = getattr(model, name)
+        self._build((observed, dim))
+        for name, module in self._modules().items():
             if module is not None:
                 module.load_state_dict(content[name])
-        model.optimizer.load_state_dict(content["optimizer"])
-        model.n_updates = content["n_updates"]
-        if content["random_device"] == model.device.type:
-            model.generator.set_state(content["random_state"].cpu())
-        return model
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.n_updates = content["n_updates"]
+        if content["random_device"] == self.device.type:
+            self.generator.set_state(content["random_state"].cpu())

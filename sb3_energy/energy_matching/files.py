@@ -1,23 +1,30 @@
-"""A trained potential in one file: plain values and tensors, so that reading it runs no code."""
+"""A trained potential in one file: plain values and tensors, so that reading it runs no code, and a checksum."""
 
-import pathlib
-import pickle
 from typing import Any
 
 import torch as th
 
-from sb3_energy.common.model_files import PathOrFile
-from sb3_energy.common.persistence import write_whole
+from sb3_energy.common.bad_files import existing, explained, load_tensors, opened
+from sb3_energy.common.checked_files import CheckedWriter, DamagedError, verify
+from sb3_energy.common.whole_files import PathOrFile, write_whole
 
 FORMAT = "sb3_energy.EnergyMatching"
+WHAT = "EnergyMatching"
 
 
 def write(path: PathOrFile, content: dict[str, Any]) -> None:
     """
     :param path: where to, ``.pt`` is appended to a path without suffix; the old file is whole until the new one is
     :param content: plain values and tensors
+    :raises OSError: if the file cannot be written
     """
-    write_whole(path, "pt", lambda file: th.save(dict(content, format=FORMAT), file))
+
+    def write_checked(file: Any) -> None:
+        writer = CheckedWriter(file)
+        th.save(dict(content, format=FORMAT, has_checksum=True), writer)  # type: ignore[arg-type]
+        writer.finish()
+
+    write_whole(path, "pt", write_checked)
 
 
 def read(path: PathOrFile, device: th.device) -> dict[str, Any]:
@@ -28,17 +35,12 @@ def read(path: PathOrFile, device: th.device) -> dict[str, Any]:
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if it is another one, or damaged
     """
-    try:
-        content = th.load(_existing(path), map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no saved EnergyMatching, or damaged ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is no saved EnergyMatching: it was written by something else")
+    found = existing(path, "pt", WHAT)
+    with explained(path, WHAT), opened(found) as file:
+        is_verified = verify(file)
+        content = load_tensors(file, device, weights_only=True)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DamagedError("it was written by something else")
+        if content.get("has_checksum") and not is_verified:
+            raise DamagedError("it is damaged (its checksum is missing)")
     return content
-
-
-def _existing(path: PathOrFile) -> Any:
-    if not isinstance(path, (str, pathlib.Path)):
-        return path
-    found = pathlib.Path(path)
-    return found if found.exists() or found.suffix else found.with_name(f"{found.name}.pt")

@@ -18,7 +18,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_energy.common.persistence import write_whole
+from sb3_energy.common.whole_files import write_whole
 
 BUFFER, STATISTICS = "replay_buffer", "vecnormalize"
 

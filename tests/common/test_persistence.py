@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_energy import EnergySAC
-from sb3_energy.common.persistence import write_whole
+from sb3_energy.common.whole_files import write_whole
 
 SMALL = dict(learning_starts=20, batch_size=16, seed=0, policy_kwargs=dict(net_arch=[8], n_particles=2, refiner_steps=1))
 
