@@ -1,6 +1,8 @@
 """Opening files that may be no such files: one sentence says which file it is and what is wrong with it."""
 
 import pathlib
+import pickle
+import textwrap
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ import torch as th
 
 from sb3_energy.common.checked_files import UNREADABLE, DamagedError
 from sb3_energy.common.whole_files import PathOrFile
+
+LONGEST = 300
 
 
 def existing(path: PathOrFile, suffix: str, what: str) -> PathOrFile:
@@ -78,9 +82,9 @@ def explained(path: Any, what: str) -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """
     :param error: what happened
-    :return: its message in one line; its name where it has none
+    :return: its message in one line, cut where torch goes on and on; its name where it says little
     """
-    words = " ".join(str(error).split())
+    words = textwrap.shorten(str(error), LONGEST, placeholder=" ...")
     says_little = not words or isinstance(error, (KeyError, IndexError, AssertionError))
     return f"{type(error).__name__}: {words}" if says_little else words
 
@@ -119,4 +123,9 @@ def load_tensors(file: Any, device: th.device | str, weights_only: bool) -> Any:
     start = file.tell()
     check_zip(file, written_by="torch.save")
     file.seek(start)
-    return th.load(file, map_location=device, weights_only=weights_only)
+    try:
+        return th.load(file, map_location=device, weights_only=weights_only)
+    except pickle.UnpicklingError as error:
+        if weights_only:  # torch's own message advises to run whatever is in there
+            raise DamagedError("it was written by something else") from error
+        raise

@@ -110,7 +110,7 @@ def _read_parameters(file: Any, name: str) -> Any:
     try:
         return th.load(content, map_location="cpu", weights_only=True)
     except (*UNREADABLE, OSError) as error:
-        raise DamagedError(f"{name!r} in it is damaged ({one_line(error):.200})") from error
+        raise DamagedError(f"{name!r} in it is damaged ({one_line(error)})") from error
 
 
 def _deserialized(path: PathOrFile, name: str, value: Any) -> Any:

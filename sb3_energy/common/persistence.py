@@ -102,6 +102,8 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
             part = recursive_getattr(self, name)
             if isinstance(part, th.optim.Optimizer):
                 finite += optimizer_tensors(part, name)
+            elif part is not self.policy:
+                finite += module_tensors(part, name)[0]
         return not_finite(finite, not_nan)
 
     def save_replay_buffer(self, path: PathOrFile) -> None:
@@ -165,13 +167,13 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         parameters: Any = read_parameters(what, path)
         before: Any = copy.deepcopy(self.get_parameters())
         try:
-            super().set_parameters(parameters, exact_match, device)
+            self.set_parameters(parameters, exact_match, device)
             bad = self._not_finite()
             if bad is not None:
                 raise ValueError(f"{bad} has NaN or infinity")
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            super().set_parameters(before)
-            raise ValueError(f"{load_path_or_dict} has no parameters for this {what} ({one_line(error):.300})") from error
+            self.set_parameters(before)
+            raise ValueError(f"{load_path_or_dict} has no parameters for this {what} ({one_line(error)})") from error
 
     @classmethod
     def load(
@@ -209,7 +211,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if kwargs or (isinstance(error, RuntimeError) and "loading state_dict" not in str(error)):
                 raise  # of an argument, or of the device
-            raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {one_line(error):.500}") from error
+            raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {one_line(error)}") from error
         bad = model._not_finite()
         if bad is not None:
             raise ValueError(f"{path} is no {cls.__name__} to go on with: {bad} has NaN or infinity")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
 from torch import nn
 
@@ -218,7 +218,8 @@ class PotentialUpdates(ChainMemory):
         """
         found = load_path_or_dict
         if not isinstance(found, dict):
-            found = load_from_zip_file(found, device=device, load_data=False)[1]
+            super().set_parameters(found, exact_match, device)  # which comes back with a dictionary
+            return
         own: dict[str, Any] = {}
         if self.behaviour_critic is None:
             found = {name: part for name, part in found.items() if name not in BEHAVIOUR}
