@@ -71,6 +71,22 @@ def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> t
     return (energies, gradients) if create_graph else (energies.detach(), gradients)
 
 
+def has_gradient(fn: EnergyFn, x: th.Tensor) -> bool:
+    """
+    :param fn: ``(B, N, *E) -> (B, N)``
+    :param x: ``(B, N, *E)`` particles
+    :return: whether the energy says its gradient, or has a graph that leads back to the particles
+    """
+    if _by_hand(fn, x) is not None:
+        return True
+    with th.enable_grad():
+        points = x.detach().clone().requires_grad_(True)
+        energies = fn(points)
+        if not energies.requires_grad:
+            return False
+        return th.autograd.grad(energies.sum(), points, allow_unused=True)[0] is not None
+
+
 def with_gradient(values: th.Tensor, gradients: th.Tensor, x: th.Tensor) -> th.Tensor:
     """
     Values whose gradient is known, for a loss that is made of them: autograd goes on at ``x``.

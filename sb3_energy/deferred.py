@@ -14,6 +14,29 @@ HOSTS = {"cpu"}
 """Types of the devices whose tensors are read without waiting."""
 
 
+class NonFiniteError(FloatingPointError):
+    """
+    NaN or infinity where a number should be. Whoever knows more than the place where it appeared names the cause.
+
+    :param what: where it appeared, and what stops
+    :param advice: what to try, as long as nobody knows the cause
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(what, advice)
+        self.what, self.advice = what, advice
+
+    def __str__(self) -> str:
+        return f"{self.what}; try {self.advice}"
+
+    def because(self, cause: str) -> FloatingPointError:
+        """
+        :param cause: what made it, a clause
+        :return: the same error with its cause in place of the advice
+        """
+        return FloatingPointError(f"{self.what}; {cause}")
+
+
 class Checks:
     """Checks that have been put off, in their order."""
 

@@ -1,5 +1,6 @@
-"""Collecting experience: refuses what is no number, and remembers what the critic promised."""
+"""Collecting experience and learning from it: refuses what is NaN or infinite, and remembers what the critic promised."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,19 +9,27 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_energy.common.action_bounds import check_action_bounds
+from sb3_energy.common.causes import broken_network, training_cause
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import check_finite
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.return_tracker import Comparison, ReturnTracker
+from sb3_energy.common.training_arguments import check_fraction, check_rate, check_training_arguments
+from sb3_energy.deferred import NonFiniteError
 
 
 class TrackedCollection(OffPolicyAlgorithm):
     """
     Mixin for off-policy algorithms with a refined policy.
 
-    * Observations and rewards that are not finite stop the training before they are stored.
+    * SAC's arguments and the bounds of the actions are checked before a network is made.
+    * Observations, actions and rewards that are not finite stop the training before they are stored, and so does a learning
+      rate before it is used.
+    * Where an update meets NaN or infinity, the error names what made it.
     * Q-values of the actions that are taken are compared with the returns that follow: ``train/overestimation``.
     """
 
@@ -29,8 +38,16 @@ class TrackedCollection(OffPolicyAlgorithm):
     ent_coef_tensor: th.Tensor
     log_ent_coef: th.Tensor | None
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_action_bounds(wrapped.action_space)  # before SB3 looks at them, and in load and set_env, too
+        return wrapped
+
     def _setup_model(self) -> None:
+        check_training_arguments(self)
         super()._setup_model()
+        self.policy.check_energy()
         self._return_tracker = ReturnTracker(self.n_envs, self.gamma)
         self._comparisons: list[Comparison] = []
         self._entropy = 0.0  # of the policy in the last update, in nats
@@ -55,16 +72,28 @@ class TrackedCollection(OffPolicyAlgorithm):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self._last_obs is not None
         check_finite("observation", self._last_obs)
+        if self._last_original_obs is not None:
+            check_finite("observation", self._last_original_obs)
+        self.policy.check_energy_at(self.policy.obs_to_tensor(self._last_obs)[0])
         return result
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        if not math.isfinite(buffer_action.sum()):
+            raise self._action_error(action_noise)
         if self._n_updates > 0 and self._last_obs is not None:
             bonus = float(self._current_ent_coef()) * self._entropy
             self._return_tracker.predict(self.policy.q_values(self._last_obs, buffer_action), bonus)
         return action, buffer_action
+
+    def _action_error(self, action_noise: ActionNoise | None) -> FloatingPointError:
+        cause = broken_network(self.policy) or (
+            None if action_noise is None else f"action_noise={action_noise!r} returned NaN"
+        )
+        because = "" if cause is None else f": {cause}"
+        return FloatingPointError(f"the action is not finite and was neither taken nor stored{because}")
 
     def _store_transition(
         self,
@@ -80,9 +109,39 @@ class TrackedCollection(OffPolicyAlgorithm):
         for info in infos:  # where an episode ended, new_obs is already the next one's
             if info.get("terminal_observation") is not None:
                 check_finite("observation", info["terminal_observation"])
+        if self._vec_normalize_env is not None:  # what is stored is not what was normalised
+            check_finite("reward", self._vec_normalize_env.get_original_reward())
+            check_finite("observation", self._vec_normalize_env.get_original_obs())
         truncated = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
         self._comparisons += self._return_tracker.observe(reward, dones, truncated)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        remaining = self._current_progress_remaining
+        check_rate(self.lr_schedule(remaining), remaining)  # before an optimiser has it
+        super()._update_learning_rate(optimizers)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Sample the replay buffer and do the updates.
+
+        :param gradient_steps: how many updates
+        :param batch_size: transitions in each of them
+        :raises ValueError: if a hyperparameter has become one that is refused at construction
+        :raises FloatingPointError: if a loss, its gradient or an energy is not finite; the error names what made it
+        """
+        check_fraction("tau", self.tau)  # which no loss would notice
+        check_fraction("gamma", self.gamma)
+        try:
+            self._train(gradient_steps, batch_size)
+        except NonFiniteError as error:
+            cause = training_cause(self, error)
+            if cause is None:
+                raise
+            raise error.because(cause) from error
+
+    def _train(self, gradient_steps: int, batch_size: int) -> None:
+        raise NotImplementedError
 
     def _record_returns(self) -> None:
         """Log the comparisons of the episodes that ended since the last call, if there are any."""

@@ -11,8 +11,10 @@ import torch as th
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_energy.common.array_policy import ArrayPolicy
+from sb3_energy.common.causes import policy_cause
 from sb3_energy.common.refinement import Refinement
 from sb3_energy.common.warm_start import Plans
+from sb3_energy.deferred import NonFiniteError
 
 MAX_ROWS = 256
 """For more observations times particles torch is about as fast."""
@@ -96,11 +98,17 @@ class FastPredict(SACPolicy):
         :raises ValueError: if the observation is not finite or has another shape than those of the space
         :raises FloatingPointError: if an energy is not finite
         """
-        with np.errstate(all="ignore"):  # what is not finite is looked for
-            plans = Plans(state, episode_start) if self.refinement.keeps_plans and self._refines else None
-            actions = self._fast_actions(observation, deterministic, plans)
-        if actions is None:
-            return super().predict(observation, state, episode_start, deterministic)
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is looked for
+                plans = Plans(state, episode_start) if self.refinement.keeps_plans and self._refines else None
+                actions = self._fast_actions(observation, deterministic, plans)
+            if actions is None:
+                return super().predict(observation, state, episode_start, deterministic)
+        except NonFiniteError as error:
+            cause = policy_cause(self, "energy" in error.what)
+            if cause is None:
+                raise
+            raise error.because(cause) from error
         return actions, state if plans is None else plans.state
 
     @contextmanager
@@ -183,11 +191,11 @@ class FastPredict(SACPolicy):
             return None
         if observation.dtype.char not in "fd" or observation.size == 0:
             return None
-        flat = observation.reshape(-1)
+        flat = observation.reshape(-1).astype(np.float32, copy=False)  # as networks see it: what is too large is infinite
         if not (math.isfinite(flat.dot(flat)) or np.isfinite(flat).all()):
             return None
         n = 1 if shape == expected else shape[0]
-        return flat.reshape(n, -1).astype(np.float32, copy=False) if n * rows_each <= MAX_ROWS else None
+        return flat.reshape(n, -1) if n * rows_each <= MAX_ROWS else None
 
     def _take_arrays(self) -> ArrayPolicy | None:
         """The arrays, out of the policy: a second thread finds none, and makes its own."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_energy.deferred import active_checks, is_host, require_finite
+from sb3_energy.deferred import NonFiniteError, active_checks, is_host, require, require_finite
 
 Records = dict[str, list[Any]]
 """What is logged of updates, by name: numbers, or scalars that are read when they are logged."""
@@ -18,17 +18,30 @@ READ_EVERY = 256
 """After how many updates their records are read: a long call of ``train`` must not fill the memory with scalars."""
 
 
+LARGEST = float(np.finfo(np.float32).max)
+"""What is larger becomes infinite where networks see it: they compute in single precision."""
+
+
 def check_finite(what: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
     """
     :param what: the name of the values, for the message
     :param values: what the environment returned
-    :raises ValueError: if one of them is NaN or infinite
+    :raises ValueError: if one of them is NaN or infinite, or will be in single precision
     """
     if isinstance(values, dict):
         for key, part in values.items():
             check_finite(f"{what} {key!r}", part)
-    elif np.asarray(values).dtype.kind == "f" and not np.isfinite(values).all():
+        return
+    array = np.asarray(values)
+    if array.dtype.kind != "f" or array.size == 0:  # images are integers
+        return
+    if not np.isfinite(array).all():
         raise ValueError(f"the {what} must be finite, got NaN or infinity from the environment; nothing was stored")
+    if array.itemsize > 4 and np.abs(array).max() > LARGEST:
+        raise ValueError(
+            f"the {what} must be finite in single precision, got {array.flat[np.abs(array).argmax()]:g} "
+            "from the environment; nothing was stored"
+        )
 
 
 def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: Records) -> None:
@@ -48,6 +61,7 @@ def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, reco
     if loss.requires_grad:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+    require_finite_gradients(optimizer, name)
     checks = active_checks()
     if checks is None:
         optimizer.step()
@@ -56,6 +70,27 @@ def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, reco
     else:
         checks.raise_first()
         optimizer.step()
+
+
+def require_finite_gradients(optimizer: th.optim.Optimizer, name: str) -> None:
+    """
+    A loss may be finite and its gradient not, as that of a root at 0. One call looks at all gradients: the one by which a
+    ``GradScaler`` does it, here with the scale 1, which leaves them as they are.
+
+    :param optimizer: whose parameters have gradients
+    :param name: of the loss, for the message
+    :raises FloatingPointError: if a gradient is not finite
+    """
+    found = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [gradient for gradient in found if gradient is not None]
+    if not gradients:
+        return
+    if any(gradient.is_sparse for gradient in gradients):
+        gradients = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+    device = gradients[0].device
+    n_found = th.zeros((), device=device)
+    th._amp_foreach_non_finite_check_and_unscale_(gradients, n_found, th.ones((), device=device))
+    require(n_found == 0.0, partial(_gradient_error, name))
 
 
 def can_skip(optimizer: th.optim.Optimizer) -> bool:
@@ -77,9 +112,16 @@ def _step_unless(optimizer: th.optim.Optimizer, failed: th.Tensor | None) -> Non
 
 
 def _loss_error(name: str, value: th.Tensor) -> FloatingPointError:
-    return FloatingPointError(
-        f"{name} is {value.item()}: training stops before it changes the networks; "
-        "try a lower learning_rate, a smaller reward scale, or backbone='layer_norm'"
+    return NonFiniteError(
+        f"{name} is {value.item()}: training stops before it changes the networks",
+        "a lower learning_rate, a smaller reward scale, or backbone='layer_norm'",
+    )
+
+
+def _gradient_error(name: str) -> FloatingPointError:
+    return NonFiniteError(
+        f"the gradient of {name} contains NaN or infinity: training stops before it changes the networks",
+        "a lower learning_rate, a smaller reward scale, or, of a function of your own, to keep its derivative finite",
     )
 
 

@@ -11,10 +11,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_energy.checks import plain_arguments
+from sb3_energy.common.action_bounds import check_action_bounds
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.fast_predict import FastPredict
 from sb3_energy.common.head_policy import checked_head_kwargs
+from sb3_energy.common.own_energy import OwnEnergy
 from sb3_energy.common.policy_draws import PolicyDraws
 from sb3_energy.common.policy_files import PersistentModel
 from sb3_energy.common.proposals import Gaussian
@@ -24,13 +26,12 @@ from sb3_energy.common.row_energies import bind_rows
 from sb3_energy.common.starts import is_flow, unasked
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
-from sb3_energy.energies import ENERGIES, FINITE, tempered
+from sb3_energy.energies import ENERGIES, FINITE, make_energy, tempered
 from sb3_energy.networks import default_activation
-from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
 
-class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_known=True):
+class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, PersistentModel, is_known=True):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 
@@ -72,7 +73,8 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_k
     :param head_kwargs: Of what the refiner learns (``"flow"``, ``"mean_flow"``, ``"autoregressive_derivative_free"``):
         ``net_arch`` (``None``: the actor's), ``activation_fn`` (``None``: SiLU), ``backbone`` (``None``: the policy's), for
         flows ``gated`` and ``n_frequencies``, for ``"mean_flow"`` ``same_fraction``
-    :param energy: What is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES` or a class
+    :param energy: What is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES`, a class with a method
+        ``bind(networks, obs)``, or a function ``(observations, actions) -> (B, N)`` at the top level of a module
     :param energy_kwargs: Keyword arguments of the energy, such as ``dict(aggregate="min")``
     :param trust_region: Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)
     :param box: How particles stay in the box of actions: ``"tanh"`` (they move before the squash) or ``"reflect"`` (they
@@ -125,7 +127,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_k
         initial_particles: str | None = None,
         precondition: bool | None = None,
         head_kwargs: dict[str, Any] | None = None,
-        energy: str | type[Energy] = "q",
+        energy: str | type[Energy] | Callable[..., th.Tensor] = "q",
         energy_kwargs: dict[str, Any] | None = None,
         trust_region: float | None = None,
         box: str = "tanh",
@@ -136,6 +138,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_k
         n_quantiles: int | None = None,
         top_quantiles_to_drop_per_net: int | None = None,
     ):
+        check_action_bounds(action_space)
         self._own_parameters = dict(
             refiner=refiner,
             refiner_kwargs=refiner_kwargs,
@@ -168,9 +171,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_k
             deterministic_particles,
         )
         self._head_kwargs = checked_head_kwargs(refiner, self.refinement.refiner, head_kwargs)
-        self.energy = resolve(ENERGIES, energy, energy_kwargs, "energy")
-        if not isinstance(self.energy, Energy):
-            raise TypeError(f"energy must have a method bind(networks, obs), {type(self.energy).__name__} has none")
+        self.energy = make_energy(ENERGIES, energy, energy_kwargs)
         if getattr(self.energy, "needs_potential", False) and not self.has_potential:
             raise ValueError(f"energy={energy!r} needs a potential, which the policies of PGAC have; use energy='q'")
         if use_sde and not self.refinement.is_identity:
@@ -233,7 +234,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_k
         """
         obs_tensor, vectorized = super().obs_to_tensor(observation)
         for tensor in obs_tensor.values() if isinstance(obs_tensor, dict) else (obs_tensor,):
-            if tensor.is_floating_point() and not th.isfinite(tensor).all():
+            if tensor.is_floating_point() and not th.isfinite(tensor.float()).all():  # networks see single precision
                 raise ValueError("the observation must be finite, got one with NaN or infinity; check the environment")
         return obs_tensor, vectorized
 
@@ -257,6 +258,8 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_k
         :param obs: ``B`` observations, which are encoded once
         :return: ``(B, N, A) -> (B, N)``: the energy of actions scaled to [-1, 1], temperature not included
         """
+        if not self._energy_is_checked:
+            self.check_energy()
         networks = self.networks()
         if self.refinement.tolerance is None:
             return self.energy.bind(networks, obs)
@@ -308,5 +311,5 @@ class RefinedPolicy(FastPredict, WarmPredict, PolicyDraws, PersistentModel, is_k
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.refinement.is_identity or not self._refines:
-            return self.actor(observation, deterministic)
+            return self._gaussian_actions(observation, deterministic)
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))

@@ -1,13 +1,16 @@
 """What a refined policy starts from, and several draws of it, for diagnostics and for estimators of its entropy."""
 
+import math
 from collections.abc import Callable
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.common.actors import BackboneActor
+from sb3_energy.common.causes import broken_network
 from sb3_energy.common.head_policy import HeadPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals
+from sb3_energy.deferred import NonFiniteError
 from sb3_energy.types import Chains, EnergyFn
 
 
@@ -28,6 +31,16 @@ class PolicyDraws(HeadPolicy):
         """
         mean, log_std, _ = self.actor.get_action_dist_params(obs)
         return Gaussian(mean, log_std.exp())
+
+    def _gaussian_actions(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+        """The actor's own actions, scaled to [-1, 1]; not such that are NaN."""
+        try:
+            actions = self.actor(obs, deterministic)
+        except ValueError as error:  # torch has found a mean that is NaN
+            raise (_actor_error() if broken_network(self) else error) from error
+        if not math.isfinite(actions.sum().item()):
+            raise _actor_error()
+        return actions
 
     def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
         """
@@ -79,3 +92,7 @@ class PolicyDraws(HeadPolicy):
         else:
             repeated = obs.repeat_interleave(n, 0)
         return th.tanh(self.refine(repeated)).unflatten(0, (-1, n))
+
+
+def _actor_error() -> FloatingPointError:
+    return NonFiniteError("the actor's output is NaN or infinite", "a checkpoint from before, and a lower learning_rate")

@@ -1,5 +1,6 @@
 """A refined policy with a learned potential, which its energy is made of."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch as th
@@ -13,7 +14,7 @@ from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.potential_training import base_actions
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian
 from sb3_energy.common.q_scale import QScale
-from sb3_energy.energies import ENERGIES
+from sb3_energy.energies import ENERGIES, make_energy
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.refiners import REFINERS, Identity, Langevin, jko_langevin
 from sb3_energy.registry import resolve
@@ -81,7 +82,7 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
         n_particles: int | None = None,
         initial_particles: str | None = None,
         precondition: bool = False,
-        energy: str | type[Energy] = "guided_potential",
+        energy: str | type[Energy] | Callable[..., th.Tensor] = "guided_potential",
         energy_kwargs: dict[str, Any] | None = None,
         trust_region: float | None = None,
         box: str = "reflect",
@@ -172,7 +173,7 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
 
 
 def _temperature_of(energy: Any, energy_kwargs: Any) -> float:
-    made = resolve(ENERGIES, energy, energy_kwargs, "energy")
+    made = make_energy(ENERGIES, energy, energy_kwargs)
     if isinstance(made, Energy) and not getattr(made, "needs_potential", False):  # what is none is refused elsewhere
         raise ValueError(
             "energy must be made of the potential and say so by needs_potential=True, such as 'guided_potential', "

@@ -17,7 +17,8 @@ from sb3_energy.common.heads import HeadTraining, Lesson
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals, latent, squashed_log_prob
 from sb3_energy.common.refinement_records import refinement_records
-from sb3_energy.deferred import require
+from sb3_energy.common.starts import is_flow
+from sb3_energy.deferred import NonFiniteError, require
 from sb3_energy.energies import log_tanh_jacobian, tempered
 from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import distillation_loss
@@ -53,6 +54,8 @@ class RefinedUpdates(OffPolicyAlgorithm):
         refinement = self.policy.refinement
         self._estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, refinement)
         self._head_training = self._make_head_training()
+        if self.policy.head is not None:  # a part of what a flow learns from has followed the energy's gradient
+            self.policy.check_energy(is_flow(refinement.refiner) and self._head_training.n_refined > 0)
         self.reverse_drift = self._make_reverse_drift()
 
     def _make_head_training(self) -> HeadTraining:
@@ -162,9 +165,9 @@ class RefinedUpdates(OffPolicyAlgorithm):
 
 
 def _entropy_error(estimator: str) -> FloatingPointError:
-    return FloatingPointError(
-        f"the entropy by {estimator} is not finite; try a lower learning_rate, "
-        "entropy_estimator='soft_value', or backbone='layer_norm'"
+    return NonFiniteError(
+        f"the entropy by {estimator} is not finite",
+        "a lower learning_rate, entropy_estimator='soft_value', or backbone='layer_norm'",
     )
 
 

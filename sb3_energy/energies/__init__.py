@@ -1,5 +1,6 @@
 """Energies: low where an action is good. A new one is a file and a line in ``ENERGIES``."""
 
+from sb3_energy.energies.own import PAGE, FunctionEnergy, check_energy, energy_name, make_energy, trial_actions
 from sb3_energy.energies.potential import GuidedPotential, PotentialEnergy
 from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values, weighed_q_values
 from sb3_energy.energies.transforms import (
@@ -27,18 +28,24 @@ FINITE = (QEnergy, PotentialEnergy, GuidedPotential)
 __all__ = [
     "ENERGIES",
     "FINITE",
+    "PAGE",
+    "FunctionEnergy",
     "GuidedPotential",
     "PotentialEnergy",
     "QEnergy",
     "added",
     "aggregate_q_values",
+    "check_energy",
+    "energy_name",
     "folded",
     "log_tanh_jacobian",
+    "make_energy",
     "near_proposal",
     "on_box",
     "reflected",
     "squashed",
     "standardized",
     "tempered",
+    "trial_actions",
     "weighed_q_values",
 ]

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.refined_updates import LOOK_EVERY, RefinedUpdates
 from sb3_energy.common.update_by_hand import UpdateByHand, temperature_loss_by_hand
+from sb3_energy.deferred import NonFiniteError, active_checks, require
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import actor_loss, soft_td_target, temperature_loss
@@ -150,14 +152,8 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         with self.policy.unrefined():
             return super()._sample_action(learning_starts, action_noise, n_envs)
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """
-        Sample the replay buffer and do the updates: temperature, critic, actor, target networks.
-
-        :param gradient_steps: how many updates
-        :param batch_size: transitions in each of them
-        :raises FloatingPointError: if a loss or an energy is not finite
-        """
+    def _train(self, gradient_steps: int, batch_size: int) -> None:
+        """Temperature, critic, actor, target networks."""
         self.policy.set_training_mode(True)
         self._begin_updates()
         records: Records = defaultdict(list)
@@ -262,7 +258,10 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
     def _sync_temperature(self) -> None:
-        self.policy.temperature.copy_(self._current_ent_coef().reshape(()))
+        value, kept = self._current_ent_coef().reshape(()), self.policy.temperature
+        ok = th.isfinite(value) if self.policy.refinement.is_identity else th.isfinite(value) & (value > 0.0)
+        require(ok, partial(_temperature_error, value))
+        kept.copy_(value if active_checks() is None else th.where(ok, value, kept))
 
     def _record(self, records: dict[str, list[float]]) -> None:
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -295,3 +294,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         :return: the trained model
         """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _temperature_error(value: th.Tensor) -> FloatingPointError:
+    return NonFiniteError(f"the policy's temperature would become {value.item()}: training stops", "a fixed ent_coef")

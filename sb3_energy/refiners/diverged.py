@@ -4,7 +4,7 @@ from functools import partial
 
 import torch as th
 
-from sb3_energy.deferred import require
+from sb3_energy.deferred import NonFiniteError, require
 from sb3_energy.types import Refiner, Tick
 
 
@@ -27,8 +27,8 @@ def diverged_error(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) -> 
     """
     step = "before the first step" if tick is None else f"at step {tick.step + 1} of {tick.n_steps}"
     observation = int(diverged.reshape(len(diverged), -1).any(dim=1).nonzero()[0])
-    return FloatingPointError(
+    return NonFiniteError(
         f"a non-finite energy appeared {step} while {type(refiner).__name__} refined the actions of observation "
-        f"{observation} of a batch of {len(diverged)}; try a lower learning_rate, a smaller step_size, "
-        "or backbone='layer_norm'"
+        f"{observation} of a batch of {len(diverged)}",
+        "a lower learning_rate, a smaller step_size, or backbone='layer_norm'",
     )

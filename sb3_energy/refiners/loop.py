@@ -4,7 +4,7 @@ from functools import partial
 
 import torch as th
 
-from sb3_energy.deferred import active_checks, is_host, require
+from sb3_energy.deferred import NonFiniteError, active_checks, is_host, require
 from sb3_energy.refiners.diverged import diverged_error
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
 
@@ -218,8 +218,8 @@ def _probabilities(log_weights: th.Tensor) -> th.Tensor:
 
 
 def _resampling_error() -> FloatingPointError:
-    return FloatingPointError(
-        "a non-finite energy appeared at the particles to be resampled; try a lower learning_rate or backbone='layer_norm'"
+    return NonFiniteError(
+        "a non-finite energy appeared at the particles to be resampled", "a lower learning_rate or backbone='layer_norm'"
     )
 
 

@@ -1,0 +1,213 @@
+"""Energies of one's own: a plain function as an energy, and what every energy must be, in one sentence each."""
+
+import inspect
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_energy.autodiff import has_gradient
+from sb3_energy.registry import resolve
+from sb3_energy.types import Energy, EnergyFn, Networks
+
+PAGE = "docs/energy_of_your_own.md"
+"""Where it is said how an energy is written."""
+
+NO_GRADIENT = (
+    "no gradient with respect to the actions, which the refiner follows: keep the graph (no detach, no numpy, no "
+    "torch.no_grad; for a constant add 0.0 * actions.sum(-1)), or use a refiner without gradients, such as 'mppi' or 'snis'"
+)
+"""What an energy has that autograd cannot differentiate."""
+
+
+@dataclass(frozen=True)
+class FunctionEnergy:
+    """
+    An energy that is a function of observations and actions, and asks no network.
+
+    :param function: ``(observations, actions, **kwargs) -> (B, N)`` for actions ``(B, N, A)``; at module level
+    :param kwargs: its other arguments
+    :raises TypeError: if it cannot be called like that, or not be pickled, as saving a policy does
+    """
+
+    function: Callable[..., th.Tensor]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        name = energy_name(self)
+        if isinstance(self.function, nn.Module):
+            raise TypeError(
+                f"energy must not be a network, which no optimiser would find there, got {name}; call networks.critic "
+                f"in the bind of a class ({PAGE})"
+            )
+        try:
+            pickle.dumps(self.function)
+        except Exception:  # pickle's own errors are of many types
+            raise TypeError(
+                "energy must be a function at the top level of a module, since it is saved with the policy and a lambda or an "
+                f"inner function cannot be pickled, got {name}; move it there and pass its settings by energy_kwargs ({PAGE})"
+            ) from None
+        try:
+            inspect.signature(self.function).bind(None, None, **self.kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"energy must take (observations, actions) and energy_kwargs, but {name} does not: {error} ({PAGE})"
+            ) from None
+        except ValueError:  # written in C: nobody knows its arguments
+            pass
+
+    def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
+        """
+        :param networks: which are not asked
+        :param obs: ``B`` observations
+        :return: ``(B, N, A) -> (B, N)``
+        """
+        return partial(self.function, _single(obs), **self.kwargs)
+
+
+def _single(obs: PyTorchObs) -> PyTorchObs:
+    """Observations in the precision of actions, as networks see them; integers stay."""
+    if isinstance(obs, dict):
+        return {key: part.float() if part.is_floating_point() else part for key, part in obs.items()}
+    return obs.float() if obs.is_floating_point() else obs
+
+
+def energy_name(energy: Any) -> str:
+    """
+    :param energy: any, or a class or function of the user's own
+    :return: what users call it
+    """
+    named = energy.function if isinstance(energy, FunctionEnergy) else energy
+    named = named.func if isinstance(named, partial) else named
+    return getattr(named, "__qualname__", type(named).__qualname__)
+
+
+def make_energy(registry: Mapping[str, type[Energy]], energy: Any, energy_kwargs: Mapping[str, Any] | None) -> Energy:
+    """
+    :param registry: names of energies
+    :param energy: one of them, a class with ``bind(networks, obs)``, or a function ``(observations, actions) -> (B, N)``
+    :param energy_kwargs: its arguments
+    :return: the energy
+    :raises ValueError: if the name is not in the registry
+    :raises TypeError: if it is neither name, class nor function, or does not take these arguments
+    """
+    if isinstance(energy, str):
+        return resolve(registry, energy, energy_kwargs, "energy")
+    if not isinstance(energy, type):
+        if hasattr(energy, "bind"):
+            raise TypeError(
+                f"energy must be the class {type(energy).__qualname__} and not an instance of it; "
+                f"its arguments go into energy_kwargs ({PAGE})"
+            )
+        if not callable(energy):
+            raise TypeError(f"energy must be one of {sorted(registry)}, a class or a function, got {energy!r} ({PAGE})")
+        if energy_kwargs is not None and not isinstance(energy_kwargs, Mapping):
+            raise TypeError(f"energy_kwargs must be a dict of the arguments of {energy_name(energy)}, got {energy_kwargs!r}")
+        return FunctionEnergy(energy, dict(energy_kwargs or {}))
+    if not callable(getattr(energy, "bind", None)):
+        raise TypeError(f"energy must have a method bind(networks, obs), {energy.__name__} has none ({PAGE})")
+    made = _made(registry, energy, energy_kwargs)
+    try:
+        inspect.signature(made.bind).bind(None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"energy must have a method bind(networks, obs), which {energy.__name__}.bind is not: {error} ({PAGE})"
+        ) from None
+    except ValueError:  # written in C
+        pass
+    return made
+
+
+def _made(registry: Mapping[str, type[Energy]], energy: type, energy_kwargs: Mapping[str, Any] | None) -> Energy:
+    if energy in registry.values():
+        return resolve(registry, energy, energy_kwargs, "energy")
+    try:
+        return resolve(registry, energy, energy_kwargs, "energy")
+    except Exception as error:  # whatever a constructor of the user's own raises
+        if "energy_kwargs" in str(error):
+            raise
+        raise (ValueError if isinstance(error, ValueError) else TypeError)(
+            f"energy={energy.__name__} could not be made with energy_kwargs={dict(energy_kwargs or {})!r}: "
+            f"{_said(error)} ({PAGE})"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+
+
+def check_energy(bind: Callable[[int], EnergyFn], name: str, action_dim: int, like: th.Tensor, needs_gradient: bool) -> None:
+    """
+    What an energy must be, tried on a few actions whose numbers cannot be taken for each other's.
+
+    :param bind: ``n -> EnergyFn``, the energy at ``n`` observations, up to 2
+    :param name: of the energy
+    :param action_dim: ``A``
+    :param like: a tensor of the device and type of actions
+    :param needs_gradient: whether a derivative with respect to actions is needed
+    :raises TypeError: if what comes out is no tensor of floats
+    :raises ValueError: if it has another shape or device, no gradient where one is needed, or depends on other actions
+    """
+    n_particles = 4 if action_dim == 3 else 3
+    values: dict[tuple[int, int], th.Tensor] = {}
+    for n_obs, n in ((2, n_particles), (2, 1), (1, n_particles)):
+        fn = _bound(bind, name, n_obs)
+        actions = trial_actions(n_obs, n, action_dim, like)
+        values[n_obs, n] = _checked(fn, name, actions)
+        if n_obs == 2 and n == n_particles:
+            if needs_gradient and not has_gradient(fn, actions):
+                raise ValueError(f"energy={name} has {NO_GRADIENT} ({PAGE})")
+            again = _checked(fn, name, actions)
+    alone, together = values[2, 1][:, 0], values[2, n_particles][:, 0]
+    if th.equal(again, values[2, n_particles]) and not th.allclose(alone, together, rtol=1e-3, atol=1e-4, equal_nan=True):
+        raise ValueError(
+            f"energy={name} must give each action its own energy, got another one for the same action beside others ({PAGE})"
+        )
+
+
+def trial_actions(n_obs: int, n: int, action_dim: int, like: th.Tensor) -> th.Tensor:
+    """
+    :param n_obs: ``B``
+    :param n: ``N``
+    :param action_dim: ``A``
+    :param like: a tensor of their device and type
+    :return: ``(B, N, A)`` different actions within [-.9, .9]; the first ones do not depend on ``N``
+    """
+    b, i, j = th.meshgrid(*(th.arange(float(size)) for size in (n_obs, n, action_dim)), indexing="ij")
+    return (0.9 * th.sin(1.0 + 2.1 * b + 1.3 * i + 0.7 * j)).to(like)
+
+
+def _bound(bind: Callable[[int], EnergyFn], name: str, n_obs: int) -> EnergyFn:
+    try:
+        fn = bind(n_obs)
+    except Exception as error:
+        raise ValueError(f"energy={name} could not be bound to {n_obs} observations: {_said(error)} ({PAGE})") from error
+    if not callable(fn):
+        raise TypeError(f"energy={name} must return a function of the actions from bind, got {fn!r} ({PAGE})")
+    return fn
+
+
+def _checked(fn: EnergyFn, name: str, actions: th.Tensor) -> th.Tensor:
+    shape = tuple(actions.shape)
+    try:
+        with th.no_grad():
+            values = fn(actions)
+    except Exception as error:
+        raise ValueError(f"energy={name} failed for actions of shape (B, N, A) = {shape}: {_said(error)} ({PAGE})") from error
+    if not isinstance(values, th.Tensor):
+        raise TypeError(f"energy={name} must return a torch tensor, got {type(values).__name__} ({PAGE})")
+    if values.shape != actions.shape[:2]:
+        raise ValueError(
+            f"energy={name} must return one number for each action, of shape (B, N) = {shape[:2]} for actions of shape "
+            f"(B, N, A) = {shape}, got {tuple(values.shape)} ({PAGE})"
+        )
+    if not values.is_floating_point():
+        raise TypeError(f"energy={name} must return floating-point numbers, got {values.dtype} ({PAGE})")
+    if values.device != actions.device:
+        raise ValueError(f"energy={name} must return a tensor on the actions' {actions.device}, got {values.device} ({PAGE})")
+    return values
