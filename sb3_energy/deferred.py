@@ -29,12 +29,13 @@ class NonFiniteError(FloatingPointError):
     def __str__(self) -> str:
         return f"{self.what}; try {self.advice}"
 
-    def because(self, cause: str) -> FloatingPointError:
+    def because(self, cause: str, advised: bool) -> FloatingPointError:
         """
         :param cause: what made it, a clause
-        :return: the same error with its cause in place of the advice
+        :param advised: whether the advice still holds
+        :return: the same error with its cause
         """
-        return FloatingPointError(f"{self.what}; {cause}")
+        return FloatingPointError(f"{self.what}: {cause}" + (f"; try {self.advice}" if advised else ""))
 
 
 class Checks:

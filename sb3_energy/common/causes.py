@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -59,78 +59,77 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, str, th.Tensor]]:
             yield "statistics", name, buffer
 
 
-def policy_cause(policy: Any, of_energy: bool = True) -> str | None:
+class Cause(NamedTuple):
+    """
+    :param clause: what made a number NaN or infinite
+    :param advised: whether what is advised where nobody knows the cause still holds: networks that diverged have learned too
+        fast, a setting has not
+    """
+
+    clause: str
+    advised: bool = False
+
+
+def policy_cause(policy: Any, of_energy: bool) -> Cause | None:
     """
     :param policy: a refined policy
     :param of_energy: whether it was an energy that was not finite
-    :return: what made a number of a prediction NaN or infinite, a clause, or ``None`` if nobody knows
+    :return: what made a number of a prediction NaN or infinite, or ``None`` if nobody knows
     """
-    cause = broken_network(policy)
-    if cause is not None:
-        return cause
     temperature = policy.temperature.item()
     if not (math.isfinite(temperature) and temperature > 0.0):
-        return f"the policy's temperature, which is the entropy coefficient, is {temperature}"
-    return own_energy(policy) if of_energy else None
+        return Cause(f"the policy's temperature, which is the entropy coefficient (ent_coef), is {temperature}")
+    return _network_cause(policy) or (_energy_cause(policy) if of_energy else None)
 
 
-def own_energy(policy: Any) -> str | None:
-    """
-    :param policy: whose networks are all finite
-    :return: its energy, if that is none which is finite wherever they are
-    """
-    if type(policy.energy) in FINITE:
-        return None
-    return f"energy={energy_name(policy.energy)} returned NaN or infinity, while the networks' parameters are finite"
-
-
-def training_cause(model: Any, error: FloatingPointError) -> str | None:
+def training_cause(model: Any, of_energy: bool) -> Cause | None:
     """
     :param model: an algorithm with a refined policy
-    :param error: what appeared
-    :return: what made a number of an update NaN or infinite, a clause, or ``None`` if nobody knows
+    :param of_energy: whether it was an energy that was not finite
+    :return: what made a number of an update NaN or infinite, or ``None`` if nobody knows
     """
-    of_energy = "energy" in str(error)
     return (
-        _broken_setting(model)
-        or broken_network(model.policy)
-        or broken_network(model)
-        or _broken_buffer(model.replay_buffer)
-        or (own_energy(model.policy) if of_energy else None)
+        _setting_cause(model)
+        or _network_cause(model.policy)
+        or _network_cause(model)
+        or _buffer_cause(model.replay_buffer)
+        or (_energy_cause(model.policy) if of_energy else None)
     )
 
 
-def _broken_setting(model: Any) -> str | None:
+def _network_cause(owner: Any) -> Cause | None:
+    found = broken_network(owner)
+    return None if found is None else Cause(found, advised=True)
+
+
+def _energy_cause(policy: Any) -> Cause | None:
+    if type(policy.energy) in FINITE:
+        return None
+    return Cause(f"energy={energy_name(policy.energy)} returned NaN or infinity, while all parameters are finite")
+
+
+def _setting_cause(model: Any) -> Cause | None:
     for name in ("gamma", "tau", "target_entropy", "distillation_coef"):
         value = getattr(model, name, 0.0)
         if isinstance(value, float) and not math.isfinite(value):
-            return f"{name} is {value!r}"
-    return entropy_coefficient_cause(model)
-
-
-def entropy_coefficient_cause(model: Any) -> str | None:
-    """
-    :param model: an algorithm with an entropy coefficient, fixed or learned
-    :return: what is wrong with it, or ``None``
-    """
+            return Cause(f"{name} is {value!r}")
     refines = not model.policy.refinement.is_identity and not model.learns_potential
     value = model._current_ent_coef().item()
     if math.isfinite(value) and (value > 0.0 or not refines):
         return None
     if model.log_ent_coef is None:
-        return f"the entropy coefficient (ent_coef) is {value}"
-    log = model.log_ent_coef.item()
+        return Cause(f"the entropy coefficient (ent_coef) is {value}")
     how = "overflowed" if value > 0.0 else "vanished" if value == 0.0 else "is NaN"
-    return (
-        f"the learned entropy coefficient (ent_coef) {how}: it is {value}, with logarithm {log:g}; "
-        "check target_entropy, or fix ent_coef"
+    log = model.log_ent_coef.item()
+    return Cause(
+        f"the learned entropy coefficient (ent_coef) {how}, with logarithm {log:g}; check target_entropy, or fix ent_coef"
     )
 
 
-def _broken_buffer(buffer: Any) -> str | None:
+def _buffer_cause(buffer: Any) -> Cause | None:
     for name in STORED:
         stored = getattr(buffer, name, None)
         for key, part in (stored if isinstance(stored, dict) else {"": stored}).items():
             if isinstance(part, np.ndarray) and part.dtype.kind == "f" and not np.isfinite(part).all():
-                return f"the replay buffer's {name}{f' {key!r}' if key else ''} contain NaN or infinity"
+                return Cause(f"the replay buffer's {name}{f' {key!r}' if key else ''} contain NaN or infinity")
     return None

@@ -21,6 +21,8 @@ from sb3_energy.common.return_tracker import Comparison, ReturnTracker
 from sb3_energy.common.training_arguments import check_fraction, check_rate, check_training_arguments
 from sb3_energy.deferred import NonFiniteError
 
+ADVICE = "a checkpoint from before, and a lower learning_rate"
+
 
 class TrackedCollection(OffPolicyAlgorithm):
     """
@@ -80,7 +82,10 @@ class TrackedCollection(OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        try:
+            action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        except ValueError as error:  # torch's own of a mean that is NaN
+            raise (self._action_error(None) if broken_network(self.policy) else error) from error
         if not math.isfinite(buffer_action.sum()):
             raise self._action_error(action_noise)
         if self._n_updates > 0 and self._last_obs is not None:
@@ -89,11 +94,8 @@ class TrackedCollection(OffPolicyAlgorithm):
         return action, buffer_action
 
     def _action_error(self, action_noise: ActionNoise | None) -> FloatingPointError:
-        cause = broken_network(self.policy) or (
-            None if action_noise is None else f"action_noise={action_noise!r} returned NaN"
-        )
-        because = "" if cause is None else f": {cause}"
-        return FloatingPointError(f"the action is not finite and was neither taken nor stored{because}")
+        made = broken_network(self.policy) or ("it is NaN" if action_noise is None else "action_noise returned NaN")
+        return FloatingPointError(f"the action must be finite and was neither taken nor stored: {made}")
 
     def _store_transition(
         self,
@@ -134,11 +136,12 @@ class TrackedCollection(OffPolicyAlgorithm):
         check_fraction("gamma", self.gamma)
         try:
             self._train(gradient_steps, batch_size)
-        except NonFiniteError as error:
-            cause = training_cause(self, error)
+        except (NonFiniteError, ValueError) as error:  # torch's distributions raise the second one for a mean that is NaN
+            met = error if isinstance(error, NonFiniteError) else NonFiniteError("an update met NaN or infinity", ADVICE)
+            cause = training_cause(self, "energy" in met.what)
             if cause is None:
                 raise
-            raise error.because(cause) from error
+            raise met.because(*cause) from error
 
     def _train(self, gradient_steps: int, batch_size: int) -> None:
         raise NotImplementedError

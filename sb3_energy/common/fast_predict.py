@@ -108,7 +108,7 @@ class FastPredict(SACPolicy):
             cause = policy_cause(self, "energy" in error.what)
             if cause is None:
                 raise
-            raise error.because(cause) from error
+            raise error.because(*cause) from error
         return actions, state if plans is None else plans.state
 
     @contextmanager

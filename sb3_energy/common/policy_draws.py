@@ -7,7 +7,6 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.common.actors import BackboneActor
-from sb3_energy.common.causes import broken_network
 from sb3_energy.common.head_policy import HeadPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals
 from sb3_energy.deferred import NonFiniteError
@@ -33,11 +32,8 @@ class PolicyDraws(HeadPolicy):
         return Gaussian(mean, log_std.exp())
 
     def _gaussian_actions(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
-        """The actor's own actions, scaled to [-1, 1]; not such that are NaN."""
-        try:
-            actions = self.actor(obs, deterministic)
-        except ValueError as error:  # torch has found a mean that is NaN
-            raise (_actor_error() if broken_network(self) else error) from error
+        """The actor's own actions, scaled to [-1, 1]; not such that are NaN, which torch refuses where it draws."""
+        actions = self.actor(obs, deterministic)
         if not math.isfinite(actions.sum().item()):
             raise _actor_error()
         return actions
