@@ -311,5 +311,5 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.refinement.is_identity or not self._refines:
-            return self._gaussian_actions(observation, deterministic)
+            return self.actor(observation, deterministic)
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))

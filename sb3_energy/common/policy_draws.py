@@ -1,6 +1,5 @@
 """What a refined policy starts from, and several draws of it, for diagnostics and for estimators of its entropy."""
 
-import math
 from collections.abc import Callable
 
 import torch as th
@@ -9,7 +8,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.head_policy import HeadPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals
-from sb3_energy.deferred import NonFiniteError
 from sb3_energy.types import Chains, EnergyFn
 
 
@@ -30,13 +28,6 @@ class PolicyDraws(HeadPolicy):
         """
         mean, log_std, _ = self.actor.get_action_dist_params(obs)
         return Gaussian(mean, log_std.exp())
-
-    def _gaussian_actions(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
-        """The actor's own actions, scaled to [-1, 1]; not such that are NaN, which torch refuses where it draws."""
-        actions = self.actor(obs, deterministic)
-        if not math.isfinite(actions.sum().item()):
-            raise _actor_error()
-        return actions
 
     def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
         """
@@ -88,7 +79,3 @@ class PolicyDraws(HeadPolicy):
         else:
             repeated = obs.repeat_interleave(n, 0)
         return th.tanh(self.refine(repeated)).unflatten(0, (-1, n))
-
-
-def _actor_error() -> FloatingPointError:
-    return NonFiniteError("the actor's output is NaN or infinite", "a checkpoint from before, and a lower learning_rate")

@@ -1,8 +1,9 @@
 """SAC's own arguments, checked one sentence each where SB3 would go on with them."""
 
 import math
-from numbers import Integral, Real
 from typing import Any
+
+from sb3_energy.checks import check_integer, plain
 
 SMALLEST = {"buffer_size": None, "batch_size": 1, "gradient_steps": None, "n_steps": 1}
 """Integers, and what they must be at least; SB3 takes any ``gradient_steps`` below 0 for as many as there were steps."""
@@ -16,7 +17,7 @@ def check_training_arguments(model: Any) -> None:
     """
     check_learning_rate(model.learning_rate)
     for name, minimum in SMALLEST.items():
-        _check_integer(name, getattr(model, name), minimum)
+        check_integer(name, getattr(model, name), minimum)
     check_fraction("tau", model.tau)
     check_fraction("gamma", model.gamma)
     if math.isnan(_number("learning_starts", model.learning_starts)):
@@ -36,10 +37,9 @@ def check_learning_rate(learning_rate: Any) -> None:
     """
     if callable(learning_rate):
         rate = learning_rate(1.0)
-        if isinstance(rate, Real) or hasattr(rate, "__float__"):
-            check_rate(float(rate), 1.0)
-        else:
+        if not hasattr(rate, "__float__"):
             raise TypeError(f"learning_rate must return a number, got {rate!r} at progress_remaining=1.0")
+        check_rate(float(rate), 1.0)
     elif not 0.0 <= _number("learning_rate", learning_rate, "a number or a schedule") < math.inf:
         raise ValueError(f"learning_rate must be finite and at least 0, got {learning_rate!r}")
 
@@ -69,8 +69,8 @@ def check_fraction(name: str, value: Any) -> None:
 
 
 def _check_train_freq(train_freq: Any) -> None:
-    frequency = train_freq[0] if isinstance(train_freq, tuple) and train_freq else train_freq
-    if isinstance(frequency, Integral) and frequency < 1:  # SB3 says what is wrong with other types
+    frequency = plain(train_freq[0] if isinstance(train_freq, tuple) and train_freq else train_freq)
+    if isinstance(frequency, int) and frequency < 1:  # SB3 says what is wrong with other types
         raise ValueError(f"train_freq must be at least 1, got {train_freq!r}")
 
 
@@ -103,13 +103,7 @@ def _check_target_entropy(target_entropy: Any) -> None:
 
 
 def _number(name: str, value: Any, what: str = "a number") -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"{name} must be {what}, got {value!r}")
-    return float(value)
-
-
-def _check_integer(name: str, value: Any, minimum: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return float(number)
