@@ -69,7 +69,7 @@ def chain(steps: int, **others: Any) -> dict[str, Any]:
     """
     refiner = dict(refiner="langevin", refiner_steps=steps) if steps > 0 else dict(refiner="none")
     policy = dict(backbone="plain", n_particles=1) | refiner | others
-    return dict(refine_target=True, entropy_estimator="base", policy_kwargs=policy)
+    return dict(refine_target=policy["refiner"] != "none", entropy_estimator="base", policy_kwargs=policy)
 
 
 def baseline(section: str) -> Case:
@@ -112,7 +112,7 @@ def refiner_cases() -> list[Case]:
     """
     :return: every refiner at its defaults with refined targets, and options of EnergySAC that cost something
     """
-    refiners = [Case(name, kwargs=dict(refine_target=True, policy_kwargs=dict(refiner=name))) for name in REFINERS]
+    refiners = [Case(name, kwargs=dict(refine_target=name != "none", policy_kwargs=dict(refiner=name))) for name in REFINERS]
     options: dict[str, dict[str, Any]] = {
         DEFAULTS: {},
         "refine_target=True, n_particles=1": dict(refine_target=True, policy_kwargs=dict(n_particles=1)),

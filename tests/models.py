@@ -23,6 +23,8 @@ def small_model(kind, policy="MlpPolicy", env="Pendulum-v1", policy_kwargs=None,
     settings = dict(learning_starts=20, batch_size=16, buffer_size=500, seed=0, device="cpu") | kwargs
     if kind == "pgac":
         training = POTENTIAL_TRAINING | (settings.get("potential_training_kwargs") or {})
+        if settings.get("divergence_coef") == 0.0:  # without which there are no negatives
+            training = {name: value for name, value in training.items() if "negative" not in name}
         settings |= dict(potential_training_kwargs=training)
     small = dict(net_arch=[16]) | REFINED[kind] | (policy_kwargs or {})
     return ALGORITHMS[kind](policy, env, policy_kwargs=small, **settings)

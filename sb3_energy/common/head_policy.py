@@ -35,6 +35,10 @@ class HeadPolicy(SACPolicy):
         optimizer_class: Any = self.optimizer_class
         if any(True for _ in head.parameters()):  # a single coordinate has no prefix
             head.optimizer = optimizer_class(head.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        elif self._head_kwargs:
+            raise ValueError(
+                f"head_kwargs={self._head_kwargs!r} needs actions of more than one coordinate, got one, without prefix"
+            )
         self.head = head
 
     def features(self, obs: PyTorchObs) -> th.Tensor:

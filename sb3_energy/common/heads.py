@@ -246,6 +246,9 @@ HEAD_ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 """What a policy's ``head_kwargs`` may hold, by the same names."""
 
+UNREAD_TRAINING: dict[str, tuple[str, ...]] = {"prefix_energy": ("refined_fraction", "replay_std", "step_size")}
+"""What of :class:`HeadTraining` a head does not read, by the same names: prefixes learn from candidates of their own."""
+
 
 def _scalar(network: FieldNetwork, features: th.Tensor, x: th.Tensor, t: th.Tensor, r: th.Tensor) -> th.Tensor:
     return network(features, x, t, r).squeeze(-1)

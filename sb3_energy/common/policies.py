@@ -24,6 +24,7 @@ from sb3_energy.common.quantile_critic import QuantileCritic, quantile_kwargs
 from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.common.row_energies import bind_rows
 from sb3_energy.common.starts import is_flow, unasked
+from sb3_energy.common.unread_arguments import check_energy_is_asked
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES, FINITE, make_energy, tempered
@@ -174,6 +175,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
         self.energy = make_energy(ENERGIES, energy, energy_kwargs)
         if getattr(self.energy, "needs_potential", False) and not self.has_potential:
             raise ValueError(f"energy={energy!r} needs a potential, which the policies of PGAC have; use energy='q'")
+        check_energy_is_asked(refiner, self.refinement, self.energy)
         if use_sde and not self.refinement.is_identity:
             raise ValueError(f"use_sde=True keeps its noise for several steps and needs refiner='none', got {refiner!r}")
         self._quantile_kwargs = quantile_kwargs(critic, n_quantiles, top_quantiles_to_drop_per_net)

@@ -14,6 +14,7 @@ from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.potential_training import base_actions
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian
 from sb3_energy.common.q_scale import QScale
+from sb3_energy.common.unread_arguments import GSDE_OF_THE_POLICY, NO_GSDE, refuse_changed
 from sb3_energy.energies import ENERGIES, make_energy
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.refiners import REFINERS, Identity, Langevin, jko_langevin
@@ -97,6 +98,7 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
                 "use_sde=True keeps its noise for several steps, which a potential's starts do not, "
                 f"and needs EnergySAC with refiner='none', got {refiner!r}"
             )
+        refuse_changed(kwargs, GSDE_OF_THE_POLICY, NO_GSDE)
         if refiner == "none" or (isinstance(refiner, type) and issubclass(refiner, Identity)):
             raise ValueError(
                 f"refiner must be one that follows the potential, such as 'langevin', got {refiner!r}; EnergySAC takes it"

@@ -31,6 +31,7 @@ from sb3_energy.common.potential_training import (
 )
 from sb3_energy.common.proposals import Gaussian, draw_proposals, latent, mixture_log_prob
 from sb3_energy.common.q_scale import SMALLEST_SPREAD
+from sb3_energy.common.unread_arguments import check_potential_training
 from sb3_energy.energies import QEnergy, log_tanh_jacobian
 from sb3_energy.losses import gradient_matching_loss, value_weights
 from sb3_energy.refiners import refine, refined_particles
@@ -73,6 +74,7 @@ class PotentialUpdates(ChainMemory):
         ).check(getattr(energy, "guidance", 0.0))
         self._q_energy = QEnergy(getattr(energy, "aggregate", "mean"), getattr(energy, "coefficient", None))
         self._check_end_to_end()
+        check_potential_training(self._training, self.transport_coef, self.divergence_coef, self.value_weight)
         self.behaviour_critic = self._make_behaviour_critic()
 
     def _check_end_to_end(self) -> None:

@@ -18,6 +18,7 @@ from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals, latent, squashed_log_prob
 from sb3_energy.common.refinement_records import refinement_records
 from sb3_energy.common.starts import is_flow
+from sb3_energy.common.unread_arguments import check_head_training
 from sb3_energy.deferred import NonFiniteError, require
 from sb3_energy.energies import log_tanh_jacobian, tempered
 from sb3_energy.entropy import BaseEntropy
@@ -63,7 +64,11 @@ class RefinedUpdates(OffPolicyAlgorithm):
             raise ValueError(
                 f"head_training_kwargs needs a refiner that learns, such as 'flow', got {self.head_training_kwargs!r}"
             )
-        return resolve({}, HeadTraining, self.head_training_kwargs, "head_training")
+        training = resolve({}, HeadTraining, self.head_training_kwargs, "head_training")
+        if self.policy.head is not None:
+            needed: Any = self.policy.refinement.refiner
+            check_head_training(training, needed.head, hasattr(self.policy.head, "optimizer"))
+        return training
 
     def _make_reverse_drift(self) -> FieldNetwork | None:
         if not getattr(self._estimator, "learns_reverse", False):

@@ -59,6 +59,8 @@ def make_refinement(
             f"refiner={refiner!r} leaves actions as they are and takes n_particles=1 and trust_region=None, "
             f"got {n_particles} and {trust_region!r}"
         )
+    if isinstance(instance, Identity):
+        initial_particles, precondition = _check_identity(refiner, initial_particles, precondition, box)
     if is_flow(instance):
         initial_particles, precondition = _check_flow(refiner, initial_particles, precondition, trust_region, box)
     initial_particles = "mixture" if initial_particles is None else initial_particles
@@ -111,16 +113,26 @@ def _check_descents(refiner: Any, instance: Refiner, deterministic_particles: An
         )
 
 
+def _check_identity(refiner: Any, initial_particles: Any, precondition: Any, box: Any) -> tuple[str, bool]:
+    only = (("initial_particles", initial_particles, "base"), ("precondition", precondition, False), ("box", box, "tanh"))
+    _refuse_others(only, refiner, "which moves nothing")
+    return "base", False
+
+
 def _check_flow(refiner: Any, initial_particles: Any, precondition: Any, trust_region: Any, box: Any) -> tuple[str, bool]:
     # What a flow has learned starts at the base, before the squash, and nowhere else
-    for name, value, only in (
+    only = (
         ("initial_particles", initial_particles, "base"),
         ("precondition", precondition, False),
         ("trust_region", trust_region, None),
         ("box", box, "tanh"),
-    ):
-        if value is not None and value != only:
-            raise ValueError(
-                f"{name} must be {only!r} with refiner={refiner!r}, which follows what it has learned, got {value!r}"
-            )
+    )
+    _refuse_others(only, refiner, "which follows what it has learned")
     return "base", False
+
+
+def _refuse_others(only: tuple[tuple[str, Any, Any], ...], refiner: Any, because: str) -> None:
+    """What is given, by name, and the one value that says what happens."""
+    for name, value, accepted in only:
+        if value is not None and not (isinstance(value, (str, bool)) and value == accepted):
+            raise ValueError(f"{name} must be {accepted!r} with refiner={refiner!r}, {because}, got {value!r}")

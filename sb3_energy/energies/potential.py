@@ -57,7 +57,7 @@ class GuidedPotential:
     :param normalize_q: whether Q is divided by its spread
     :param aggregate: of the critics, see :class:`sb3_energy.energies.QEnergy`
     :param coefficient: of the standard deviation in ``lcb``
-    :raises ValueError: if a number is out of range
+    :raises ValueError: if a number is out of range, or Q is to be as it is and not asked
     :raises TypeError: if something has the wrong type
     """
 
@@ -73,6 +73,8 @@ class GuidedPotential:
         check_number("guidance", self.guidance)
         check_number("temperature", self.temperature, strict=True)
         check_bool("normalize_q", self.normalize_q)
+        if self.guidance == 0.0 and not self.normalize_q:
+            raise ValueError(f"normalize_q=False needs guidance above 0, without which Q is not asked, got {self.guidance!r}")
         QEnergy(self.aggregate, self.coefficient)
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:

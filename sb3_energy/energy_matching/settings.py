@@ -54,6 +54,11 @@ class Settings:
         check_fraction("transport_time", self.transport_time)
         if self.noise_fraction > 1.0:
             raise ValueError(f"noise_fraction must lie in [0, 1], got {self.noise_fraction!r}")
+        if self.divergence_coef == self.magnitude_coef == 0.0 and self.noise_fraction != 1.0:
+            raise ValueError(
+                "noise_fraction below 1 needs negatives, and divergence_coef or magnitude_coef above 0, "
+                f"got {self.noise_fraction!r} with 0.0 and 0.0"
+            )
         if self.ema_decay is not None:
             check_number("ema_decay", self.ema_decay, strict=True)
             if not self.ema_decay < 1.0:

@@ -23,10 +23,16 @@ from sb3_energy.common.lean_updates import LeanUpdates
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.refined_updates import LOOK_EVERY, RefinedUpdates
+from sb3_energy.common.unread_arguments import (
+    check_estimator_is_asked,
+    check_refined_updates,
+    check_update_particles,
+    refuse_policys_own_sde,
+    runs_chains,
+)
 from sb3_energy.common.update_by_hand import UpdateByHand, temperature_loss_by_hand
 from sb3_energy.deferred import NonFiniteError, active_checks, require
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_energy.entropy import BaseEntropy
 from sb3_energy.losses import actor_loss, soft_td_target, temperature_loss
 from sb3_energy.types import EntropyEstimator, RefinerInfo
 
@@ -75,6 +81,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         "MultiInputPolicy": MultiInputPolicy,
     }
     learns_potential: ClassVar[bool] = False
+    default_update_particles: ClassVar[int] = 16
     policy: RefinedPolicy
     actor: BackboneActor
     critic: EnsembleCritic
@@ -113,6 +120,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
             raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
         if isinstance(policy, type) and policy.has_potential and not self.learns_potential:
             raise TypeError(f"policy must be without a potential, which PGAC teaches, got {policy.__name__}")
+        refuse_policys_own_sde(kwargs.get("policy_kwargs"), kwargs.get("use_sde", False))
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[misc]
         if _init_setup_model:
             self._setup_model()
@@ -132,13 +140,14 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
             raise ValueError(f"distillation_coef={coef!r} needs refined actions to learn from, and refiner='none' makes none")
         if self.ent_coef_optimizer is None and refines:
             self._check_ent_coef(self.ent_coef_tensor.item())
-        uses_estimate = self.ent_coef_optimizer is not None or (self.refine_target and refines)
-        asked_for = self.entropy_estimator is not None and not isinstance(self._estimator, BaseEntropy)
-        if asked_for and not uses_estimate:
-            raise ValueError(
-                f"entropy_estimator={self.entropy_estimator!r} would not be asked: with a fixed ent_coef it needs "
-                "refine_target=True and a refiner"
-            )
+        check_refined_updates(self.policy.refinement, self.refine_target)
+        uses_estimate = self.ent_coef_optimizer is not None or self.refine_target
+        check_estimator_is_asked(self._estimator, self.entropy_estimator, self.entropy_estimator_kwargs, uses_estimate)
+        check_update_particles(self.update_particles, self.default_update_particles, self._chooses_proposals(uses_estimate))
+
+    def _chooses_proposals(self, uses_estimate: bool) -> bool:
+        """Whether anything in an update starts chains, and so asks for the most proposals of one."""
+        return self.refine_target or self.distillation_coef > 0.0 or (uses_estimate and runs_chains(self._estimator))
 
     def _check_ent_coef(self, ent_coef: float) -> None:
         if not ent_coef > 0.0:

@@ -11,6 +11,11 @@ from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import Records
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.common.potential_updates import PotentialUpdates
+from sb3_energy.common.unread_arguments import (
+    GSDE_OF_THE_ALGORITHM,
+    NO_GSDE,
+    refuse_changed,
+)
 from sb3_energy.energy_sac import EnergySAC
 from sb3_energy.pgac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -59,6 +64,7 @@ class PGAC(PotentialUpdates, EnergySAC):
         "MultiInputPolicy": MultiInputPolicy,
     }
     learns_potential: ClassVar[bool] = True
+    default_update_particles: ClassVar[int] = 8
     policy: PotentialPolicy
     critic: EnsembleCritic
 
@@ -111,6 +117,14 @@ class PGAC(PotentialUpdates, EnergySAC):
 
     def _optimizers(self) -> list[th.optim.Optimizer]:
         return [*super()._optimizers(), *self._potential_optimizers()]
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        refuse_changed(vars(self), GSDE_OF_THE_ALGORITHM, NO_GSDE)
+
+    def _chooses_proposals(self, uses_estimate: bool) -> bool:
+        refines = self._training.n_refined > 0 or self.end_to_end_coef != 0.0  # which nobody has checked yet
+        return refines or super()._chooses_proposals(uses_estimate)
 
     def _check_ent_coef(self, ent_coef: float) -> None:
         if not ent_coef >= 0.0:

@@ -102,9 +102,8 @@ def test_settings_under_which_an_estimate_would_be_wrong_are_refused(name, polic
     assert "\n" not in str(caught.value)
 
 
-def test_walls_and_no_steps_are_no_matter_for_who_follows_no_density():
-    for policy_kwargs in (dict(box="reflect"), dict(refiner_steps=0)):
-        small(CHAINS | policy_kwargs, entropy_estimator="soft_value")
+def test_walls_are_no_matter_for_who_follows_no_density():
+    small(CHAINS | dict(box="reflect"), entropy_estimator="soft_value")
 
 
 def _noting(targets, td_loss, obs, actions, values):
