@@ -129,7 +129,7 @@ OF_POLICIES = dict(
     net_arch=Case([4], NONE),
     activation_fn=Case(nn.Tanh, NONE),
     log_std_init=Case(0.0, GSDE),
-    use_expln=Case(True, GSDE),
+    use_expln=Case(True, dict(use_sde=True) | policy(refiner="none", log_std_init=1.0)),
     clip_mean=Case(0.01, GSDE),
     features_extractor_class=Case(Linear, NONE),
     features_extractor_kwargs=Case(dict(features_dim=2), LEARNS),
@@ -166,7 +166,7 @@ OF_POTENTIAL_POLICIES = dict(
     refiner_kwargs=Case(dict(max_displacement=0.01), POTENTIAL),
     trust_region=Case(0.1, POTENTIAL),
     sampling_time=Case(2.0, POTENTIAL),
-    transport_time=Case(0.0, POTENTIAL),
+    transport_time=Case(0.0, POTENTIAL | policy(n_particles=4, refiner_steps=4)),
     potential_kwargs=Case(dict(net_arch=[4]), POTENTIAL),
 )
 OF_REFINERS: dict[str, dict[str, Case]] = {
