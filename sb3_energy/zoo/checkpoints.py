@@ -6,8 +6,8 @@ The functions here wrap the methods of the zoo's ``ExperimentManager`` that have
 method.
 """
 
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_energy.common.whole_files import write_whole
+from sb3_energy.common.bad_files import existing, explained
+from sb3_energy.common.checked_files import DamagedError, dump_checked, load_checked
+from sb3_energy.common.whole_files import PathOrFile, write_whole
 
 BUFFER, STATISTICS = "replay_buffer", "vecnormalize"
 
@@ -53,11 +55,79 @@ class MatchingCheckpointCallback(CheckpointCallback):
         if self.save_replay_buffer and getattr(self.model, "replay_buffer", None) is not None:
             self.model.save_replay_buffer(buffer_path)  # type: ignore[attr-defined]
         if self.save_vecnormalize and statistics is not None:
-            write_whole(companion(model_path, STATISTICS), "pkl", partial(pickle.dump, statistics))
+            save_statistics(statistics, companion(model_path, STATISTICS))
         self.model.save(model_path)
         for path in model_path.parent.glob(f"{BUFFER}_*_steps.pkl"):
             if path != buffer_path:
                 path.unlink()
+
+
+def save_statistics(env: VecNormalize, path: PathOrFile) -> None:
+    """
+    Save the running statistics as ``VecNormalize.save`` does, which ``VecNormalize.load`` reads, in a whole file with a
+    checksum.
+
+    :param env: the normalised environment
+    :param path: where to
+    :raises OSError: if the file cannot be written
+    """
+    write_whole(path, "", partial(dump_checked, env))
+
+
+def load_statistics(path: Path, venv: VecEnv) -> VecNormalize:
+    """
+    Load running statistics as ``VecNormalize.load`` does. This runs code that the file contains: load only files of people
+    you trust.
+
+    :param path: where ``VecNormalize.save`` or :func:`save_statistics` has written
+    :param venv: the environment to normalise
+    :return: the normalised environment
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is another one, or damaged
+    """
+    found: Any = existing(path, "", "VecNormalize")
+    with explained(path, "VecNormalize"), open(found, "rb") as file:
+        statistics = load_checked(file, is_alone=True)
+        if not isinstance(statistics, VecNormalize):
+            raise DamagedError(f"it holds a {type(statistics).__name__}")
+    statistics.set_venv(venv)
+    return statistics
+
+
+@contextmanager
+def whole_statistics(env: VecNormalize | None) -> Iterator[None]:
+    """
+    Within it, ``env.save``, which SB3 writes over the old file, leaves that whole.
+
+    :param env: the normalised environment of a model, if it is one
+    """
+    if env is None or type(env).save is not VecNormalize.save:
+        yield
+        return
+
+    def save(save_path: str) -> None:
+        vars(env).pop("save", None)  # no part of what is saved
+        save_statistics(env, save_path)
+
+    vars(env)["save"] = save
+    try:
+        yield
+    finally:
+        vars(env).pop("save", None)
+
+
+def save_with_statistics(original: Callable[..., Any], holder: Any, *args: Any) -> Any:
+    """
+    What the zoo saves beside a model: ``vecnormalize.pkl``, after a run and with each best model, in whole files.
+
+    :param original: the method that is wrapped
+    :param holder: a callback, which knows its model, or the experiment, which is given it
+    :param args: of the method
+    :return: what the method returns
+    """
+    model = args[0] if args else holder.model
+    with whole_statistics(model.get_vec_normalize_env()):
+        return original(*args)
 
 
 def companion(model_path: Path, kind: str) -> Path:
@@ -111,7 +181,7 @@ def maybe_normalize(original: Callable[..., VecEnv], manager: Any, env: VecEnv, 
     path = companion(Path(manager.trained_agent), STATISTICS)
     if not path.is_file():
         return env
-    normalized = VecNormalize.load(str(path), env.venv if isinstance(env, VecNormalize) else env)
+    normalized = load_statistics(path, env.venv if isinstance(env, VecNormalize) else env)
     if eval_env:
         normalized.training = normalized.norm_reward = False
     return normalized

@@ -108,12 +108,20 @@ def _patch_hyperparams_opt(module: ModuleType) -> None:
 
 def _patch_callbacks(module: ModuleType) -> None:
     _replace(module.ParallelTrainCallback, "_init_callback", _refuse_parallel_training)
+    _replace(module.SaveVecNormalizeCallback, "_on_step", _save_whole_statistics)
+
+
+def _is_ours(model: Any) -> bool:
+    return isinstance(model, tuple(pkgutil.resolve_name(parts.algorithm) for parts in ALGORITHMS.values()))
+
+
+def _save_whole_statistics(original: Callable[[], bool], callback: Any) -> bool:
+    return checkpoints.save_with_statistics(original, callback) if _is_ours(callback.model) else original()
 
 
 def _refuse_parallel_training(original: Callable[[], None], callback: Any) -> None:
     """It accepts every subclass of SAC, and trains and saves a plain SAC in its place."""
-    ours = tuple(pkgutil.resolve_name(parts.algorithm) for parts in ALGORITHMS.values())
-    if isinstance(callback.model, ours):
+    if _is_ours(callback.model):
         # no ValueError: a hyperparameter search would take it for a trial that diverged
         raise TypeError(
             f"ParallelTrainCallback would train a plain SAC instead of {type(callback.model).__name__}: "
@@ -133,6 +141,7 @@ def _patch_exp_manager(module: ModuleType) -> None:
     _replace(manager, "_maybe_normalize", _for_ours(checkpoints.maybe_normalize))
     _replace(manager, "_load_pretrained_agent", _for_ours(checkpoints.load_pretrained_agent))
     _replace(manager, "learn", _for_ours(checkpoints.learn))
+    _replace(manager, "save_trained_model", _for_ours(checkpoints.save_with_statistics))
     _replace(manager, "objective", _for_ours(_prune_diverged))
 
 

@@ -14,8 +14,10 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
+import rl_zoo3.callbacks
 import rl_zoo3.exp_manager
 import torch as th
+from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -82,6 +84,53 @@ def test_statistics_of_the_checkpoint_are_continued_with(tmp_path):
     manager.continue_training = False
     fresh = checkpoints.maybe_normalize(lambda env, eval_env: VecNormalize(env), manager, plain, eval_env=False)
     assert fresh.training and (fresh.obs_rms.mean == 0.0).all()
+
+
+def test_damaged_statistics_are_refused(tmp_path):
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    train(tmp_path, n_steps=25, env=env)
+    path = tmp_path / "vecnormalize_25_steps.pkl"
+    assert isinstance(VecNormalize.load(str(path), env.venv), VecNormalize), "SB3 reads it too"
+    whole = path.read_bytes()
+    manager = argparse.Namespace(trained_agent=str(tmp_path / "rl_model_25_steps.zip"), continue_training=True)
+    changed = whole[: len(whole) // 2] + b"#" + whole[len(whole) // 2 + 1 :]
+    for content in (changed, whole[:-40], b"", b"hello", pickle.dumps([1])):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="no saved VecNormalize") as caught:
+            checkpoints.maybe_normalize(lambda env, eval_env: env, manager, env.venv, eval_env=True)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise OSError("No space left on device")
+
+
+@pytest.mark.parametrize("what", ["best model", "trained model"])
+@pytest.mark.parametrize("algo, cls", [("energy_sac", EnergySAC), ("pgac", PGAC), ("sac", SAC)])
+def test_statistics_are_whole_wherever_the_zoo_saves_them(tmp_path, what, algo, cls):
+    register()
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    model = cls("MlpPolicy", env, buffer_size=100)
+    if what == "best model":
+        callback = rl_zoo3.callbacks.SaveVecNormalizeCallback(1, str(tmp_path))
+        callback.init_callback(model)
+        save, path = callback.on_step, tmp_path / "vecnormalize.pkl"
+    else:
+        manager = rl_zoo3.exp_manager.ExperimentManager(argparse.Namespace(), algo, "Pendulum-v1", str(tmp_path))
+        manager.normalize = True
+        Path(manager.params_path).mkdir(parents=True)
+        save, path = lambda: manager.save_trained_model(model), Path(manager.params_path) / "vecnormalize.pkl"
+    save()
+    save()
+    assert "save" not in vars(env), "its own method is back"
+    np.testing.assert_array_equal(VecNormalize.load(str(path), env.venv).obs_rms.mean, env.obs_rms.mean)
+    before = path.read_bytes()
+    env.obs_rms.extra = Unpicklable()
+    with pytest.raises(OSError, match="No space left"):
+        save()
+    assert "save" not in vars(env) and [name for name in names(path.parent) if name.startswith(".")] == []
+    assert (path.read_bytes() == before) == (cls is not SAC), "other algorithms are as they were"
 
 
 def test_returns_do_not_run_over_the_place_where_a_run_was_killed():
