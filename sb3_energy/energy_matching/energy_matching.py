@@ -348,7 +348,7 @@ class EnergyMatching:
         cls, path: PathOrFile, device: th.device | str = "auto", verbose: int = 0, logger: Logger | None = None
     ) -> "EnergyMatching":
         """
-        Reading the file runs no code of it.
+        The file is read with torch's ``weights_only=True``.
 
         :param path: as it was saved
         :param device: where to put it; on another type of device random numbers begin anew

@@ -1,4 +1,4 @@
-"""A trained potential in one file: plain values and tensors, so that reading it runs no code, and a checksum."""
+"""A trained potential in one file: plain values and tensors, and a checksum."""
 
 from typing import Any
 
