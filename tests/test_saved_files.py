@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import random
 import stat
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import PPO, SAC, TD3
 
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
 from sb3_energy.common.finite_tensors import module_tensors
@@ -231,6 +233,9 @@ def test_a_folder_and_nothing_are_refused(case, tmp_path):
     with pytest.raises(OSError, match=r"folder\.bin"):
         case.save(tmp_path / "folder.bin")
     assert names(tmp_path) == ["folder.bin"]
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(NotADirectoryError, match=r"what should be its folder is a file.*new\.bin"):
+        case.save(tmp_path / "file" / "new.bin")
 
 
 def test_every_other_file_of_the_package_is_refused(case, models, tmp_path, request):
@@ -301,6 +306,30 @@ def test_settings_that_are_none(models, tmp_path, name, data):
     model.save(tmp_path / "model.zip")
     rewritten(tmp_path / "model.zip", data=data)
     assert f"is no saved {name}: " in refused(type(model).load, tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("setting", ["policy_kwargs", "gamma", "batch_size", "n_envs", "verbose", "learning_rate", "update"])
+def test_one_setting_that_is_none(models, tmp_path, name, setting):
+    model = models[name]
+    model.save(tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        data = json.loads(archive.read("data"))
+    rewritten(tmp_path / "model.zip", data=json.dumps(data | {setting: None}))
+    assert setting.replace("_", " ") in refused(type(model).load, tmp_path / "model.zip").replace("_", " ")
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC, TD3])
+def test_files_of_sb3s_algorithms(models, tmp_path, algorithm):
+    other = algorithm("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[16]))
+    other.save(tmp_path / "model.zip")
+    other.policy.save(tmp_path / "policy.pth")
+    for name in ALGORITHMS:
+        model = models[name]
+        assert f"is no saved {name}: its policy is" in refused(type(model).load, tmp_path / "model.zip")
+        assert f"has no parameters for this {name}" in refused(model.set_parameters, tmp_path / "model.zip")
+        assert "is no saved" in refused(type(model.policy).load, tmp_path / "policy.pth")
+    assert "is no saved EnergyMatching" in refused(EnergyMatching.load, tmp_path / "policy.pth")
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -1,7 +1,6 @@
 """Nothing that is NaN or infinite goes into a file, or comes out of one."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch as th
 from torch import nn
@@ -35,25 +34,26 @@ def not_finite(finite: Iterable[NamedTensor], not_nan: Iterable[NamedTensor] = (
     """
     :param finite: tensors that may hold neither NaN nor infinity, by name
     :param not_nan: tensors that may hold no NaN
-    :return: the name of the first one that does, or ``None``. A device is waited for once.
+    :return: the name of one that does, or ``None``
     """
-    names: dict[th.device, list[str]] = {}
-    flags: dict[th.device, list[th.Tensor]] = {}
-    for test, tensors in ((_is_finite, finite), (_has_no_nan, not_nan)):
-        for name, tensor in tensors:
-            if tensor.is_floating_point() and tensor.numel() > 0:
-                names.setdefault(tensor.device, []).append(name)
-                flags.setdefault(tensor.device, []).append(test(tensor.detach()))
-    for device, found in flags.items():
-        good: Any = th.stack(found)
-        if not good.all():
-            return names[device][good.tolist().index(False)]
+    strict = [(name, tensor.detach()) for name, tensor in finite if tensor.is_floating_point()]
+    lenient = [(name, tensor.detach()) for name, tensor in not_nan if tensor.is_floating_point()]
+    # A sum takes a tenth of the time of looking at each number. It misses nothing, and is wrong now and then
+    suspects = _where_not_finite(strict), _where_not_finite(lenient)
+    for name, tensor in suspects[0]:
+        if not th.isfinite(tensor).all():
+            return name
+    for name, tensor in suspects[1]:
+        if th.isnan(tensor).any():
+            return name
     return None
 
 
-def _is_finite(tensor: th.Tensor) -> th.Tensor:
-    return th.isfinite(tensor).all()
-
-
-def _has_no_nan(tensor: th.Tensor) -> th.Tensor:
-    return ~th.isnan(tensor).any()
+def _where_not_finite(tensors: list[NamedTensor]) -> list[NamedTensor]:
+    """Those whose sum is not finite. A device is waited for once."""
+    found: list[NamedTensor] = []
+    for device in {tensor.device for _, tensor in tensors}:
+        there = [(name, tensor) for name, tensor in tensors if tensor.device == device]
+        sums = th.stack([tensor.sum(dtype=th.float32) for _, tensor in there])
+        found += [item for item, is_finite in zip(there, th.isfinite(sums).tolist(), strict=True) if not is_finite]
+    return found

@@ -5,9 +5,11 @@ import binascii
 import inspect
 import io
 import json
+import numbers
 import pickle
 import zipfile
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import cloudpickle
@@ -23,6 +25,10 @@ SETTING_NAMES = "_setting_names"
 
 _FILES = ("data", "policy.pth")
 _NEEDED = ("action_space", "observation_space", "policy_class")
+_NUMBERS = (
+    "batch_size", "buffer_size", "gamma", "gradient_steps", "learning_starts", "n_envs", "num_timesteps",
+    "target_update_interval", "tau", "verbose", "_n_updates",
+)  # fmt: skip
 
 
 def check_model_file(algorithm: type[BaseAlgorithm], path: PathOrFile, custom_objects: dict[str, Any] | None = None) -> None:
@@ -36,11 +42,10 @@ def check_model_file(algorithm: type[BaseAlgorithm], path: PathOrFile, custom_ob
     with explained(path, algorithm.__name__), opened(path) as file:
         check_zip(file, _FILES, "model.save()")
         settings = _read_settings(file)
-        for name in _parameter_files(file):
-            _read_parameters(file, name)
     settings |= {name: value for name, value in (custom_objects or {}).items() if name in settings}
     objects = {name: _deserialized(path, name, value) for name, value in settings.items()}
     _check_policy_class(algorithm, path, objects["policy_class"])
+    _check_types(algorithm, path, objects)
     _check_known(algorithm, path, "settings", objects.get(SETTING_NAMES), set(own_settings(algorithm)))
     known, takes_any = _argument_names(objects["policy_class"].__mro__)
     if not takes_any:
@@ -55,12 +60,13 @@ def read_parameters(what: str, path: PathOrFile) -> dict[str, Any]:
     :raises ValueError: if it is no model's file, or damaged
     """
     with explained(path, what), opened(path) as file:
-        check_zip(file, ("policy.pth",), "model.save()")
+        check_zip(file, _FILES[1:], "model.save()")
         found = {name: _read_parameters(file, name) for name in _parameter_files(file)}
     variables = ("pytorch_variables", "tensors")
     return {name.removesuffix(".pth"): state for name, state in found.items() if name.removesuffix(".pth") not in variables}
 
 
+@lru_cache
 def own_settings(algorithm: type) -> list[str]:
     """
     :param algorithm: a class
@@ -139,6 +145,17 @@ def _check_policy_class(algorithm: type[BaseAlgorithm], path: PathOrFile, policy
             f"{path} is no saved {algorithm.__name__}: its policy is {name} of {getattr(policy_class, '__module__', None)}; "
             "load it with the algorithm that saved it"
         )
+
+
+def _check_types(algorithm: type, path: PathOrFile, settings: dict[str, Any]) -> None:
+    """SB3 takes whatever is there, and fails in the middle of a training."""
+    expected: dict[str, tuple[type, str]] = dict.fromkeys(_NUMBERS, (numbers.Real, "number"))
+    expected |= dict.fromkeys(("policy_kwargs", "replay_buffer_kwargs"), (dict, "dictionary"))
+    for name, (kind, called) in expected.items():
+        if name in settings and not isinstance(settings[name], kind):
+            raise ValueError(
+                f"{path} is no saved {algorithm.__name__}: its {name} must be a {called}, got {settings[name]!r:.80}"
+            )
 
 
 def _check_known(algorithm: type, path: PathOrFile, where: str, found: Any, known: set[str]) -> None:

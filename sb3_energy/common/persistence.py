@@ -14,7 +14,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_energy.common.bad_files import existing, one_line
 from sb3_energy.common.buffer_files import check_buffer_fits, read_buffer
-from sb3_energy.common.checked_files import dump_checked
+from sb3_energy.common.checked_files import UNREADABLE, dump_checked
 from sb3_energy.common.finite_tensors import module_tensors, not_finite, optimizer_tensors
 from sb3_energy.common.model_files import SETTING_NAMES, check_model_file, own_settings, read_parameters
 from sb3_energy.common.whole_files import PathOrFile, write_whole
@@ -208,9 +208,11 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         env = None if env is None else maybe_make_env(env, verbose=0)
         try:
             model = super().load(found, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            if kwargs or (isinstance(error, RuntimeError) and "loading state_dict" not in str(error)):
-                raise  # of an argument, or of the device
+        except UNREADABLE as error:
+            read_parameters(cls.__name__, found)  # which says so, if one of them cannot be read
+            of_the_machine = isinstance(error, (MemoryError, RuntimeError)) and "loading state_dict" not in str(error)
+            if kwargs or of_the_machine:  # or of an argument
+                raise
             raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {one_line(error)}") from error
         bad = model._not_finite()
         if bad is not None:

@@ -47,9 +47,14 @@ def write_whole(path: PathOrFile, suffix: str, write: Callable[[Any], None]) -> 
     if final.suffix == "" and suffix:
         final = pathlib.Path(f"{final}.{suffix}")
     final = final.resolve()
-    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "what should be its folder is a file", str(final)) from error
     old = _status(final)
     try:
+        if old is not None and stat.S_ISDIR(old.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(final))
         if old is not None and not stat.S_ISREG(old.st_mode):
             with open(final, "wb") as file:  # nothing to be kept, and renaming would put a file in a device's place
                 write(file)
