@@ -9,14 +9,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import torch as th
-
-P = ParamSpec("P")
-Self = TypeVar("Self")
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -51,23 +47,6 @@ def plain_fields(instance: Any) -> None:
         number = plain(value)
         if number is not value:
             object.__setattr__(instance, field.name, number)
-
-
-def plain_arguments(
-    init: Callable[Concatenate[Self, P], None],
-) -> Callable[Concatenate[Self, P], None]:
-    """
-    Decorator of a constructor: the numbers among its arguments are plain when it gets them.
-
-    :param init: an ``__init__``
-    :return: the same, for whatever numbers people have
-    """
-
-    @wraps(init)
-    def wrapped(self: Self, *args: P.args, **kwargs: P.kwargs) -> None:
-        init(self, *plain(args), **plain(kwargs))
-
-    return wrapped
 
 
 def check_number(name: str, value: Any, strict: bool = False) -> float:

@@ -92,15 +92,6 @@ def test_fields_of_a_frozen_dataclass_become_plain():
     assert type(Own(np.int64(4)).n) is int
 
 
-def test_arguments_of_a_constructor_become_plain():
-    class Own:
-        @checks.plain_arguments
-        def __init__(self, n: int, *, flag: bool = False):
-            self.found = (n, flag)
-
-    assert repr(Own(np.int64(4), flag=np.False_).found) == "(4, False)"
-
-
 def test_a_choice_that_is_none_is_answered_with_the_nearest():
     assert checks.check_choice("box", "tanh", ["tanh", "reflect"]) == "tanh"
     assert checks.check_choice("box", None, [None, "reflect"]) is None

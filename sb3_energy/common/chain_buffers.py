@@ -6,7 +6,8 @@ import numpy as np
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_energy.checks import check_integer, plain_arguments
+from sb3_energy.checks import check_integer
+from sb3_energy.keywords import plain_arguments
 
 
 class PersistentChains(ReplayBuffer):

@@ -8,9 +8,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
+from sb3_energy.checks import check_keywords, did_you_mean, plain
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.heads import HEAD_ARGUMENTS, HEADS, LearnedHead
 from sb3_energy.common.refinement import Refinement
+from sb3_energy.networks import find_activation
 from sb3_energy.types import Head, Refiner
 
 
@@ -74,10 +76,12 @@ def checked_head_kwargs(name: Any, refiner: Refiner, head_kwargs: dict[str, Any]
             raise ValueError(f"head_kwargs needs a refiner that learns, such as 'flow', got {head_kwargs!r} with {name!r}")
         return None
     if head not in HEADS:
-        raise ValueError(f"the head of {type(refiner).__name__} must be one of {sorted(HEADS)}, got {head!r}")
+        near = did_you_mean(head, HEADS)
+        raise ValueError(f"the head of {type(refiner).__name__} must be one of {sorted(HEADS)}, got {head!r}{near}")
     if head_kwargs is not None and not isinstance(head_kwargs, dict):
         raise TypeError(f"head_kwargs must be a dict, got {head_kwargs!r}")
-    unknown = sorted(set(head_kwargs or {}) - set(HEAD_ARGUMENTS[head]))
-    if unknown:
-        raise TypeError(f"head_kwargs of refiner={name!r} must be among {sorted(HEAD_ARGUMENTS[head])}, got {unknown}")
-    return dict(head_kwargs or {})
+    found = plain(dict(head_kwargs or {}))
+    check_keywords(f"head_kwargs of refiner={name!r}", found, sorted(HEAD_ARGUMENTS[head]))
+    if found.get("activation_fn") is not None:
+        found["activation_fn"] = find_activation(found["activation_fn"])
+    return found

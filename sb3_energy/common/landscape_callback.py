@@ -6,9 +6,10 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat, Figure, HumanOutputFormat, JSONOutputFormat
 
-from sb3_energy.checks import check_integer, plain_arguments
+from sb3_energy.checks import check_integer
 from sb3_energy.common.landscape import landscape_of, potential_policy_of
 from sb3_energy.common.landscape_drawing import draw_landscape, figure_class
+from sb3_energy.keywords import plain_arguments
 
 ONLY_TEXT = (HumanOutputFormat, JSONOutputFormat, CSVOutputFormat)
 

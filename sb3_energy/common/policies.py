@@ -10,7 +10,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_energy.checks import plain_arguments
 from sb3_energy.common.action_bounds import check_action_bounds
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.critics import EnsembleCritic
@@ -28,7 +27,8 @@ from sb3_energy.common.unread_arguments import check_energy_is_asked
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import ENERGIES, FINITE, make_energy, tempered
-from sb3_energy.networks import default_activation
+from sb3_energy.keywords import plain_arguments
+from sb3_energy.networks import default_activation, find_activation
 from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
 
 
@@ -43,7 +43,8 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
     :param net_arch: The specification of the policy and value networks.
-    :param activation_fn: Activation function (``None``: the backbone's own, SiLU with ``"layer_norm"``, ReLU otherwise)
+    :param activation_fn: Activation function, a class of ``torch.nn`` or its name (``None``: the backbone's own, SiLU with
+        ``"layer_norm"``, ReLU otherwise)
     :param use_sde: Whether to use State Dependent Exploration or not; only with ``refiner="none"``
     :param log_std_init: Initial value for the log standard deviation
     :param use_expln: Use ``expln()`` function instead of ``exp()`` when using gSDE to ensure
@@ -109,7 +110,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
         action_space: spaces.Box,
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] | None = None,
+        activation_fn: type[nn.Module] | str | None = None,
         use_sde: bool = False,
         log_std_init: float = -3,
         use_expln: bool = False,
@@ -186,7 +187,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
             action_space,
             lr_schedule,
             net_arch=net_arch,
-            activation_fn=default_activation(backbone) if activation_fn is None else activation_fn,
+            activation_fn=default_activation(backbone) if activation_fn is None else find_activation(activation_fn),
             use_sde=use_sde,
             log_std_init=log_std_init,
             use_expln=use_expln,

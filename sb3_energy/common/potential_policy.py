@@ -7,16 +7,16 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import Schedule
-from torch import nn
 
-from sb3_energy.checks import check_choice, check_integer, check_keywords, plain_arguments
+from sb3_energy.checks import check_choice, check_integer, check_keywords
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.potential_training import base_actions
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian
 from sb3_energy.common.q_scale import QScale
 from sb3_energy.common.unread_arguments import GSDE_OF_THE_POLICY, NO_GSDE, refuse_changed
 from sb3_energy.energies import ENERGIES, make_energy
-from sb3_energy.networks import PotentialNetwork
+from sb3_energy.keywords import plain_arguments
+from sb3_energy.networks import PotentialNetwork, find_activation
 from sb3_energy.refiners import REFINERS, Identity, Langevin, jko_langevin
 from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, Networks, Refiner
@@ -226,8 +226,7 @@ def _checked_potential_kwargs(potential_kwargs: Any) -> dict[str, Any]:
         raise TypeError(f"potential_kwargs must be a dict, got {potential_kwargs!r}")
     check_keywords("potential_kwargs", potential_kwargs, POTENTIAL_ARGUMENTS)
     given = {name: value for name, value in potential_kwargs.items() if value is not None}
-    activation_fn = given.get("activation_fn")
-    if isinstance(activation_fn, str):  # from a YAML file or the command line
-        given["activation_fn"] = getattr(nn, activation_fn, activation_fn)
+    if "activation_fn" in given:
+        given["activation_fn"] = find_activation(given["activation_fn"])
     PotentialNetwork(1, 1, **(dict(net_arch=[1]) | given))  # says what is wrong with them
     return given

@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.utils import get_device
 from torch import nn
 
-from sb3_energy.checks import check_integer, plain_arguments
+from sb3_energy.checks import check_integer
 from sb3_energy.common.bad_files import explained
 from sb3_energy.common.checked_files import DamagedError
 from sb3_energy.common.finite_tensors import module_tensors, not_finite, optimizer_tensors
@@ -20,7 +20,8 @@ from sb3_energy.energy_matching.data import Samples, as_points, checked_samples
 from sb3_energy.energy_matching.objective import Losses, joint_losses, warm_up_losses
 from sb3_energy.energy_matching.sampling import PotentialSampler
 from sb3_energy.energy_matching.settings import Settings
-from sb3_energy.networks import SMOOTH_ACTIVATIONS, PotentialNetwork, RunningNorm
+from sb3_energy.keywords import plain_arguments
+from sb3_energy.networks import SMOOTH_ACTIVATIONS, PotentialNetwork, RunningNorm, find_activation
 
 
 class EnergyMatching:
@@ -36,7 +37,7 @@ class EnergyMatching:
     Distances count: data should have a spread of about 1, like the base.
 
     :param net_arch: width of each hidden layer of the potential (default: three of 128)
-    :param activation_fn: a smooth activation, one of :data:`sb3_energy.networks.SMOOTH_ACTIVATIONS`
+    :param activation_fn: a smooth activation, one of :data:`sb3_energy.networks.SMOOTH_ACTIVATIONS`, or its name
     :param layer_norm: whether each hidden layer is normalised before its activation
     :param spectral_norm: whether weights are divided by their largest singular value; needs ``input_gain=1.0``
     :param input_gain: by how much the first layer's initial weights of the samples are larger than torch's, under which a
@@ -73,7 +74,7 @@ class EnergyMatching:
     def __init__(
         self,
         net_arch: list[int] | None = None,
-        activation_fn: type[nn.Module] = nn.SiLU,
+        activation_fn: type[nn.Module] | str = nn.SiLU,
         layer_norm: bool = False,
         spectral_norm: bool = False,
         input_gain: float = 4.0,
@@ -100,6 +101,7 @@ class EnergyMatching:
         logger: Logger | None = None,
     ):
         net_arch = [128, 128, 128] if net_arch is None else net_arch
+        activation_fn = find_activation(activation_fn)
         with th.random.fork_rng(devices=[]):  # the network's own checks, now and not when its inputs are known
             PotentialNetwork(0, 1, net_arch, activation_fn, layer_norm, spectral_norm, input_gain)
         self.settings = Settings(
@@ -145,8 +147,8 @@ class EnergyMatching:
         :raises ValueError: if shapes do not fit each other or those of before, or a number is not finite
         :raises FloatingPointError: if a loss or a chain is not finite; no parameter is changed by that step
         """
-        for name, steps in (("gradient_steps", gradient_steps), ("log_interval", log_interval)):
-            check_integer(name, steps, minimum=1)
+        gradient_steps = check_integer("gradient_steps", gradient_steps, minimum=1)
+        log_interval = check_integer("log_interval", log_interval, minimum=1)
         data = checked_samples(samples, observations, self.settings.box, self.device)
         dims = (0 if data.observations is None else data.observations.shape[1], data.actions.shape[2])
         if self.dims is None:

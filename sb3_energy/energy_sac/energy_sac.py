@@ -13,12 +13,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 
-from sb3_energy.checks import check_bool, check_integer, check_number, plain_arguments
+from sb3_energy.checks import check_bool, check_integer, check_number
 from sb3_energy.common.actors import BackboneActor, Draw
 from sb3_energy.common.capture import CapturableUpdates
 from sb3_energy.common.collection import TrackedCollection
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import ENTROPY, READ_EVERY, Records, as_floats, guarded_step
+from sb3_energy.common.keyword_places import check_policy_kwargs, check_policy_name, place_beside_algorithm
 from sb3_energy.common.lean_updates import LeanUpdates
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
@@ -33,6 +34,7 @@ from sb3_energy.common.unread_arguments import (
 from sb3_energy.common.update_by_hand import UpdateByHand, temperature_loss_by_hand
 from sb3_energy.deferred import NonFiniteError, active_checks, require
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_energy.keywords import plain_arguments
 from sb3_energy.losses import actor_loss, soft_td_target, temperature_loss
 from sb3_energy.types import EntropyEstimator, RefinerInfo
 
@@ -116,14 +118,25 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         self.update = update
         self.fast_matmul = fast_matmul
         self.capture = capture
+        check_policy_name(self.policy_aliases, policy)
         if isinstance(policy, type) and not issubclass(policy, RefinedPolicy):
             raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
         if isinstance(policy, type) and policy.has_potential and not self.learns_potential:
             raise TypeError(f"policy must be without a potential, which PGAC teaches, got {policy.__name__}")
         refuse_policys_own_sde(kwargs.get("policy_kwargs"), kwargs.get("use_sde", False))
+        check_policy_kwargs(type(self), EnergySAC.__subclasses__(), policy, kwargs.get("policy_kwargs"))
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[misc]
         if _init_setup_model:
             self._setup_model()
+
+    @classmethod
+    def place_of(cls, name: str, arguments: dict[str, Any]) -> str | None:
+        """
+        :param name: of an argument that is not known
+        :param arguments: all keyword arguments that were given
+        :return: an error message that says where it belongs, if anywhere
+        """
+        return place_beside_algorithm(cls, EnergySAC.__subclasses__(), name, arguments)
 
     def _setup_model(self) -> None:
         super()._setup_model()

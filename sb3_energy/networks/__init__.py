@@ -1,5 +1,6 @@
 """The networks under the energies: trunks ("backbones") and the normalisation of what they are fed."""
 
+from sb3_energy.networks.activations import find_activation
 from sb3_energy.networks.arrays import ArrayNetwork
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.ensembles import BoundEnsemble, WeighFn
@@ -29,6 +30,7 @@ __all__ = [
     "WeighFn",
     "default_activation",
     "evaluate_particles",
+    "find_activation",
     "hooks_of",
     "make_backbone",
     "make_normalizer",

@@ -10,6 +10,8 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
+from sb3_energy.checks import did_you_mean
+
 
 class SimbaBlock(nn.Module):
     """
@@ -191,7 +193,7 @@ def find_backbone(name: str) -> Backbone:
     :raises ValueError: if it is not there
     """
     if not isinstance(name, str) or name not in BACKBONES:
-        raise ValueError(f"backbone must be one of {sorted(BACKBONES)}, got {name!r}")
+        raise ValueError(f"backbone must be one of {sorted(BACKBONES)}, got {name!r}{did_you_mean(name, BACKBONES)}")
     return BACKBONES[name]
 
 

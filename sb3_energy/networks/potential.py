@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
 from sb3_energy.autodiff import gradient_of
-from sb3_energy.checks import check_bool, check_number, plain_arguments
+from sb3_energy.checks import check_bool, check_number
+from sb3_energy.keywords import plain_arguments
 from sb3_energy.networks.ensembles import BoundEnsemble
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.types import EnergyFn

@@ -5,7 +5,7 @@ from functools import partial
 import torch as th
 from torch import nn
 
-from sb3_energy.checks import plain_arguments
+from sb3_energy.keywords import plain_arguments
 from sb3_energy.networks.backbones import make_backbone
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.types import PrefixEnergyFn

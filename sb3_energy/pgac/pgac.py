@@ -6,7 +6,6 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples
 
-from sb3_energy.checks import plain_arguments
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.guards import Records
 from sb3_energy.common.potential_policy import PotentialPolicy
@@ -17,6 +16,7 @@ from sb3_energy.common.unread_arguments import (
     refuse_changed,
 )
 from sb3_energy.energy_sac import EnergySAC
+from sb3_energy.keywords import plain_arguments
 from sb3_energy.pgac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 SelfPGAC = TypeVar("SelfPGAC", bound="PGAC")

@@ -1,0 +1,94 @@
+"""Where a keyword belongs that an algorithm, or its policy, does not know."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sb3_energy.checks import did_you_mean
+from sb3_energy.energies import ENERGIES
+from sb3_energy.keywords import accepted_keywords, takes, written
+from sb3_energy.refiners import REFINERS
+
+
+def check_policy_name(policies: Mapping[str, type], policy: Any) -> None:
+    """
+    :param policies: by name
+    :param policy: what was given as the policy
+    :raises ValueError: if it is a name that is not among them
+    """
+    if isinstance(policy, str) and policy not in policies:
+        raise ValueError(
+            f"policy must be one of {list(policies)} or a RefinedPolicy, got {policy!r}{did_you_mean(policy, policies)}"
+        )
+
+
+def place_beside_algorithm(algorithm: Any, relatives: list[Any], name: str, arguments: Mapping[str, Any]) -> str | None:
+    """
+    :param algorithm: which does not know an argument
+    :param relatives: other algorithms that may
+    :param name: of the argument
+    :param arguments: all of them
+    :return: an error message, if it is an argument of the policy, of the refiner, of the energy or of another algorithm
+    """
+    value, policy_kwargs = arguments[name], arguments.get("policy_kwargs")
+    policy = algorithm.policy_aliases["MlpPolicy"]
+    if takes(policy, name):
+        return f"{name} is an argument of the policy: write policy_kwargs=dict({written(name, value)})"
+    for part, _ in _parts(policy_kwargs, name):
+        return f"{name} is an argument of the {part}: write policy_kwargs=dict({part}_kwargs=dict({written(name, value)}))"
+    for other in relatives:
+        if takes(other, name):
+            return f"{name} is an argument of {other.__name__}, and {algorithm.__name__} has none of this name"
+        if takes(other.policy_aliases["MlpPolicy"], name):
+            return (
+                f"{name} is an argument of the policies of {other.__name__}, "
+                f"and neither {algorithm.__name__} nor its policies have one of this name"
+            )
+    return None
+
+
+def check_policy_kwargs(algorithm: Any, relatives: list[Any], policy: Any, policy_kwargs: Any) -> None:
+    """
+    :param algorithm: whose policy it is
+    :param relatives: other algorithms, whose policies may know an argument
+    :param policy: the name of a policy, or a class
+    :param policy_kwargs: arguments of the policy
+    :raises TypeError: if they are no dict, or one is not known
+    """
+    if policy_kwargs is None:
+        return
+    if not isinstance(policy_kwargs, Mapping):
+        raise TypeError(f"policy_kwargs must be a dict of the arguments of the policy, got {policy_kwargs!r}")
+    cls = algorithm.policy_aliases[policy] if isinstance(policy, str) else policy
+    accepted = accepted_keywords(cls)
+    for name in policy_kwargs:
+        if accepted is not None and name not in accepted:
+            raise TypeError(
+                _place_beside_policy(algorithm, relatives, name, policy_kwargs)
+                or f"policy_kwargs of {cls.__name__} have no argument {name!r}{did_you_mean(name, accepted)}"
+            )
+
+
+def _place_beside_policy(algorithm: Any, relatives: list[Any], name: str, policy_kwargs: Mapping[str, Any]) -> str | None:
+    value = policy_kwargs[name]
+    if takes(algorithm, name):
+        return (
+            f"{name} is an argument of {algorithm.__name__} itself: "
+            f"write {algorithm.__name__}(..., {written(name, value)}), not policy_kwargs=dict({name}=...)"
+        )
+    for part, given in _parts(policy_kwargs, name):
+        return f"{name} is an argument of the {part} {given!r}: write {part}_kwargs=dict({written(name, value)})"
+    for other in relatives:
+        where = other.__name__ if takes(other, name) else f"the policies of {other.__name__}"
+        if takes(other, name) or takes(other.policy_aliases["MlpPolicy"], name):
+            return f"{name} is an argument of {where}, and the policies of {algorithm.__name__} have none of this name"
+    return None
+
+
+def _parts(policy_kwargs: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Of refiner and energy, those that take the argument, and which they are."""
+    given = policy_kwargs if isinstance(policy_kwargs, Mapping) else {}
+    registries: tuple[tuple[str, Mapping[str, Any], str], ...] = (("refiner", REFINERS, "langevin"), ("energy", ENERGIES, "q"))
+    for part, registry, default in registries:
+        chosen = given.get(part, default)
+        if takes(registry.get(chosen) if isinstance(chosen, str) else chosen, name):
+            yield part, chosen
