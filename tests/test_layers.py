@@ -12,7 +12,9 @@ PACKAGE = ROOT / "sb3_energy"
 HOOK = ROOT / "_sb3_energy_autoload.py"
 
 RANKS = {
-    **dict.fromkeys(("types", "schedules", "autodiff", "deferred", "matmul", "checks", "keywords", "registry"), 0),
+    **dict.fromkeys(
+        ("types", "schedules", "autodiff", "deferred", "matmul", "checks", "conversion", "keywords", "registry"), 0
+    ),
     **dict.fromkeys(("energies", "refiners", "entropy", "losses", "networks"), 1),
     "common": 2,
     **dict.fromkeys(("energy_sac", "energy_matching", "envs"), 3),

@@ -63,6 +63,7 @@ class FastPredict(SACPolicy):
     _originals: ClassVar[tuple[Any, ...]] = ()
     _arrays: ArrayPolicy | None = None  # not a module, and no parameter of a constructor
     _retry: int = 0
+    compiled_sample: Any = None
 
     def __init_subclass__(cls, is_known: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -138,7 +139,9 @@ class FastPredict(SACPolicy):
         :return: ``(B,)``
         :raises ValueError: if the observation is not finite
         """
-        actions = np.asarray(scaled_actions, np.float32).reshape(len(scaled_actions), -1)
+        n_actions = math.prod(self.action_space.shape)  # type: ignore[arg-type]
+        actions = np.array(scaled_actions, np.float32, order="C")
+        actions = actions.reshape(len(actions), n_actions)
         with np.errstate(all="ignore"):
             values = self._fast_q_values(observation, actions)
         if values is not None:
@@ -150,6 +153,8 @@ class FastPredict(SACPolicy):
 
     def _fast_actions(self, observation: Any, deterministic: bool, plans: Plans | None) -> np.ndarray | None:
         """What ``predict`` gives, or ``None`` where the slow path has to give it, and then nothing is drawn."""
+        if self.compiled_sample is not None and not deterministic:  # which was asked for
+            return None
         n_rows = self.refinement.n_starts if deterministic else self.refinement.n_particles
         obs = self._flat(observation, n_rows if self._refines else 1)
         arrays = None if obs is None else self._take_arrays()

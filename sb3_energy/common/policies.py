@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
@@ -26,6 +27,7 @@ from sb3_energy.common.starts import is_flow, unasked
 from sb3_energy.common.unread_arguments import check_energy_is_asked
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
+from sb3_energy.conversion import as_native
 from sb3_energy.energies import ENERGIES, FINITE, make_energy, tempered
 from sb3_energy.keywords import plain_arguments
 from sb3_energy.networks import default_activation, find_activation
@@ -235,7 +237,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
             and whether the observation is vectorized or not
         :raises ValueError: if the observation is not finite
         """
-        obs_tensor, vectorized = super().obs_to_tensor(observation)
+        obs_tensor, vectorized = super().obs_to_tensor(as_native(observation))
         for tensor in obs_tensor.values() if isinstance(obs_tensor, dict) else (obs_tensor,):
             if tensor.is_floating_point() and not th.isfinite(tensor.float()).all():  # networks see single precision
                 raise ValueError("the observation must be finite, got one with NaN or infinity; check the environment")
@@ -313,6 +315,8 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
             return refinement.sample(base, energy, self.temperature, generator, infos, plans, head, is_finite)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if len(next(iter(observation.values())) if isinstance(observation, dict) else observation) == 0:
+            return th.zeros((0, get_action_dim(self.action_space)), device=self.device)
         if self.refinement.is_identity or not self._refines:
             return self.actor(observation, deterministic)
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))

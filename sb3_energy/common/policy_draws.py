@@ -1,10 +1,14 @@
 """What a refined policy starts from, and several draws of it, for diagnostics and for estimators of its entropy."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_energy.checks import check_integer
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.head_policy import HeadPolicy
 from sb3_energy.common.proposals import Gaussian, draw_proposals
@@ -62,20 +66,35 @@ class PolicyDraws(HeadPolicy):
             refinement = self.refinement.thinned(n_particles)
             return refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))
 
-    def sample_actions(self, obs: PyTorchObs, n: int) -> th.Tensor:
+    def sample_actions(self, obs: Any, n: int) -> th.Tensor:
         """
         Several refined actions for each observation, for diagnostics such as
         :func:`sb3_energy.entropy.von_neumann_entropy`.
 
-        :param obs: ``B`` observations
+        :param obs: ``B`` observations as tensors, or as ``predict`` takes them, one or several
         :param n: how many for each
         :return: ``(B, n, A)`` independent draws, scaled to [-1, 1]
+        :raises ValueError: if ``n`` is below 1, or an observation is not finite
+        :raises TypeError: if ``n`` is no integer
         """
+        n = check_integer("n", n, minimum=1)
+        batch: PyTorchObs = self._batch_of(obs)
+        if len(batch if isinstance(batch, th.Tensor) else next(iter(batch.values()))) == 0:
+            return th.zeros((0, n, get_action_dim(self.action_space)), device=self.device)
         with th.no_grad():
             if self.refinement.is_identity:
-                return th.tanh(draw_proposals(self.base(obs), n, 0.0).particles)
-        if isinstance(obs, dict):
-            repeated: PyTorchObs = {key: part.repeat_interleave(n, 0) for key, part in obs.items()}
+                return th.tanh(draw_proposals(self.base(batch), n, 0.0).particles)
+        if isinstance(batch, dict):
+            repeated: PyTorchObs = {key: part.repeat_interleave(n, 0) for key, part in batch.items()}
         else:
-            repeated = obs.repeat_interleave(n, 0)
+            repeated = batch.repeat_interleave(n, 0)
         return th.tanh(self.refine(repeated)).unflatten(0, (-1, n))
+
+    def _batch_of(self, observation: Any) -> PyTorchObs:
+        """Tensors of ``B`` observations as they are; all else as ``predict`` takes it."""
+        space: Any = self.observation_space
+        parts = {"": observation} if not isinstance(space, spaces.Dict) else observation
+        parts_of_space: dict[str, Any] = {"": space} if not isinstance(space, spaces.Dict) else space.spaces
+        if all(isinstance(part, th.Tensor) and part.dim() > len(parts_of_space[key].shape) for key, part in parts.items()):
+            return observation
+        return self.obs_to_tensor(observation)[0]

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import torch as th
 
+from sb3_energy.conversion import as_tensor
+
 
 class Samples(NamedTuple):
     """
@@ -31,26 +33,22 @@ class Samples(NamedTuple):
         return self.actions[rows], self.observations[rows]
 
 
-def as_points(name: str, values: Any, dims: tuple[int, ...], device: th.device) -> th.Tensor:
+def as_points(name: str, values: Any, dims: tuple[int, ...], device: th.device, no_rows: bool = False) -> th.Tensor:
     """
     :param name: of the argument
-    :param values: array or tensor
+    :param values: what :func:`sb3_energy.conversion.as_tensor` takes
     :param dims: how many axes it may have
     :param device: where to put it
+    :param no_rows: whether ``n`` may be 0
     :return: the same, in single precision
     :raises TypeError: if these are no real numbers
     :raises ValueError: if there are none, the shape is another one, or one is not finite
     """
-    try:
-        points = th.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be an array or a tensor of numbers, got {type(values).__name__} ({error})") from error
-    if points.is_complex() or points.dtype == th.bool:
-        raise TypeError(f"{name} must be real numbers, got {points.dtype}")
-    if points.dim() not in dims or points.numel() == 0:
+    points = as_tensor(name, values)
+    if points.dim() not in dims or 0 in points.shape[1 if no_rows and points.dim() > 1 else 0 :]:
         shapes = " or ".join({1: "(D,)", 2: "(n, D)", 3: "(n, K, D)"}[dim] for dim in dims)
         raise ValueError(f"{name} must have shape {shapes} with no 0 in it, got {tuple(points.shape)}")
-    points = points.detach().to(device=device, dtype=th.float32)
+    points = points.to(device=device, dtype=th.float32)
     if not th.isfinite(points).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity; nothing was learned from it")
     return points

@@ -237,7 +237,7 @@ class EnergyMatching:
             return self._features(None)
         if observations is None:
             raise ValueError(f"observations of {n_observed} numbers must be given: it has learned from pairs")
-        found = as_points("observations", observations, (2,), self.device)
+        found = as_points("observations", observations, (2,), self.device, no_rows=True)
         if found.shape[1] != n_observed:
             raise ValueError(f"observations must have shape (B, {n_observed}), got {tuple(found.shape)}")
         return self._features(found)
@@ -248,13 +248,15 @@ class EnergyMatching:
         :param observations: ``(B, O)`` if it has learned from pairs, else ``None``
         :return: ``(n, D)``, or ``(B, n, A)``
         :raises RuntimeError: before the first ``fit``
-        :raises ValueError: if observations are missing, superfluous or of another shape, or ``n`` is no positive integer
+        :raises ValueError: if observations are missing, superfluous or of another shape, or ``n`` is below 1
+        :raises TypeError: if ``n`` is no integer
         :raises FloatingPointError: if a chain is not finite
         """
         network, (n_observed, dim) = self._fitted()
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+        n = check_integer("n", n, minimum=1)
         features = self._conditions(observations, n_observed)
+        if len(features) == 0:
+            return np.zeros((0, n, dim), np.float32)
         sampler = PotentialSampler(self.settings)
         with th.no_grad():
             starts = sampler.starts(len(features), n, dim, self.generator)
@@ -302,9 +304,9 @@ class EnergyMatching:
         network, (n_observed, dim) = self._fitted()
         if n_observed == 0:
             raise ValueError("predict needs a potential of observations: fit(actions, observations=...), or call sample(n)")
-        found = as_points("observation", observation, (1, 2), self.device)
+        found = as_points("observation", observation, (1, 2), self.device, no_rows=True)
         rows = found.reshape(1, -1) if found.dim() == 1 else found
-        if deterministic:
+        if deterministic and len(rows) > 0:
             features = self._conditions(rows, n_observed)
             with th.no_grad():
                 like = th.empty(len(features), dim, device=self.device)

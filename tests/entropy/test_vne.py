@@ -44,5 +44,5 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"particles must have shape \(B, N, \*event\), got \(3, 2\)"):
         von_neumann_entropy(th.zeros(3, 2))
     for bandwidth in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="bandwidth must be above 0, got"):
+        with pytest.raises(ValueError, match=r"bandwidth must be (above 0|finite), got"):
             von_neumann_entropy(th.zeros(1, 3, 2), bandwidth)

@@ -69,7 +69,11 @@ OF_THE_POLICY = [
         ValueError,
         "activation_fn of a potential must be smooth, .*, got ReLU",
     ),
-    (dict(potential_kwargs=dict(activation_fn="No")), ValueError, "activation_fn of a potential must be smooth, .*, got 'No'"),
+    (
+        dict(potential_kwargs=dict(activation_fn="No")),
+        ValueError,
+        "activation_fn must be a class of torch.nn or its name, such as 'SiLU', got 'No'",
+    ),
     (dict(potential_kwargs=dict(layer_norm="yes")), TypeError, "layer_norm must be True or False, got 'yes'"),
     (dict(sampling_time=0.0), ValueError, "sampling_time must be above 0, got 0.0"),
     (dict(sampling_time="long"), TypeError, "sampling_time must be a number, got 'long'"),
