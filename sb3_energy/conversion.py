@@ -38,7 +38,8 @@ def as_tensor(name: str, values: Any) -> th.Tensor:
 
 def as_native(observation: Any) -> Any:
     """
-    Observations that torch can share: it takes no negative strides and no other machine's byte order, and NumPy no tensor of a
+    Observations that torch can share: it takes no negative strides, no other machine's byte order and no arrays
+    that are read-only, and NumPy no tensor of a
     GPU.
 
     :param observation: an array, a dictionary of arrays, or whatever becomes one
@@ -55,4 +56,6 @@ def as_native(observation: Any) -> Any:
         array = array.astype(np.float64)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    return np.ascontiguousarray(array) if any(stride < 0 for stride in array.strides) else array
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        return np.array(array, order="C")
+    return array

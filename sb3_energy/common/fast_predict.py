@@ -14,6 +14,7 @@ from sb3_energy.common.array_policy import ArrayPolicy
 from sb3_energy.common.causes import policy_cause
 from sb3_energy.common.refinement import Refinement
 from sb3_energy.common.warm_start import Plans
+from sb3_energy.conversion import as_native
 from sb3_energy.deferred import NonFiniteError
 
 MAX_ROWS = 256
@@ -140,7 +141,7 @@ class FastPredict(SACPolicy):
         :raises ValueError: if the observation is not finite
         """
         n_actions = math.prod(self.action_space.shape)  # type: ignore[arg-type]
-        actions = np.array(scaled_actions, np.float32, order="C")
+        actions = np.array(as_native(scaled_actions), np.float32, order="C")
         actions = actions.reshape(len(actions), n_actions)
         with np.errstate(all="ignore"):
             values = self._fast_q_values(observation, actions)
