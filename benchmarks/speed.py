@@ -27,6 +27,7 @@ from benchmarks.speed_rows import read_rows, updated, write_rows
 from sb3_energy.matmul import fast_matmul_gain, fast_matmul_is_exact
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+HEADING = "# Speed: what was measured\n\nHow, and what the tables mean, is on the [page about speed](speed.md).\n\n## Tables\n\n"
 PICTURE = "![CPU time of an update against steps, particles and critics](speed.png)"
 
 
@@ -82,7 +83,7 @@ def report(folder: Path, to_docs: bool) -> None:
     if to_docs:
         if drawn:
             draw(rows, DOCS / "speed.png")
-        write_text(DOCS / "speed_tables.md", (f"{PICTURE}\n\n" if drawn else "") + text)
+        write_text(DOCS / "speed_tables.md", HEADING + (f"{PICTURE}\n\n" if drawn else "") + text)
     print(f"\n{text}\nWritten to {folder}.")
 
 

@@ -13,7 +13,7 @@ version = release
 extensions = ["myst_parser"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "speed_tables.md"]  # the latter is a part of speed.md
+exclude_patterns = ["_build"]
 # Pages link to files of the repository (examples, tests, YAML), which are no pages.
 suppress_warnings = ["myst.xref_missing"]
 

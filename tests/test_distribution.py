@@ -1,5 +1,6 @@
 """The sdist and the wheel hold everything that is needed, and nothing of the workshop."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,16 @@ def test_wheel_is_whole(dist: Path):
     assert {"_sb3_energy_autoload.py", "sb3_energy/py.typed", "sb3_energy/version.txt"} <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"sb3_energy", "_sb3_energy_autoload.py"}
+
+
+def test_the_description_has_nothing_that_an_index_cannot_show(dist: Path):
+    """There links and pictures are relative to the index, and files of the repository are not."""
+    (wheel,) = dist.glob("*.whl")
+    (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    text = zipfile.ZipFile(wheel).read(metadata).decode()
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+    assert targets and all(target.startswith("https://") for target in targets), targets
+    assert "## Four goals" in text and "`docs/zoo.md`" in text and "<!--" not in text and "![" not in text
 
 
 def test_sdist_is_whole(dist: Path):

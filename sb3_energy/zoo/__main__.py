@@ -24,7 +24,7 @@ def main() -> None:
     # record_training and benchmark start other scripts of the zoo as processes of their own
     os.environ["SB3_ENERGY_AUTOLOAD"] = "1"
     register()
-    del sys.argv[1]
+    sys.argv[:2] = [SCRIPTS[script]]  # read by the plugin; the script finds its file there
     runpy.run_module(SCRIPTS[script], run_name="__main__", alter_sys=True)
 
 

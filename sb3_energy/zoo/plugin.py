@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import _sb3_energy_autoload
-from sb3_energy.zoo import checkpoints
+from sb3_energy.zoo import checkpoints, hub
 from sb3_energy.zoo.paths import hyperparams_dir
 
 
@@ -70,14 +70,24 @@ def _patch_utils(module: ModuleType) -> None:
 
     # StoreDict evaluates `-params key:value` with the names of this module
     module.__dict__.setdefault("sb3_energy", sb3_energy)
-    wrap = _for_prediction if _main_module() in PREDICTION_SCRIPTS else _unchanged
+    script = _running_script()
+    hub.mend(script)
+    wrap = _for_prediction if script in PREDICTION_SCRIPTS else _unchanged
     for name, parts in ALGORITHMS.items():
         module.ALGOS.setdefault(name, wrap(pkgutil.resolve_name(parts.algorithm)))
 
 
-def _main_module() -> str | None:
-    """The name behind ``python -m``: such a script is called ``__main__`` otherwise."""
-    return getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None)
+def _running_script() -> str | None:
+    """
+    The script of the zoo that this process is, as ``rl_zoo3.enjoy``. ``python -m`` imports the package of a script, and so
+    this module, before it says in ``__main__.__spec__`` which script it is; until then ``sys.argv[0]`` is ``-m``.
+    """
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is None and sys.argv[:1] == ["-m"]:
+        words = (word.removeprefix("-m") for word in sys.orig_argv)
+        return next((word for word in words if word.startswith("rl_zoo3.")), None)
+    # the explicit route leaves the name in argv[0] until the script has begun
+    return sys.argv[0] if sys.argv and sys.argv[0].startswith("rl_zoo3.") else getattr(spec, "name", None)
 
 
 def _unchanged(cls: type) -> type:

@@ -213,7 +213,7 @@ def test_a_small_run_writes_tables_and_a_picture(tmp_path, capsys, monkeypatch):
     assert "With the setting, products of 256 × 256 matrices are" in text
     assert not (tmp_path / "docs").exists()
     assert speed.main([*command, "--report-only", "--docs"]) == 0
-    assert (tmp_path / "docs" / "speed_tables.md").read_text() == f"{speed.PICTURE}\n\n{text}"
+    assert (tmp_path / "docs" / "speed_tables.md").read_text() == f"{speed.HEADING}{speed.PICTURE}\n\n{text}"
     assert (tmp_path / "docs" / "speed.png").read_bytes() == (tmp_path / "out" / "speed.png").read_bytes()
 
 
