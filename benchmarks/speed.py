@@ -27,7 +27,9 @@ from benchmarks.speed_rows import read_rows, updated, write_rows
 from sb3_energy.matmul import fast_matmul_gain, fast_matmul_is_exact
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-HEADING = "# Speed: what was measured\n\nHow, and what the tables mean, is on the [page about speed](speed.md).\n\n## Tables\n\n"
+HEADING = (
+    "# Speed: what was measured\n\nHow, and what the tables mean, is on the [page about speed](speed.md).\n\n## Tables\n\n"
+)
 PICTURE = "![CPU time of an update against steps, particles and critics](speed.png)"
 
 

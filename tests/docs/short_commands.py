@@ -33,13 +33,13 @@ RULES = [
     Rule("make ", "--dry-run", slow=False),
     Rule("pytest ", "--collect-only -q"),
     Rule("python .* --help", slow=False),
-    Rule(rf"{ZOO}(train|enjoy)( \.\.\.)?$", "--help", ((r" \.\.\.$", ""),), slow=False),
-    Rule(rf"{ZOO}train .*-optimize", "-n 150 --n-trials 2 --n-evaluations 1 --eval-episodes 1 --n-eval-envs 1 --num-threads 1"),
+    Rule(rf"{ZOO}(train|enjoy)( \.\.\.)?$", "--help", ((r" \.\.\.$", ""),)),
+    Rule(
+        rf"{ZOO}train .*-optimize", "-n 150 --n-trials 2 --n-evaluations 1 --eval-episodes 1 --n-eval-envs 1 --num-threads 1"
+    ),
     # trials and checkpoints that the short commands before it have made
     Rule(rf"{ZOO}train .*--trial-id", "-n 150 --num-threads 1", (("--trial-id [0-9]+", "--trial-id 1"),)),
-    Rule(
-        rf"{ZOO}train .*--save-freq", "-n 250 --num-threads 1", (("save-freq 1000", "save-freq 100"), ("_6000_", "_200_"))
-    ),
+    Rule(rf"{ZOO}train .*--save-freq", "-n 250 --num-threads 1", (("save-freq 1000", "save-freq 100"), ("_6000_", "_200_"))),
     Rule(rf"{ZOO}train", "-n 150 --num-threads 1"),
     Rule(rf"{ZOO}enjoy", "-n 30 --num-threads 1"),
     Rule(rf"{ZOO}record_video", "-n 20"),

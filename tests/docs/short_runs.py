@@ -15,7 +15,9 @@ STEPS = 150
 """Environment steps of ``learn``: more than the 100 of uniform actions, so that updates are made."""
 GRADIENT_STEPS = 10
 """Of ``EnergyMatching.fit``."""
-FENCE = re.compile(r"^(?P<skip><!--+ skip: next[^\n]*-->\n\s*)?```(?P<language>\S*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(
+    r"^(?P<skip><!--+ skip: next[^\n]*-->\n\s*)?```(?P<language>\S*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 def shorten(steps: int = STEPS, gradient_steps: int = GRADIENT_STEPS) -> Callable[[], None]:

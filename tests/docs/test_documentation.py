@@ -123,17 +123,18 @@ def test_no_block_escapes(page: Path):
     assert re.findall(r"<!--+ skip: (?!next (?:\"|if\(.*\")\w)", prose + page.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def pages_with(slow: bool) -> list[Path]:
+    """Those that have a slow command, or one that is not."""
+    return [page for page in PAGES if slow in {short_commands.rule_of(command).slow for _, command in shell_commands(page)}]
+
+
+@pytest.mark.parametrize("page", pages_with(slow=False), ids=name_of)
 def test_cheap_shell_commands_run(page: Path, workplace: Path):
     run_commands([command for _, command in shell_commands(page) if not short_commands.rule_of(command).slow], workplace)
 
 
-def dear_pages() -> list[Path]:
-    return [page for page in PAGES if any(short_commands.rule_of(command).slow for _, command in shell_commands(page))]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("page", dear_pages(), ids=name_of)
+@pytest.mark.parametrize("page", pages_with(slow=True), ids=name_of)
 def test_shell_commands_run(page: Path, workplace: Path):
     run_commands([command for _, command in shell_commands(page)], workplace)
 
@@ -171,7 +172,9 @@ def test_a_command_without_a_rule_is_noticed():
 
 
 def test_commands_are_found_and_made_short():
-    block = "# a comment\nmake help  # lists them\npython -m rl_zoo3.train -n 10000 \\\n    --save-freq 1000 -i a_6000_steps.zip\n"
+    block = (
+        "# a comment\nmake help  # lists them\npython -m rl_zoo3.train -n 10000 \\\n    --save-freq 1000 -i a_6000_steps.zip\n"
+    )
     long, train = short_commands.commands_of(block)
     assert long == "make help" and train == "python -m rl_zoo3.train -n 10000 --save-freq 1000 -i a_6000_steps.zip"
     assert short_commands.short(train).endswith("--save-freq 100 -i a_200_steps.zip -n 250 --num-threads 1")

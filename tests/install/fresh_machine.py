@@ -47,6 +47,7 @@ ENVIRONMENTS = {
     "dmc": Environment("dmc", "pytest mypy matplotlib tensorboard rl_zoo3 optuna pygame"),
     "zoo,dmc": Environment("zoo,dmc", "pytest mypy sklearn torchebm"),
     "plots": Environment("plots", "pytest mypy rl_zoo3 optuna mujoco pygame"),
+    "docs": Environment("docs", "pytest mypy rl_zoo3 matplotlib"),
 }
 
 
@@ -84,8 +85,14 @@ PROMISES = [
     *(
         Promise("plain", f"{page}: every Python block", f"python {SHORT_RUNS} {{pages}}/{page}")
         for page in (
-            "README.md", "docs/index.md", "docs/energy_sac.md", "docs/pgac.md", "docs/entropy.md", "docs/energy_matching.md",
-            "docs/multi_goal.md", "docs/gpu.md",
+            "README.md",
+            "docs/index.md",
+            "docs/energy_sac.md",
+            "docs/pgac.md",
+            "docs/entropy.md",
+            "docs/energy_matching.md",
+            "docs/multi_goal.md",
+            "docs/gpu.md",
         )
     ),
     Promise("plain", "resumes", "python examples/resume.py --total-timesteps 200 --save-freq 100 --save-path logs/r"),
@@ -102,7 +109,15 @@ PROMISES = [
     Promise("zoo", "without the hook", f"python -m sb3_energy.zoo train {PENDULUM} -n 150", "Saving to logs", HOOK_OFF),
     *(
         Promise("zoo", f"{script} starts", f"python -m sb3_energy.zoo {script} --help", "usage")
-        for script in ("record_training", "load_from_hub", "push_to_hub", "benchmark", "plot_train", "plot_from_file", "all_plots")
+        for script in (
+            "record_training",
+            "load_from_hub",
+            "push_to_hub",
+            "benchmark",
+            "plot_train",
+            "plot_from_file",
+            "all_plots",
+        )
     ),
     Promise("dmc zoo,dmc", "MuJoCo", f'python -c "{HALF_CHEETAH}"', "110"),
     Promise("dmc zoo,dmc", "dm_control", f'python -c "{CHEETAH_IN_PYTHON}"', "110"),
@@ -116,6 +131,7 @@ PROMISES = [
         "plots", "returns", "python -m benchmarks.returns --algos sac,energy_sac --envs Pendulum-v1 --steps 200 --seeds 0,1"
     ),
     Promise("plots", "speed", "python -m benchmarks.speed --quick --rounds 2 --sections update"),
+    Promise("docs", "builds the pages", "python -m sphinx -q -W --keep-going -b html {pages}/docs html"),
     Promise("plots", "densities", "python -m benchmarks.densities --densities two_moons --gradient-steps 5 --seconds 1"),
 ]
 
@@ -198,7 +214,9 @@ class Machine:
             shutil.copytree(self.clone / folder, work / folder)
         (wheel,) = (self.place / "dist").glob("sb3_energy-*.whl")
         extras = ENVIRONMENTS[name].extras
-        install = f"pip install --quiet {shlex.join(self.constraints)} {shlex.quote(f'{wheel}[{extras}]' if extras else str(wheel))}"
+        install = (
+            f"pip install --quiet {shlex.join(self.constraints)} {shlex.quote(f'{wheel}[{extras}]' if extras else str(wheel))}"
+        )
         absent = f"python -c {shlex.quote(ABSENT.format(names=ENVIRONMENTS[name].absent, venv=str(venv)))}"
         first = [Promise(name, "installs", f"python -m {install}"), Promise(name, "has no more than it asks for", absent)]
         promises = [promise for promise in PROMISES if name in promise.where.split()]
