@@ -70,8 +70,8 @@ class Promise(NamedTuple):
 PENDULUM = "--algo energy_sac --env Pendulum-v1"
 CHEETAH = "--algo energy_sac --env dm_control/cheetah-run-v0 --gym-packages shimmy"
 CHEETAH_IN_PYTHON = (
-    "import gymnasium as gym, shimmy; from gymnasium.wrappers import FlattenObservation as F; from sb3_energy import EnergySAC;"
-    " gym.register_envs(shimmy); env = F(gym.make('dm_control/cheetah-run-v0'));"
+    "import gymnasium as gym, shimmy; from gymnasium.wrappers import FlattenObservation as F;"
+    " from sb3_energy import EnergySAC; gym.register_envs(shimmy); env = F(gym.make('dm_control/cheetah-run-v0'));"
     " print(EnergySAC('MlpPolicy', env).learn(110).num_timesteps)"
 )
 HALF_CHEETAH = "from sb3_energy import EnergySAC; print(EnergySAC('MlpPolicy', 'HalfCheetah-v5').learn(110).num_timesteps)"
