@@ -110,6 +110,42 @@ def test_hindsight(kind, tmp_path):
     assert "a HerReplayBuffer needs an environment" in refused(alone, tmp_path / "buffer")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["observations", "next_observations", "actions", "rewards"])
+@pytest.mark.parametrize("cls", [ReplayBuffer, DeviceReplayBuffer])
+def test_what_is_not_finite_is_neither_saved_nor_loaded(tmp_path, cls, name, value):
+    model = small_model("langevin", buffer_size=60, replay_buffer_class=cls).learn(24)
+    model.save_replay_buffer(tmp_path / "buffer")
+    whole = (tmp_path / "buffer.pkl").read_bytes()
+    getattr(model.replay_buffer, name)[7] = value
+    with pytest.raises(FloatingPointError, match=f"^nothing was saved to .*NaN or infinity in row 7 of its {name}$"):
+        model.save_replay_buffer(tmp_path / "buffer")
+    assert (tmp_path / "buffer.pkl").read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
+    bad = saved(tmp_path, model.replay_buffer)
+    model = small_model("langevin", buffer_size=60, replay_buffer_class=cls)
+    assert f"must be finite, got NaN or infinity in row 7 of its {name}" in refused(model, bad)
+
+
+def test_dictionaries_and_chains_that_are_not_finite(tmp_path):
+    env = SimpleMultiObsEnv(num_col=2, num_row=2, discrete_actions=False)
+    model = small_model("pgac", "MultiInputPolicy", env, persistent_chains=True).learn(24)
+    model.replay_buffer.observations["vec"][3] = np.nan
+    with pytest.raises(FloatingPointError, match=r"row 3 of its observations\['vec'\]"):
+        model.save_replay_buffer(tmp_path / "buffer")
+    model.replay_buffer.observations["vec"][3] = 0.0
+    model.replay_buffer.chains[5] = np.inf
+    with pytest.raises(FloatingPointError, match="row 5 of its chains"):
+        model.save_replay_buffer(tmp_path / "buffer")
+
+
+def test_large_numbers_are_finite(tmp_path):
+    """Their sum is not."""
+    model = small_model("langevin", buffer_size=60).learn(24)
+    model.replay_buffer.rewards[:20] = 3e38
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+
+
 def test_of_several_environments(tmp_path):
     model = small_model("langevin", env=make_vec_env("Pendulum-v1", n_envs=2), buffer_size=60).learn(24)
     model.save_replay_buffer(tmp_path / "buffer")

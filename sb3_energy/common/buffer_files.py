@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
@@ -36,11 +37,39 @@ def read_buffer(path: PathOrFile) -> ReplayBuffer:
     return buffer
 
 
+def not_finite_row(buffer: ReplayBuffer) -> str | None:
+    """
+    :param buffer: of this package or SB3
+    :return: where the first number is that is NaN or infinite, or ``None``
+    """
+    n_rows = buffer.buffer_size if buffer.full else buffer.pos + int(buffer.optimize_memory_usage)
+    for name in ("observations", "next_observations", "actions", "rewards", "chains"):
+        stored = getattr(buffer, name, None)
+        for key, part in stored.items() if isinstance(stored, dict) else [(None, stored)]:
+            row = None if part is None else _first_row(part[:n_rows])
+            if row is not None:
+                return f"row {row} of its {name}" + ("" if key is None else f"[{key!r}]")
+    return None
+
+
+def _first_row(stored: Any) -> int | None:
+    if isinstance(stored, th.Tensor):
+        stored = stored.cpu().numpy()
+    if not isinstance(stored, np.ndarray) or stored.dtype.kind != "f":
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(stored.sum()):  # which takes a fraction of the time
+            return None
+    rows = np.flatnonzero(~np.isfinite(stored).reshape(len(stored), -1).all(axis=1))
+    return int(rows[0]) if len(rows) > 0 else None
+
+
 def check_buffer_fits(buffer: ReplayBuffer, model: Any) -> None:
     """
     :param buffer: to be learned from
     :param model: an off-policy algorithm
-    :raises ValueError: if spaces, number of environments, class or the steps of its returns are not the model's
+    :raises ValueError: if spaces, number of environments, class or the steps of its returns are not the model's, or a number
+        in it is not finite
     """
     own = model.replay_buffer
     for name in ("observation_space", "action_space"):
@@ -61,6 +90,9 @@ def check_buffer_fits(buffer: ReplayBuffer, model: Any) -> None:
             raise ValueError(f"the replay buffer must have the model's {name}={expected!r}, got one of {name}={found!r}")
     if isinstance(buffer, HerReplayBuffer) and model.env is None:
         raise ValueError("a HerReplayBuffer needs an environment: load the model with env=..., or call set_env first")
+    bad = not_finite_row(buffer)
+    if bad is not None:
+        raise ValueError(f"the replay buffer must be finite, got NaN or infinity in {bad}")
 
 
 def _same_space(found: Any, expected: Any, bounds: bool) -> bool:

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_energy.common.bad_files import existing, one_line
-from sb3_energy.common.buffer_files import check_buffer_fits, read_buffer
+from sb3_energy.common.buffer_files import check_buffer_fits, not_finite_row, read_buffer
 from sb3_energy.common.checked_files import UNREADABLE, dump_checked
 from sb3_energy.common.finite_tensors import module_tensors, not_finite, optimizer_tensors
 from sb3_energy.common.model_files import SETTING_NAMES, check_model_file, own_settings, read_parameters
@@ -112,9 +112,13 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
 
         :param path: Path to the file where the replay buffer should be saved.
             if path is a str or pathlib.Path, the path is automatically created if necessary.
+        :raises FloatingPointError: if a number in it is not finite; no file is touched
         :raises OSError: if the file cannot be written
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
+        bad = not_finite_row(self.replay_buffer)
+        if bad is not None:
+            raise FloatingPointError(f"nothing was saved to {path}: the replay buffer has NaN or infinity in {bad}")
         write_whole(path, "pkl", lambda file: dump_checked(self.replay_buffer, file))
 
     def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
