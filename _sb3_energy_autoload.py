@@ -2,7 +2,8 @@
 Start-up hook of sb3-energy: makes its algorithms known to the RL Zoo once, and only if, ``rl_zoo3`` is imported.
 
 torch calls :func:`install` at the end of ``import torch`` (entry point group ``torch.backends``). This module is
-standard library only: it imports neither torch nor sb3_energy nor rl_zoo3. ``SB3_ENERGY_AUTOLOAD=0`` switches it off.
+standard library only: it imports neither torch nor sb3_energy nor rl_zoo3. ``SB3_ENERGY_AUTOLOAD=0`` (or ``false``, ``no``,
+``off``, or nothing) switches it off.
 """
 
 import os
@@ -10,6 +11,7 @@ import sys
 
 WATCHED = ("rl_zoo3.utils", "rl_zoo3.hyperparams_opt", "rl_zoo3.exp_manager", "rl_zoo3.callbacks")
 SWITCH = "SB3_ENERGY_AUTOLOAD"
+OFF = ("0", "false", "no", "off", "")
 
 
 def _patch(module):
@@ -19,9 +21,21 @@ def _patch(module):
 
         patch(module)
     except Exception as error:
-        import warnings
+        _warn(f"sb3-energy could not register itself in {module.__name__}: {error!r}")
 
-        warnings.warn(f"sb3-energy could not register itself in {module.__name__}: {error!r}", stacklevel=2)
+
+def _warn(message):
+    """A warning, or a line where warnings are errors: raised from here it would break the import of the zoo."""
+    import warnings
+
+    try:
+        warnings.warn(message, stacklevel=3)
+    except Warning:
+        print(message, file=sys.stderr)
+
+
+def _is_off():
+    return os.environ.get(SWITCH, "1").strip().lower() in OFF
 
 
 class _PatchingLoader:
@@ -86,10 +100,10 @@ def install(force=False):
     """
     Watch for the modules of the RL Zoo, and patch those that are imported already. Never raises.
 
-    :param force: install even where the environment variable ``SB3_ENERGY_AUTOLOAD`` is 0
+    :param force: install even where the environment variable ``SB3_ENERGY_AUTOLOAD`` switches it off
     """
     try:
-        if _Finder in sys.meta_path or (os.environ.get(SWITCH, "1") == "0" and not force):
+        if _Finder in sys.meta_path or (_is_off() and not force):
             return
         sys.meta_path.insert(0, _Finder)
         for name in WATCHED:

@@ -9,6 +9,9 @@ from sb3_energy.checks import check_keywords, did_you_mean, plain
 
 T = TypeVar("T")
 
+NOT_REGISTERED = "; a name of your own must be registered before a model is made or loaded"
+"""What is said of a name that is like no other."""
+
 
 def resolve(
     registry: Mapping[str, type[T]], name_or_class: str | type[T], kwargs: Mapping[str, Any] | None = None, what: str = "name"
@@ -28,7 +31,7 @@ def resolve(
         if name_or_class not in registry:
             raise ValueError(
                 f"{what} must be one of {sorted(registry)} or a class, got {name_or_class!r}"
-                f"{did_you_mean(name_or_class, registry)}"
+                f"{did_you_mean(name_or_class, registry) or NOT_REGISTERED}"
             )
         cls = registry[name_or_class]
     elif inspect.isclass(name_or_class):

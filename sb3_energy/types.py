@@ -187,7 +187,12 @@ class EntropyEstimate(NamedTuple):
 
 
 class EntropyEstimator(Protocol):
-    """A frozen dataclass: how the entropy of a refined policy is estimated."""
+    """
+    A frozen dataclass: how the entropy of a refined policy is estimated.
+
+    One of the user's own may have a class attribute ``refiners``, names or classes of those it is valid for; without it is
+    taken with all.
+    """
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
@@ -274,6 +279,7 @@ class Refiner(Protocol):
     """More steps than these would do nothing and are refused (``None``: no limit)."""
     estimators: ClassVar[tuple[str, ...]]
     """Names of the entropy estimators that are valid for its particles; the first one is the default."""
+    # One of the user's own may also have ``search_space``, see ``sb3_energy.zoo.samplers.search_space``
     head: ClassVar[str | None]
     """The field of a :class:`Head` that it needs, which a policy has to learn (``None``: the energy is enough)."""
 

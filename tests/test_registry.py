@@ -5,7 +5,7 @@ import pytest
 from sb3_energy.energies import ENERGIES
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.refiners import REFINERS, Langevin
-from sb3_energy.registry import resolve
+from sb3_energy.registry import NOT_REGISTERED, resolve
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def test_a_dict_of_arguments_is_not_kept():
 def test_an_unknown_name_is_answered_with_the_known_ones(registry):
     with pytest.raises(ValueError) as error:
         resolve(registry, "langevni", what="refiner")
-    near = "; did you mean 'langevin'?" if registry is REFINERS else ""
+    near = "; did you mean 'langevin'?" if registry is REFINERS else NOT_REGISTERED
     assert str(error.value) == f"refiner must be one of {sorted(registry)} or a class, got 'langevni'{near}"
 
 

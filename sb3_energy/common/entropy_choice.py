@@ -5,12 +5,32 @@ from typing import Any
 from sb3_energy.common.boxes import TanhBox
 from sb3_energy.common.refinement import Refinement
 from sb3_energy.entropy import ENTROPY_ESTIMATORS, DivergenceEntropy, MixtureEntropy, PathEntropy
-from sb3_energy.refiners import MeanFlow
+from sb3_energy.refiners import REFINERS, MeanFlow
 from sb3_energy.registry import resolve
-from sb3_energy.types import EntropyEstimator
+from sb3_energy.types import EntropyEstimator, Refiner
 
 DENSITIES = ("trace", "mixture", "path", "divergence")
 """Estimators that follow the density of the particles, which reflecting walls fold."""
+
+
+OF_THE_PACKAGE = frozenset(ENTROPY_ESTIMATORS.values())
+"""Valid where a refiner lists them. One of the user's own says by itself which refiners it is for, if not for all."""
+
+
+def valid_estimators(refiner: type[Refiner]) -> list[str]:
+    """
+    :param refiner: a class of refiners
+    :return: names of the estimators that are valid for it, its default first: those that it lists, and those of the user's own
+        whose ``refiners``, names or classes, include it or are not said
+    """
+    listed = list(getattr(refiner, "estimators", ("base", "soft_value")))
+    own = {name: cls for name, cls in ENTROPY_ESTIMATORS.items() if cls not in OF_THE_PACKAGE and name not in listed}
+    return listed + [name for name, cls in own.items() if _is_for(cls, refiner)]
+
+
+def _is_for(estimator: type[EntropyEstimator], refiner: type[Refiner]) -> bool:
+    refiners = getattr(estimator, "refiners", None)
+    return refiners is None or any((REFINERS.get(one) if isinstance(one, str) else one) is refiner for one in refiners)
 
 
 def choose_estimator(
@@ -24,16 +44,19 @@ def choose_estimator(
     :raises ValueError: if it is not valid for this refinement
     :raises TypeError: if something has the wrong type
     """
-    valid = getattr(refinement.refiner, "estimators", ("base", "soft_value"))
+    refiner_class = type(refinement.refiner)
+    valid = valid_estimators(refiner_class)
     estimator = resolve(ENTROPY_ESTIMATORS, valid[0] if name is None else name, kwargs, "entropy_estimator")
     if not hasattr(estimator, "estimate"):
         raise TypeError(f"entropy_estimator must have a method estimate(context), {type(estimator).__name__} has none")
     name = next((known for known, cls in ENTROPY_ESTIMATORS.items() if type(estimator) is cls), None)
-    if name is None:  # of the user's own
+    if type(estimator) not in OF_THE_PACKAGE:
+        if name not in valid and not _is_for(type(estimator), refiner_class):
+            got = type(estimator).__name__
+            raise ValueError(f"entropy_estimator must be one of {valid} with {refiner_class.__name__}, got {got}")
         return estimator
-    refiner = type(refinement.refiner).__name__
     if name not in valid:
-        raise ValueError(f"entropy_estimator must be one of {list(valid)} with {refiner}, got {name!r}")
+        raise ValueError(f"entropy_estimator must be one of {valid} with {refiner_class.__name__}, got {name!r}")
     if name in DENSITIES and not isinstance(refinement.box, TanhBox):
         raise ValueError(f"entropy_estimator={name!r} needs box='tanh': behind reflecting walls densities are folded")
     if name in DENSITIES and refinement.n_steps < 1:

@@ -11,6 +11,7 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
 from sb3_energy.checks import did_you_mean
+from sb3_energy.registry import NOT_REGISTERED
 
 
 class SimbaBlock(nn.Module):
@@ -193,7 +194,8 @@ def find_backbone(name: str) -> Backbone:
     :raises ValueError: if it is not there
     """
     if not isinstance(name, str) or name not in BACKBONES:
-        raise ValueError(f"backbone must be one of {sorted(BACKBONES)}, got {name!r}{did_you_mean(name, BACKBONES)}")
+        hint = did_you_mean(name, BACKBONES) or (NOT_REGISTERED if isinstance(name, str) else "")
+        raise ValueError(f"backbone must be one of {sorted(BACKBONES)}, got {name!r}{hint}")
     return BACKBONES[name]
 
 

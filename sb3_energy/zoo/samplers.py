@@ -8,44 +8,46 @@ from typing import Any
 
 import optuna
 
-from sb3_energy import refiners
+from sb3_energy.common.entropy_choice import valid_estimators
 from sb3_energy.common.potential_policy import NORMAL
+from sb3_energy.common.starts import is_flow
+from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import BACKBONES
+from sb3_energy.refiners import REFINERS, Identity
 
 # A name has one distribution in all trials of a study, so that ranges that depend on the refiner carry its name.
-REFINERS = (
-    *("none", "langevin", "mala", "hmc", "svgd", "mppi", "derivative_free"),
-    *("autoregressive_derivative_free", "flow", "mean_flow", "snis"),
-)
-STEPS = {
-    **{"langevin": (1, 10), "mala": (1, 10), "hmc": (1, 3), "svgd": (1, 10), "mppi": (1, 6), "derivative_free": (1, 4)},
-    **{"autoregressive_derivative_free": (1, 3), "flow": (1, 8), "mean_flow": (1, 2)},
+ONE_TO_128, EIGHT_OR_MORE = (0, 7), (3, 7)
+"""Particles, as powers of two."""
+SEARCH_SPACES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "langevin": dict(steps=(1, 10), particles_pow=ONE_TO_128, step_size=(1e-3, 0.5)),
+    "mala": dict(steps=(1, 10), particles_pow=ONE_TO_128, step_size=(1e-2, 1.0)),
+    "hmc": dict(steps=(1, 3), particles_pow=ONE_TO_128, step_size=(0.03, 1.0)),
+    "svgd": dict(steps=(1, 10), particles_pow=(2, 5), step_size=(1e-2, 1.0)),
+    "mppi": dict(steps=(1, 6), particles_pow=(4, 7)),
+    "derivative_free": dict(steps=(1, 4), particles_pow=(4, 7), noise_std=(0.03, 1.0)),
+    "autoregressive_derivative_free": dict(steps=(1, 3), particles_pow=(4, 7), noise_std=(0.03, 1.0)),
+    "flow": dict(steps=(1, 8), particles_pow=(0, 4)),
+    "mean_flow": dict(steps=(1, 2), particles_pow=(0, 4)),
+    "snis": dict(particles_pow=EIGHT_OR_MORE),  # it has one step
 }
-STEP_SIZES = {"langevin": (1e-3, 0.5), "mala": (1e-2, 1.0), "hmc": (0.03, 1.0), "svgd": (1e-2, 1.0)}
-NOISE_STDS = dict.fromkeys(("derivative_free", "autoregressive_derivative_free"), (0.03, 1.0))
-PARTICLES_POW = {
-    **dict.fromkeys(("langevin", "mala", "hmc"), (0, 7)),
-    **dict.fromkeys(("mppi", "derivative_free", "autoregressive_derivative_free"), (4, 7)),
-    **{"svgd": (2, 5), "snis": (3, 7), "flow": (0, 4), "mean_flow": (0, 4)},
-}
-LENGTHS = {"step_size": STEP_SIZES, "noise_std": NOISE_STDS}
+"""Of the package's refiners, see :func:`search_space`."""
 AGGREGATES = ("mean", "min", "lcb")
 RESIDUAL_BACKBONES = ("simba", "bro")  # of one width, which the zoo's "big" is not
 INITIAL_PARTICLES = ("base", "uniform", "mixture")
 BOXES = ("tanh", "reflect")
-FLOWS = ("flow", "mean_flow")  # they start at the Gaussian, before the squash
 
 GUIDANCES, TEMPERATURES, DIVERGENCE_COEFS = (0.1, 10.0), (0.01, 1.0), (0.01, 1.0)
 JKO_STEPS, TRANSPORT_PARTS, JKO_PARTICLES_POW = (4, 16), (0.0, 0.9), (0, 7)
 VALUE_WEIGHTS = (None, "relu", "exp")
 POLICY_DELAYS = (1, 2, 4)
 
-_POLICY = ("refiner", "backbone", "initial_particles", "box")
+_POLICY = ("refiner", "backbone", "initial_particles", "box", "energy")
 _ALGORITHM = ("refine_exploration", "refine_target")
 _POTENTIAL_ENERGY = ("guidance", "temperature", "aggregate")
 _POTENTIAL_POLICY = ("backbone", "refiner_steps", "initial_particles")
 _POTENTIAL_ALGORITHM = (*_ALGORITHM, "divergence_coef", "value_weight", "policy_delay")
-_POTENTIAL = (*_POTENTIAL_ENERGY, *_POTENTIAL_POLICY, *_POTENTIAL_ALGORITHM, "transport_part", "n_particles_pow")
+_POTENTIAL = ("energy", *_POTENTIAL_ENERGY, *_POTENTIAL_POLICY, *_POTENTIAL_ALGORITHM, "transport_part", "n_particles_pow")
 _HER = ("n_sampled_goal", "goal_selection_strategy")
 
 
@@ -116,21 +118,56 @@ def _converted_without(ours: dict[str, Any], sampled_params: dict[str, Any]) -> 
     return convert_offpolicy_params(rest)
 
 
+def search_space(refiner: str) -> dict[str, Any]:
+    """
+    What is searched for a refiner: ``steps`` and ``particles_pow`` (powers of two), pairs of integers, and arguments of the
+    refiner by their names: a pair of numbers is a range, logarithmic if it holds a float, and a list holds the choices. One of
+    the user's own has its class attribute ``search_space``; without it steps and particles are searched.
+
+    :param refiner: a name in :data:`sb3_energy.refiners.REFINERS`
+    :return: ranges and choices by name
+    """
+    cls: Any = REFINERS[refiner]
+    declared = getattr(cls, "search_space", None)
+    if declared is not None:
+        return dict(declared)
+    if refiner in SEARCH_SPACES and _is_of_the_package(cls):
+        return SEARCH_SPACES[refiner]
+    if issubclass(cls, Identity):
+        return {}
+    max_steps = getattr(cls, "max_steps", None)
+    space: dict[str, Any] = dict(particles_pow=EIGHT_OR_MORE if getattr(cls, "resamples", True) else ONE_TO_128)
+    return space if max_steps == 1 else dict(steps=(1, min(10, max_steps or 10)), **space)
+
+
+def own_energies(needs_potential: bool) -> list[str]:
+    """
+    :param needs_potential: whether those that are made of a potential are asked for, or the others
+    :return: names of the user's own energies
+    """
+    own = {name: cls for name, cls in ENERGIES.items() if not _is_of_the_package(cls)}
+    return [name for name, cls in own.items() if getattr(cls, "needs_potential", False) == needs_potential]
+
+
+def _is_of_the_package(cls: Any) -> bool:
+    return getattr(cls, "__module__", "").startswith("sb3_energy.")
+
+
 def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
-    refiner = trial.suggest_categorical("refiner", REFINERS)
+    refiner = trial.suggest_categorical("refiner", tuple(REFINERS))
     params: dict[str, Any] = {"refiner": refiner, "backbone": trial.suggest_categorical("backbone", sorted(BACKBONES))}
-    if refiner == "none":
+    cls: Any = REFINERS[refiner]
+    if issubclass(cls, Identity):
         return params
-    for name, ranges in (("steps", STEPS), ("particles_pow", PARTICLES_POW)):
-        if refiner in ranges:  # snis has one step
-            params[f"{refiner}_{name}"] = trial.suggest_int(f"{refiner}_{name}", *ranges[refiner])
-    for name, lengths in LENGTHS.items():
-        if refiner in lengths:
-            params[f"{refiner}_{name}"] = trial.suggest_float(f"{refiner}_{name}", *lengths[refiner], log=True)
-    if refiner not in FLOWS:
+    for name, values in search_space(refiner).items():
+        params[f"{refiner}_{name}"] = _suggest(trial, f"{refiner}_{name}", values)
+    if not is_flow(cls):  # which starts at the Gaussian, before the squash
         params["initial_particles"] = trial.suggest_categorical("initial_particles", INITIAL_PARTICLES)
         params["box"] = trial.suggest_categorical("box", BOXES)
-    params["aggregate"] = trial.suggest_categorical("aggregate", AGGREGATES)
+    if own := own_energies(needs_potential=False):
+        params["energy"] = trial.suggest_categorical("energy", ("q", *own))
+    if params.get("energy", "q") == "q":
+        params["aggregate"] = trial.suggest_categorical("aggregate", AGGREGATES)
     params["refine_exploration"] = trial.suggest_categorical("refine_exploration", [True, False])
     params["refine_target"] = trial.suggest_categorical("refine_target", [True, False])
     if params["refine_target"]:  # the soft value of a target that is not refined is refused with a fixed ent_coef
@@ -140,25 +177,34 @@ def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
     return params
 
 
+def _suggest(trial: optuna.Trial, name: str, values: Any) -> Any:
+    if isinstance(values, list):
+        return trial.suggest_categorical(name, values)
+    if any(isinstance(value, float) for value in values):
+        return trial.suggest_float(name, *values, log=True)
+    return trial.suggest_int(name, *values)
+
+
 def _estimators(refiner: str) -> tuple[str, ...]:
     # Those whose validity hangs on the refiner alone, and not on the box or the number of particles too
-    return tuple(name for name in refiners.REFINERS[refiner].estimators if name not in ("mixture", "path", "trace"))
+    return tuple(name for name in valid_estimators(REFINERS[refiner]) if name not in ("mixture", "path", "trace"))
 
 
 def _is_refinement(key: str) -> bool:
-    return key in (*_POLICY, *_ALGORITHM, "aggregate") or key.startswith(tuple(f"{refiner}_" for refiner in REFINERS))
+    of_refiners = (f"{refiner}_{name}" for refiner in REFINERS for name in (*search_space(refiner), "entropy"))
+    return key in (*_POLICY, *_ALGORITHM, "aggregate", *of_refiners)
 
 
 def _add_refinement(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     refiner = params["refiner"]
     policy_kwargs = _of_one_width({**hyperparams["policy_kwargs"], **{key: params[key] for key in _POLICY if key in params}})
-    if f"{refiner}_steps" in params:
-        policy_kwargs["refiner_steps"] = params[f"{refiner}_steps"]
-    if f"{refiner}_particles_pow" in params:
-        policy_kwargs["n_particles"] = 2 ** params[f"{refiner}_particles_pow"]
-    refiner_kwargs = {name: params[f"{refiner}_{name}"] for name in LENGTHS if f"{refiner}_{name}" in params}
-    if refiner_kwargs:
-        policy_kwargs["refiner_kwargs"] = refiner_kwargs
+    searched = {name: params[f"{refiner}_{name}"] for name in search_space(refiner) if f"{refiner}_{name}" in params}
+    if "steps" in searched:
+        policy_kwargs["refiner_steps"] = searched.pop("steps")
+    if "particles_pow" in searched:
+        policy_kwargs["n_particles"] = 2 ** searched.pop("particles_pow")
+    if searched:
+        policy_kwargs["refiner_kwargs"] = searched
     if "aggregate" in params:
         policy_kwargs["energy_kwargs"] = {"aggregate": params["aggregate"]}
     algorithm = {key: params[key] for key in _ALGORITHM if key in params}
@@ -168,14 +214,20 @@ def _add_refinement(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict
 
 
 def _sample_potential(trial: optuna.Trial) -> dict[str, Any]:
+    own = own_energies(needs_potential=True)
+    energy: dict[str, Any] = {"energy": trial.suggest_categorical("energy", ("guided_potential", *own))} if own else {}
+    if energy.get("energy", "guided_potential") == "guided_potential":
+        energy |= {
+            "guidance": trial.suggest_float("guidance", *GUIDANCES, log=True),
+            "temperature": trial.suggest_float("temperature", *TEMPERATURES, log=True),
+            "aggregate": trial.suggest_categorical("aggregate", AGGREGATES),
+        }
     return {
-        "guidance": trial.suggest_float("guidance", *GUIDANCES, log=True),
-        "temperature": trial.suggest_float("temperature", *TEMPERATURES, log=True),
+        **energy,
         "refiner_steps": trial.suggest_int("refiner_steps", *JKO_STEPS),
         "transport_part": trial.suggest_float("transport_part", *TRANSPORT_PARTS),
         "n_particles_pow": trial.suggest_int("n_particles_pow", *JKO_PARTICLES_POW),
         "initial_particles": trial.suggest_categorical("initial_particles", (*INITIAL_PARTICLES, NORMAL)),
-        "aggregate": trial.suggest_categorical("aggregate", AGGREGATES),
         "backbone": trial.suggest_categorical("backbone", sorted(BACKBONES)),
         "divergence_coef": trial.suggest_float("divergence_coef", *DIVERGENCE_COEFS, log=True),
         "value_weight": trial.suggest_categorical("value_weight", VALUE_WEIGHTS),
@@ -188,10 +240,11 @@ def _sample_potential(trial: optuna.Trial) -> dict[str, Any]:
 def _add_potential(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     policy_kwargs = _of_one_width({**hyperparams["policy_kwargs"], **{key: params[key] for key in _POTENTIAL_POLICY}})
     policy_kwargs |= {
-        "energy_kwargs": {key: params[key] for key in _POTENTIAL_ENERGY},
+        "energy_kwargs": {key: params[key] for key in _POTENTIAL_ENERGY if key in params},
         "n_particles": 2 ** params["n_particles_pow"],
         "transport_time": params["transport_part"],  # of a sampling time of 1, in which a learned velocity has arrived
     }
+    policy_kwargs |= {"energy": params["energy"]} if "energy" in params else {}
     return {**hyperparams, **{key: params[key] for key in _POTENTIAL_ALGORITHM}, "policy_kwargs": policy_kwargs}
 
 

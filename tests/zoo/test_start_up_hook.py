@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rl_zoo3")
 
+import _sb3_energy_autoload as hook
 from sb3_energy.zoo import ALGORITHMS
 from sb3_energy.zoo.__main__ import main
 
@@ -69,6 +70,26 @@ def test_every_import_order_registers():
     assert lines == [{"order": order, **everything} for order in ORDERS]
 
 
+@pytest.mark.parametrize("switch", ["0", "false", "False", "NO", " off ", ""])
+def test_the_switch_is_off(switch, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    if hook._Finder in sys.meta_path:
+        sys.meta_path.remove(hook._Finder)
+    monkeypatch.setenv(hook.SWITCH, switch)
+    hook.install()
+    assert hook._Finder not in sys.meta_path
+
+
+@pytest.mark.parametrize("switch", ["1", "true", "yes", "on", None])
+def test_the_switch_is_on(switch, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    if hook._Finder in sys.meta_path:
+        sys.meta_path.remove(hook._Finder)
+    monkeypatch.setenv(hook.SWITCH, switch) if switch else monkeypatch.delenv(hook.SWITCH, raising=False)
+    hook.install()
+    assert hook._Finder in sys.meta_path
+
+
 def test_the_switch_turns_it_off_and_register_on_again():
     source = """
 import sys, rl_zoo3, torch, _sb3_energy_autoload
@@ -120,6 +141,28 @@ assert "energy_sac" not in rl_zoo3.ALGOS and "sac" in rl_zoo3.ALGOS
     result = run("-c", source)
     assert result.returncode == 0, result.stderr
     assert "sb3-energy could not register itself in rl_zoo3.utils" in result.stderr
+
+
+def test_a_zoo_of_another_version_is_imported_where_warnings_are_errors():
+    source = """
+import sys, types, warnings, importlib.machinery, importlib.abc
+class Zoo(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "rl_zoo3":
+            return importlib.machinery.ModuleSpec(name, self, is_package=name == "rl_zoo3")
+    def create_module(self, spec): return None
+    def exec_module(self, module): module.MINE = 3
+import sb3_energy
+sys.meta_path.append(Zoo())
+sys.meta_path.insert(1, sys.meta_path.pop())
+warnings.simplefilter("error")
+import rl_zoo3.utils, rl_zoo3.callbacks, rl_zoo3.exp_manager, rl_zoo3.hyperparams_opt
+assert rl_zoo3.exp_manager.MINE == 3
+"""
+    result = run("-c", source)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("sb3-energy could not register itself in rl_zoo3.") == 4
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
