@@ -12,6 +12,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_energy.checks import plain
 from sb3_energy.common.bad_files import existing, one_line
 from sb3_energy.common.buffer_files import check_buffer_fits, not_finite_row, read_buffer
 from sb3_energy.common.checked_files import UNREADABLE, dump_checked
@@ -211,7 +212,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         check_model_file(cls, found, custom_objects)
         env = None if env is None else maybe_make_env(env, verbose=0)
         try:
-            model = super().load(found, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+            model = super().load(found, env, device, custom_objects, print_system_info, force_reset, **plain(kwargs))
         except UNREADABLE as error:
             read_parameters(cls.__name__, found)  # which says so, if one of them cannot be read
             of_the_machine = isinstance(error, (MemoryError, RuntimeError)) and "loading state_dict" not in str(error)

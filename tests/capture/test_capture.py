@@ -29,7 +29,7 @@ class Own(th.nn.Module):
 @pytest.mark.parametrize(
     ("capture", "kwargs", "message"),
     [
-        ("graph", {}, "capture must be one of ['cuda_graph', 'compile'] or None, got 'graph'"),
+        ("graph", {}, "capture must be one of ['cuda_graph', 'compile'] or None, got 'graph'; did you mean 'cuda_graph'?"),
         (True, {}, "capture must be one of ['cuda_graph', 'compile'] or None, got True"),
         (
             "compile",
@@ -214,3 +214,15 @@ def test_what_is_not_compiled_is_left_to_the_refinement(compile_with, monkeypatc
     assert not seen, "compiled before it was watched"
     policy.refine(th.zeros(4, 3), generator=th.Generator().manual_seed(0))
     assert len(seen) == 1
+
+
+def test_the_prediction_of_one_observation_is_compiled(compile_with, monkeypatch):
+    compile_with("eager")
+    policy, seen = model_of("compile").policy, []
+    compiled = policy.compiled_sample
+    monkeypatch.setattr(policy, "compiled_sample", lambda *args: seen.append(1) or compiled(*args))
+    observation = policy.observation_space.sample()
+    policy.predict(observation)
+    assert seen == [1]
+    policy.predict(observation, deterministic=True)  # which is no draw
+    assert seen == [1]
