@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
@@ -18,15 +19,47 @@ from sb3_energy.common.array_refinement import ArrayRefinement
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.q_scale import QScale
 from sb3_energy.common.quantile_critic import QuantileCritic
+from sb3_energy.common.refinement import Refinement
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.energies import GuidedPotential, PotentialEnergy, QEnergy
-from sb3_energy.networks import ArrayNetwork, RunningNorm, Watched, hooks_of
+from sb3_energy.networks import (
+    ArrayNetwork,
+    Originals,
+    PotentialNetwork,
+    RunningNorm,
+    Watched,
+    calls_are_original,
+    is_untouched,
+)
+from sb3_energy.networks.layer_rules import RULES
+from sb3_energy.refiners import MPPI, Langevin
 
 if TYPE_CHECKING:
     from sb3_energy.common.policies import RefinedPolicy
 
 _LEARNED = "potential", "q_scale"
 """What some policies have beside actor and critic, and the energy is made of."""
+
+_CRITIC_METHODS = ("forward", "encode", "evaluate", "outputs", "extract_features", "policy_values", "_policy_values", "bind")
+_DISTRIBUTION_METHODS = ("actions_from_params", "proba_distribution", "get_actions", "sample", "mode")
+
+_ORIGINALS = Originals(
+    {layer: ["forward"] for layer in (*RULES, FlattenExtractor, RunningNorm) if issubclass(layer, nn.Module)}
+    | {
+        BackboneActor: ["forward", "_predict", "get_action_dist_params", "extract_features"],
+        EnsembleCritic: _CRITIC_METHODS,
+        QuantileCritic: _CRITIC_METHODS,
+        PotentialNetwork: ["forward", "bind"],
+        QEnergy: ["bind", "bind_features"],
+        PotentialEnergy: ["bind"],
+        GuidedPotential: ["bind"],
+        Refinement: ["sample", "best", "thinned"],
+        Langevin: ["init", "step", "kernel", "deterministic"],
+        MPPI: ["init", "step", "deterministic"],
+        SquashedDiagGaussianDistribution: _DISTRIBUTION_METHODS,
+    }
+)
+"""What arrays stand for: somebody may replace one of these on its class."""
 
 _LOG_STD_MIN, _LOG_STD_MAX = np.full((), LOG_STD_MIN, np.float32), np.full((), LOG_STD_MAX, np.float32)
 _ONE, _HALF = np.full((), 1.0, np.float32), np.full((), 0.5, np.float32)
@@ -49,7 +82,7 @@ class ArrayPolicy:
         self._refinement = ArrayRefinement(policy.refinement) if supported else None
         self._starts_normal = policy.starts_normal
         space: Any = policy.action_space
-        self._low, self._range = space.low, space.high - space.low
+        self._space = space
         self._values = policy.refinement, policy.energy, policy.observation_space, policy.action_space
         self._actor, self._q_networks_of, self._q_networks = policy.actor, policy.critic, [*policy.critic.q_networks]
         self._learned = [policy._modules.get(name) for name in _LEARNED]
@@ -70,7 +103,11 @@ class ArrayPolicy:
             and type(critic) in (EnsembleCritic, QuantileCritic)
             and not actor.use_sde
             and all(_is_known_features(network) for network in (actor, critic))
-            and not any(hooks_of(_modules_of(policy)))
+            and policy.squash_output
+            and _is_known_distribution(actor.action_dist)
+            and all(map(is_untouched, _modules_of(policy)))
+            and calls_are_original()
+            and _ORIGINALS.are_in_place()
         )
         if not known:
             return None
@@ -97,6 +134,9 @@ class ArrayPolicy:
             and policy.energy is self._values[1]
             and policy.observation_space is self._values[2]
             and policy.action_space is self._values[3]
+            and policy._squash_output
+            and _is_known_distribution(self._actor.action_dist)
+            and _ORIGINALS.are_in_place()
             and self._watched.is_unchanged()
         )
 
@@ -135,8 +175,8 @@ class ArrayPolicy:
         :param actions: ``(B, A)``, scaled to [-1, 1]
         :return: ``(B, *A)`` in the action space, rounded as SB3 does
         """
-        actions = actions.reshape(-1, *self._low.shape)
-        return self._low + _HALF * (actions + _ONE) * self._range
+        low, high = self._space.low, self._space.high  # of now: somebody may change their numbers
+        return low + _HALF * (actions.reshape(-1, *low.shape) + _ONE) * (high - low)
 
     def q_values(self, obs: Array, actions: Array) -> Array:
         """
@@ -180,6 +220,11 @@ def _energy_of(policy: Any, critic: ArrayNetwork) -> ArrayEnergy | ArrayPotentia
         return None
     potential = ArrayPotential.network_of(policy, get_action_dim(policy.action_space))
     return None if potential is None else ArrayPotential(policy.energy, potential, critic, policy.q_scale)
+
+
+def _is_known_distribution(distribution: Any) -> bool:
+    own = distribution.__dict__
+    return type(distribution) is SquashedDiagGaussianDistribution and not any(name in own for name in _DISTRIBUTION_METHODS)
 
 
 def _is_known_features(network: Any) -> bool:

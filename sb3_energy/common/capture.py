@@ -91,7 +91,8 @@ class CapturableUpdates(LeanUpdates, OffPolicyAlgorithm):
         raise NotImplementedError
 
     def _run_update(self, batch: ReplayBufferSamples, records: Records) -> None:
-        if self._captured is None:
+        # A hook would be recorded as what it did once; whoever has changed the networks is not recorded at all
+        if self._captured is None or not self.actor.by_hand:
             self._update(batch, records)
         else:
             self._captured(batch, records)

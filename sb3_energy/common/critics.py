@@ -15,7 +15,15 @@ from sb3_energy.autodiff import with_gradient
 from sb3_energy.common.features import NormalizedFeatures
 from sb3_energy.energies import weighed_q_values
 from sb3_energy.losses import critic_loss
-from sb3_energy.networks import BoundEnsemble, Stack, WeighFn, evaluate_particles, make_backbone, make_normalizer
+from sb3_energy.networks import (
+    BoundEnsemble,
+    Stack,
+    WeighFn,
+    evaluate_particles,
+    is_untouched,
+    make_backbone,
+    make_normalizer,
+)
 from sb3_energy.types import BoundCritic
 
 
@@ -141,6 +149,9 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
             return tuple(stack.forward(inputs, []) for stack in stacks)
         return tuple(stack(inputs) for stack in stacks)
 
+    known_forward = forward
+    """The one that says the same as :meth:`evaluate`."""
+
     def bind(self, features: th.Tensor) -> BoundCritic:
         """
         The critics at these features, for many actions and with gradients for the actions alone. They are the critics of now:
@@ -148,9 +159,19 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
         :param features: ``(B, F)`` what :meth:`encode` returned, without a graph
         :return: ``(B, N, A) -> (C, B, N)``
+        :raises TypeError: if somebody has overridden, replaced or hooked :meth:`forward` alone, which energies do not go through
         """
+        self._check_forward()
         stacks = self.stacks() if self.is_own("evaluate", "outputs") else None
         return partial(self.evaluate, features) if stacks is None else _BoundCritic(self, features, stacks)
+
+    def _check_forward(self) -> None:
+        is_known = getattr(self.forward, "__func__", None) is type(self).known_forward and is_untouched(self)
+        if not is_known and self.is_own("evaluate", "outputs"):
+            raise TypeError(
+                f"forward of {type(self).__name__} is overridden, replaced or hooked, and energies ask evaluate(features, "
+                "actions), which does not go through it: override evaluate as well, or hook critic.q_networks"
+            )
 
     def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """

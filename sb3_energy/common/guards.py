@@ -44,23 +44,26 @@ def check_finite(what: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
         )
 
 
-def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: Records) -> None:
+def guarded_step(
+    optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: Records, has_gradients: bool = False
+) -> None:
     """
     One step of an optimiser, unless the loss is no number. Where checks are put off, it is not made either once one of them,
     this or another before it, has failed.
 
     :param optimizer: of the parameters that the loss is to change
-    :param loss: scalar; without a graph its derivatives are in the parameters' ``grad`` already
+    :param loss: scalar
     :param name: of the loss, for the records and the message
     :param records: where its value is appended
+    :param has_gradients: whether its derivatives are in the parameters' ``grad`` already and it has no graph
     :raises FloatingPointError: if the loss is not finite; no parameter is changed then
+    :raises RuntimeError: if the loss has no graph and should have one, as in SB3
     """
     value = loss.detach()
     require_finite(value, partial(_loss_error, name, value))
     records[name].append(value)
-    if loss.requires_grad:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    if not has_gradients:
+        _differentiate(optimizer, loss, name)
     require_finite_gradients(optimizer, name)
     checks = active_checks()
     if checks is None:
@@ -91,6 +94,28 @@ def require_finite_gradients(optimizer: th.optim.Optimizer, name: str) -> None:
     n_found = th.zeros((), device=device)
     th._amp_foreach_non_finite_check_and_unscale_(gradients, n_found, th.ones((), device=device))
     require(n_found == 0.0, partial(_gradient_error, name))
+
+
+def require_gradients() -> None:
+    """
+    :raises RuntimeError: if gradients are switched off, so that nothing could be learned; as in SB3, but before anything is
+        changed
+    """
+    if not th.is_grad_enabled():
+        raise RuntimeError(
+            "training needs gradients, which are switched off by torch.no_grad(), torch.set_grad_enabled(False) "
+            "or torch.inference_mode()"
+        )
+
+
+def _differentiate(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str) -> None:
+    if not loss.requires_grad:
+        raise RuntimeError(
+            f"{name} does not require grad and nothing can be learned from it: every parameter that it depends on is frozen "
+            "(requires_grad=False) or detached"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
 
 
 def can_skip(optimizer: th.optim.Optimizer) -> bool:

@@ -44,7 +44,9 @@ class LeanUpdates(OffPolicyAlgorithm):
         for module in (self.policy.actor, self.policy.critic, self.policy.critic_target):
             module.by_hand = self._is_lean
         self._uses_fast_matmul = self._choose_matmul()
-        self._by_hand: UpdateByHand | None = None  # of the networks as they are in the current call of train()
+        # Of the networks as they are in the current call of train()
+        self._by_hand: UpdateByHand | None = None
+        self._temperature_by_hand = False
 
     def _check_update(self) -> None:
         check_choice("update", self.update, UPDATES)
@@ -78,16 +80,16 @@ class LeanUpdates(OffPolicyAlgorithm):
         return buffer.sample(batch_size, env=self._vec_normalize_env)
 
     def _fuse(self, optimizers: Iterable[th.optim.Optimizer]) -> None:
-        """Fused Adam for the optimisers, unless the user has said how Adam is to be computed."""
+        """Fused Adam for the optimisers, unless the user has said how Adam is to be computed, or has changed the networks:
+        a graph does not notice that fused steps have changed its parameters."""
         said = self.policy.optimizer_kwargs
         free = not any(said.get(name) for name in ("foreach", "capturable", "differentiable"))
-        fused = True if self._is_lean and free and said.get("fused") is None else said.get("fused")
+        fused = True if self.policy.actor.by_hand and free and said.get("fused") is None else said.get("fused")
         for optimizer in optimizers:
             if type(optimizer) in (th.optim.Adam, th.optim.AdamW):
                 for group in optimizer.param_groups:
                     group["fused"] = fused
-                    if fused:
-                        _place_steps(optimizer, group["params"])
+                    _place_steps(optimizer, group["params"], on_device=bool(fused or group["capturable"]))
 
     def _follow(self, parameters: Iterable[th.Tensor], targets: Iterable[th.Tensor]) -> None:
         """Target networks: ``target + tau (parameter - target)``."""
@@ -97,15 +99,16 @@ class LeanUpdates(OffPolicyAlgorithm):
             return th._foreach_lerp_(list(targets), list(parameters), self.tau)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_by_hand", "_is_lean", "_uses_fast_matmul"]
+        return [*super()._excluded_save_params(), "_by_hand", "_temperature_by_hand", "_is_lean", "_uses_fast_matmul"]
 
 
-def _place_steps(optimizer: th.optim.Optimizer, parameters: list[th.Tensor]) -> None:
-    # Adam that is not fused counts its steps on the CPU, and a model may have been saved by such a one
+def _place_steps(optimizer: th.optim.Optimizer, parameters: list[th.Tensor], on_device: bool) -> None:
+    # Adam that is not fused counts its steps on the CPU; a model may have been saved by such a one, or become one
     for parameter in parameters:
         step = optimizer.state[parameter].get("step") if parameter in optimizer.state else None
-        if isinstance(step, th.Tensor) and step.device != parameter.device:
-            optimizer.state[parameter]["step"] = step.to(parameter.device)
+        where = parameter.device if on_device else th.device("cpu")
+        if isinstance(step, th.Tensor) and step.device != where:
+            optimizer.state[parameter]["step"] = step.to(where)
 
 
 def can_gather(buffer: Any) -> bool:

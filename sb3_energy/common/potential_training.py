@@ -106,6 +106,11 @@ class PotentialSettings(NamedTuple):
     matching_coef: float
     value_weight: str | None
 
+    @property
+    def is_any(self) -> bool:
+        """Whether there is a loss at all."""
+        return any(coef > 0.0 for coef in self[:4])
+
     def check(self, guidance: float) -> "PotentialSettings":
         """
         :param guidance: ``λ`` of the policy's energy

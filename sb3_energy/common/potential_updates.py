@@ -125,7 +125,7 @@ class PotentialUpdates(ChainMemory):
         if losses.end_to_end_coef > 0.0:
             loss = self._end_to_end_loss(obs, base, q_energy)
             total = total + losses.end_to_end_coef * _noted(loss, "end_to_end_loss", records)
-        if total.requires_grad:  # somebody may have switched all of it off
+        if self._losses.is_any:  # somebody may have switched all of them off
             guarded_step(network.optimizer, total, "potential_loss", records)  # type: ignore[arg-type]
 
     def _value_weights(self, batch: ReplayBufferSamples, features: th.Tensor, records: Records) -> th.Tensor | None:

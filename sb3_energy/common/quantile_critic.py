@@ -96,6 +96,8 @@ class QuantileCritic(EnsembleCritic):
         """
         return th.stack(super().forward(obs, actions), dim=1)
 
+    known_forward = forward
+
     def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
         The quantiles of all critics together, without the largest ones (Kuznetsov et al. 2020, equation 12).

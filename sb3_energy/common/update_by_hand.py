@@ -12,16 +12,85 @@ Layers' own derivatives are in :mod:`sb3_energy.networks.layer_rules`; ``tests/t
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
 from sb3_energy.common.actors import BackboneActor, Draw, density_of_noise
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.proposals import Gaussian
-from sb3_energy.networks import InGrad, Stack
+from sb3_energy.common.quantile_critic import QuantileCritic
+from sb3_energy.networks import (
+    InGrad,
+    Originals,
+    Stack,
+    are_learned_once,
+    autograd_is_plain,
+    calls_are_original,
+    has_own,
+    is_untouched,
+    optimizes_only,
+)
+
+_ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
+_CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values")
+_CRITICS_METHODS = (*_CRITIC_METHODS, "policy_value_and_gradient", "stacks", "bind")
+_DISTRIBUTION_METHODS = ("log_prob_from_params", "actions_from_params", "proba_distribution", "sample", "log_prob")
+
+_ORIGINALS = Originals(
+    {
+        BackboneActor: _ACTOR_METHODS,
+        EnsembleCritic: _CRITICS_METHODS,
+        QuantileCritic: _CRITICS_METHODS,
+        SquashedDiagGaussianDistribution: _DISTRIBUTION_METHODS,
+    }
+)
+
+
+def are_autograds_own(actor: BackboneActor, critic: EnsembleCritic) -> bool:
+    """
+    The condition of every derivative of actor and critics that autograd does not take: it would find just what their classes
+    say. Whoever freezes or shares a parameter, hooks a tensor, a module or a node of the graph, replaces a method or switches
+    gradients off gets autograd.
+
+    :param actor: the Gaussian actor
+    :param critic: the critics
+    :return: whether derivatives by hand are those of autograd
+    """
+    classes = type(actor) is BackboneActor and type(critic) in (EnsembleCritic, QuantileCritic)
+    if not (classes and autograd_is_plain() and calls_are_original() and _ORIGINALS.are_in_place()):
+        return False
+    own = has_own(actor, BackboneActor, *_ACTOR_METHODS) and has_own(critic, type(critic), *_CRITICS_METHODS)
+    distribution = actor.action_dist
+    own = own and (actor.use_sde or type(distribution) is SquashedDiagGaussianDistribution)
+    own = own and not any(name in distribution.__dict__ for name in _DISTRIBUTION_METHODS)
+    return own and _is_free(actor, critic)
+
+
+def _is_free(actor: BackboneActor, critic: EnsembleCritic) -> bool:
+    """Whether no module and no parameter of the two is hooked, frozen, used twice or changed by the other's optimiser."""
+    shares = critic.share_features_extractor and critic.features_extractor is actor.features_extractor
+    parts = [actor] if shares else [actor, critic]
+    modules = [module for part in parts for module in part.modules()]
+    if shares:  # by SB3's own design: it learns with the actor
+        modules += [critic, *(module for network in critic.q_networks for module in network.modules())]
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
+    optimizers: list[Any] = [actor.optimizer, critic.optimizer]
+    parts_of = zip(optimizers, (actor, critic), strict=True)
+    optimized = all(optimizes_only(optimizer, part.parameters()) for optimizer, part in parts_of)
+    return optimized and all(map(is_untouched, modules)) and are_learned_once(parameters)
+
+
+def is_temperature_free(log_ent_coef: th.Tensor, optimizer: th.optim.Optimizer) -> bool:
+    """
+    :param log_ent_coef: ``log α``, learned
+    :param optimizer: which changes it
+    :return: whether its derivative by hand is the one that autograd would leave in its ``grad``
+    """
+    return autograd_is_plain() and optimizes_only(optimizer, [log_ent_coef]) and are_learned_once([log_ent_coef])
 
 
 def temperature_loss_by_hand(log_ent_coef: th.Tensor, entropy: th.Tensor, target_entropy: float) -> th.Tensor:
@@ -66,11 +135,13 @@ class UpdateByHand:
     def of(cls, actor: BackboneActor, critic: EnsembleCritic) -> "UpdateByHand | None":
         """
         :param actor: the actor
-        :param critic: the critics
+        :param critic: the critics, which pass :func:`are_autograds_own` together
         :return: their updates, or ``None`` where features are learned, a layer is unknown, or one of the two is not SAC's
         """
+        if not critic.is_own("td_loss", "policy_values"):
+            return None
         actor_stack, critic_stacks = actor.stack(), critic.stacks()
-        if actor_stack is None or critic_stacks is None or not critic.is_own("td_loss", "policy_values"):
+        if actor_stack is None or critic_stacks is None:
             return None
         learned = any(True for network in (actor, critic) for _ in network.features_extractor.parameters())
         return None if learned else cls(actor, critic, [actor_stack, *critic_stacks])

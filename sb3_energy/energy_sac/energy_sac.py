@@ -18,7 +18,7 @@ from sb3_energy.common.actors import BackboneActor, Draw
 from sb3_energy.common.capture import CapturableUpdates
 from sb3_energy.common.collection import TrackedCollection
 from sb3_energy.common.critics import EnsembleCritic
-from sb3_energy.common.guards import ENTROPY, READ_EVERY, Records, as_floats, guarded_step
+from sb3_energy.common.guards import ENTROPY, READ_EVERY, Records, as_floats, guarded_step, require_gradients
 from sb3_energy.common.keyword_places import check_policy_kwargs, check_policy_name, place_beside_algorithm
 from sb3_energy.common.lean_updates import LeanUpdates
 from sb3_energy.common.persistence import PersistentAlgorithm
@@ -31,7 +31,12 @@ from sb3_energy.common.unread_arguments import (
     refuse_policys_own_sde,
     runs_chains,
 )
-from sb3_energy.common.update_by_hand import UpdateByHand, temperature_loss_by_hand
+from sb3_energy.common.update_by_hand import (
+    UpdateByHand,
+    are_autograds_own,
+    is_temperature_free,
+    temperature_loss_by_hand,
+)
 from sb3_energy.deferred import NonFiniteError, active_checks, require
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.keywords import plain_arguments
@@ -196,11 +201,17 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         self._record(found)
 
     def _begin_updates(self) -> None:
+        require_gradients()
+        # Speed beside the plain path: what a user has changed, autograd has to see
+        own = self._is_lean and are_autograds_own(self.actor, self.critic)
+        self.actor.by_hand = self.critic.by_hand = own
         optimizers = self._optimizers()
         self._fuse(optimizers)
         self._update_learning_rate(optimizers)
-        can_be = self._is_lean and self.distillation_coef == 0.0
-        self._by_hand = UpdateByHand.of(self.actor, self.critic) if can_be else None
+        self._by_hand = UpdateByHand.of(self.actor, self.critic) if own and self.distillation_coef == 0.0 else None
+        optimizer, log_ent_coef = self.ent_coef_optimizer, self.log_ent_coef
+        learned = self._is_lean and optimizer is not None and log_ent_coef is not None
+        self._temperature_by_hand = learned and is_temperature_free(log_ent_coef, optimizer)  # type: ignore[arg-type]
 
     def _update(self, batch: ReplayBufferSamples, records: Records) -> None:
         # Where it is captured, nothing in here may make the host wait for the device
@@ -230,11 +241,11 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
             estimate = self._entropy_estimate(obs, log_prob.detach(), records)
         records[ENTROPY].append(entropy := -estimate.mean())
         assert isinstance(self.target_entropy, float)
-        if self._is_lean:
+        if self._temperature_by_hand:
             loss = temperature_loss_by_hand(self.log_ent_coef, entropy, self.target_entropy)
         else:
             loss = temperature_loss(self.log_ent_coef, estimate, self.target_entropy)
-        guarded_step(self.ent_coef_optimizer, loss, "ent_coef_loss", records)
+        guarded_step(self.ent_coef_optimizer, loss, "ent_coef_loss", records, self._temperature_by_hand)
         records["ent_coef"].append(ent_coef)
         return ent_coef
 
@@ -248,7 +259,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         loss = (self._by_hand.critic_loss if self._by_hand else self.critic.td_loss)(
             batch.observations, batch.actions, targets
         )
-        guarded_step(self.critic.optimizer, loss, "critic_loss", records)
+        guarded_step(self.critic.optimizer, loss, "critic_loss", records, self._by_hand is not None)
 
     def _next_actions(self, next_obs: PyTorchObs, next_draw: Draw, records: Records) -> tuple[th.Tensor, th.Tensor]:
         if not self.refine_target or self.policy.refinement.is_identity:
@@ -272,7 +283,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
             distillation = self._distillation_loss(obs, ent_coef)
             records["distillation_loss"].append(distillation.detach())
             loss = loss + self.distillation_coef * distillation
-        guarded_step(self.actor.optimizer, loss, "actor_loss", records)
+        guarded_step(self.actor.optimizer, loss, "actor_loss", records, self._by_hand is not None)
 
     def _update_target(self) -> None:
         self._follow(self.critic.parameters(), self.critic_target.parameters())

@@ -10,8 +10,17 @@ from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
 from sb3_energy.networks.prefix_energy import PrefixEnergies
 from sb3_energy.networks.stacks import Stack
+from sb3_energy.networks.untouched import (
+    Originals,
+    are_learned_once,
+    autograd_is_plain,
+    calls_are_original,
+    has_own,
+    is_untouched,
+    optimizes_only,
+)
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
-from sb3_energy.networks.watched import Watched, hooks_of
+from sb3_energy.networks.watched import Watched
 
 __all__ = [
     "BACKBONES",
@@ -21,6 +30,7 @@ __all__ = [
     "BoundEnsemble",
     "FieldNetwork",
     "InGrad",
+    "Originals",
     "PotentialNetwork",
     "PrefixEnergies",
     "RunningNorm",
@@ -28,10 +38,15 @@ __all__ = [
     "VelocityNetwork",
     "Watched",
     "WeighFn",
+    "are_learned_once",
+    "autograd_is_plain",
+    "calls_are_original",
     "default_activation",
     "evaluate_particles",
     "find_activation",
-    "hooks_of",
+    "has_own",
+    "is_untouched",
     "make_backbone",
     "make_normalizer",
+    "optimizes_only",
 ]

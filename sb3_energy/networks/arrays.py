@@ -10,7 +10,8 @@ from torch import nn
 from sb3_energy.networks.array_activations import ACTIVATIONS, is_supported
 from sb3_energy.networks.array_layers import Array, Layer, LayerNorm, Linear, Residual, attach_all, view
 from sb3_energy.networks.backbones import BroBlock, SimbaBlock
-from sb3_energy.networks.watched import Watched, hooks_of
+from sb3_energy.networks.untouched import calls_are_original, is_untouched
+from sb3_energy.networks.watched import Watched
 
 MAX_PROGRAMS = 4
 """How many numbers of rows a network keeps its arrays for."""
@@ -59,7 +60,7 @@ class ArrayNetwork:
         :return: the network, or ``None`` where they are anything else, have hooks, or are not 32-bit on the CPU
         """
         modules = [module for network in networks for module in network.modules()]
-        if not modules or any(hooks_of(modules)) or not all(map(_is_plain, modules)):
+        if not modules or not calls_are_original() or not all(map(_is_plain, modules)):
             return None
         structure = _structure(networks)
         if structure is None or not structure or not isinstance(structure[0][0], nn.Linear):
@@ -215,7 +216,7 @@ class Program:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module does what its class says, on parameters that numpy can see."""
-    return "forward" not in module.__dict__ and all(
+    return is_untouched(module) and all(
         type(p) in (nn.Parameter, th.Tensor) and p.dtype == th.float32 and p.device.type == "cpu" and p.layout == th.strided
         for p in module._parameters.values()
         if p is not None

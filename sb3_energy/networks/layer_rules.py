@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from sb3_energy.matmul import MatmulPrecision, prefers_mkl
 from sb3_energy.networks.backbones import BroBlock, SimbaBlock
+from sb3_energy.networks.untouched import Originals
 
 Tape = list[th.Tensor]
 """What layers have kept, the last layer's on top. All of it has one row for each row of the input."""
@@ -34,10 +35,6 @@ class Gradients(Protocol):
 
     def put(self, parameter: th.Tensor, gradient: th.Tensor) -> None:
         """One that has been computed."""
-        ...
-
-    def put_product(self, parameter: th.Tensor, a: th.Tensor, b: th.Tensor) -> None:
-        """``a @ b``."""
         ...
 
 
@@ -54,14 +51,6 @@ class Collected:
         """
         self._found[id(parameter)] = gradient
 
-    def put_product(self, parameter: th.Tensor, a: th.Tensor, b: th.Tensor) -> None:
-        """
-        :param parameter: whose derivative is ``a @ b``
-        :param a: matrix
-        :param b: matrix
-        """
-        self._found[id(parameter)] = a @ b
-
     def of(self, parameters: Sequence[th.Tensor]) -> list[th.Tensor]:
         """
         :param parameters: in some order
@@ -71,7 +60,7 @@ class Collected:
 
 
 class InGrad:
-    """Derivatives in the parameters' ``grad``, in the memory that it has already: to free and take so much costs time."""
+    """Derivatives in the parameters' ``grad``: new tensors, since somebody may have kept those of the update before."""
 
     def put(self, parameter: th.Tensor, gradient: th.Tensor) -> None:
         """
@@ -79,17 +68,6 @@ class InGrad:
         :param gradient: of the same shape
         """
         parameter.grad = gradient
-
-    def put_product(self, parameter: th.Tensor, a: th.Tensor, b: th.Tensor) -> None:
-        """
-        :param parameter: whose derivative is ``a @ b``
-        :param a: matrix
-        :param b: matrix
-        """
-        if parameter.grad is None:
-            parameter.grad = a @ b
-        else:
-            th.mm(a, b, out=parameter.grad)
 
 
 @dataclass(frozen=True)
@@ -129,7 +107,7 @@ def _linear_back(layer: nn.Linear, dy: th.Tensor, tape: Tape, grads: Gradients |
         if weight.shape[0] == 1:
             grads.put(weight, (dy * x).sum(0, keepdim=True))
         else:
-            grads.put_product(weight, dy.t(), x)
+            grads.put(weight, dy.t() @ x)
     if not wants_dx:
         return None
     return dy * weight if weight.shape[0] == 1 else dy @ weight  # an outer product is no matter for a library
@@ -243,6 +221,10 @@ RULES: dict[type, Rule] = {
     nn.Mish: _activation(lambda layer, dy, x: aten.mish_backward(dy, x)),
 }
 """By the exact type of a layer: a subclass may do something else, and what is not here is left to autograd."""
+
+
+FORWARDS = Originals({layer: ["forward"] for layer in RULES if layer is not Heads})
+"""What these classes do, for as long as nobody replaces it."""
 
 
 MAKERS = (nn.Linear, Heads, nn.LayerNorm)

@@ -13,6 +13,7 @@ from sb3_energy.checks import check_bool, check_number
 from sb3_energy.keywords import plain_arguments
 from sb3_energy.networks.ensembles import BoundEnsemble
 from sb3_energy.networks.particles import evaluate_particles
+from sb3_energy.networks.untouched import has_own, is_untouched
 from sb3_energy.types import EnergyFn
 
 SMOOTH_ACTIVATIONS = (nn.SiLU, nn.GELU, nn.Softplus, nn.Mish, nn.Tanh)
@@ -86,7 +87,8 @@ class PotentialNetwork(nn.Module):
         :param features: ``(B, F)``
         :return: ``(B, N, A) -> (B, N)``
         """
-        stacks = BoundEnsemble.stacks_of([self.network]) if self.by_hand else None
+        is_known = self.by_hand and is_untouched(self) and has_own(self, PotentialNetwork, "forward")
+        stacks = BoundEnsemble.stacks_of([self.network]) if is_known else None
         return partial(_potential, self, features, None if stacks is None else BoundEnsemble(stacks, features))
 
 

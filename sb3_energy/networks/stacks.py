@@ -8,7 +8,17 @@ import torch as th
 from torch import nn
 
 from sb3_energy.networks.backbones import BroBlock, SimbaBlock
-from sb3_energy.networks.layer_rules import RULES, Collected, Gradients, Heads, Tape, backward_through, forward_through
+from sb3_energy.networks.layer_rules import (
+    FORWARDS,
+    RULES,
+    Collected,
+    Gradients,
+    Heads,
+    Tape,
+    backward_through,
+    forward_through,
+)
+from sb3_energy.networks.untouched import calls_are_original, is_untouched
 
 
 def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
@@ -23,9 +33,10 @@ def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
 
 
 def _must_be_plain() -> bool:
-    """Whether somebody looks at the layers one by one: an export, or autocast, which chooses their precision."""
+    """Whether somebody looks at all layers: an export, autocast, which chooses their precision, or who replaced their class."""
     casts = th.is_autocast_enabled("cpu") or th.is_autocast_enabled("cuda")
-    return casts or th.jit.is_tracing() or th.compiler.is_exporting()
+    is_changed = not (calls_are_original() and FORWARDS.are_in_place())
+    return casts or is_changed or th.jit.is_tracing() or th.compiler.is_exporting()
 
 
 def _is_known(layer: Any) -> bool:
@@ -33,11 +44,12 @@ def _is_known(layer: Any) -> bool:
         return False
     if isinstance(layer, Heads):
         return all(_is_known(head) and head.bias is not None for head in layer.layers)
-    if layer.__dict__.get("inplace"):
+    if layer.__dict__.get("inplace") or not is_untouched(layer):
         return False
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-        return False
-    return all(_is_known(part) for part in layer.layers) if isinstance(layer, SimbaBlock | BroBlock) else True
+    if isinstance(layer, SimbaBlock | BroBlock):
+        return type(layer.layers) is nn.Sequential and is_untouched(layer.layers) and all(map(_is_known, layer.layers))
+    # They may be None, but where they are gone somebody has put a tensor of another kind in their place
+    return type(layer) not in (nn.Linear, nn.LayerNorm) or ("weight" in layer._parameters and "bias" in layer._parameters)
 
 
 @dataclass(frozen=True)
@@ -55,14 +67,18 @@ class Stack:
         """
         :param network: an ``nn.Sequential``, or anything else
         :param heads: linear layers that all see what comes out of it
-        :return: the stack, or ``None`` where a layer is unknown, works in place, or has hooks, where the first one is an
-            activation, which might work in place on what it is given, and in exports and under ``torch.autocast``
+        :return: the stack, or ``None`` where a layer is unknown, works in place, has hooks or a replaced method, where a
+            parameter is used twice, where the first layer is an activation, which might work in place on what it is given,
+            and in exports and under ``torch.autocast``
         """
-        if type(network) is not nn.Sequential or network._forward_hooks or network._forward_pre_hooks or _must_be_plain():
+        if type(network) is not nn.Sequential or not is_untouched(network) or _must_be_plain():
             return None
         layers = (*network, *([Heads(heads)] if heads else []))  # type: ignore[arg-type]
         begins = bool(layers) and type(layers[0]) in (nn.Linear, nn.LayerNorm, Heads)
-        return cls(layers) if begins and all(_is_known(layer) for layer in layers) else None
+        if not begins or not all(_is_known(layer) for layer in layers):
+            return None
+        parameters = _parameters(layers)
+        return cls(layers) if len(set(map(id, parameters))) == len(parameters) else None
 
     def parameters(self) -> list[th.Tensor]:
         """
