@@ -1,5 +1,6 @@
 """Ensembles of critics on a backbone of choice: encode once, evaluate many actions."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -149,7 +150,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
             return tuple(stack.forward(inputs, []) for stack in stacks)
         return tuple(stack(inputs) for stack in stacks)
 
-    known_forward = forward
+    known_forward: ClassVar[Callable[..., Any]] = forward
     """The one that says the same as :meth:`evaluate`."""
 
     def bind(self, features: th.Tensor) -> BoundCritic:
@@ -159,7 +160,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
         :param features: ``(B, F)`` what :meth:`encode` returned, without a graph
         :return: ``(B, N, A) -> (C, B, N)``
-        :raises TypeError: if somebody has overridden, replaced or hooked :meth:`forward` alone, which energies do not go through
+        :raises TypeError: if :meth:`forward` alone is overridden, replaced or hooked, which energies do not go through
         """
         self._check_forward()
         stacks = self.stacks() if self.is_own("evaluate", "outputs") else None

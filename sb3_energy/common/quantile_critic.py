@@ -1,6 +1,7 @@
 """Critics that give quantiles of the return."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -96,7 +97,7 @@ class QuantileCritic(EnsembleCritic):
         """
         return th.stack(super().forward(obs, actions), dim=1)
 
-    known_forward = forward
+    known_forward: ClassVar[Callable[..., Any]] = forward
 
     def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """

@@ -33,7 +33,7 @@ def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
 
 
 def _must_be_plain() -> bool:
-    """Whether somebody looks at all layers: an export, autocast, which chooses their precision, or who replaced their class."""
+    """Whether all layers are looked at or changed: exports, autocast, which chooses their precision, replaced classes."""
     casts = th.is_autocast_enabled("cpu") or th.is_autocast_enabled("cuda")
     is_changed = not (calls_are_original() and FORWARDS.are_in_place())
     return casts or is_changed or th.jit.is_tracing() or th.compiler.is_exporting()

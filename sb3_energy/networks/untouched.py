@@ -111,8 +111,8 @@ def _only_devices() -> bool:
 
 def are_learned_once(parameters: Sequence[th.Tensor]) -> bool:
     """
-    The part of the condition that is a matter of parameters: autograd would leave in the ``grad`` of each the derivative of the
-    loss and nothing else.
+    The part of the condition that is a matter of parameters: autograd would leave in the ``grad`` of each the derivative of
+    the loss and nothing else.
 
     :param parameters: each as often as it is used
     :return: whether all are trainable leaves, used once, without hooks on the tensor, after its gradient is accumulated, or
@@ -127,15 +127,14 @@ def are_learned_once(parameters: Sequence[th.Tensor]) -> bool:
         and not parameter._backward_hooks
         and not parameter._post_accumulate_grad_hooks
         # A node that accumulates keeps its parameter alive, and so does a graph or a view that leads to one
-        and (_use_count is not None and _use_count(parameter) == 1 or not _has_hooked_node(parameter))
+        and ((_use_count is not None and _use_count(parameter) == 1) or not _has_hooked_node(parameter))
         for parameter in parameters
     )
 
 
 def _has_hooked_node(parameter: th.Tensor) -> bool:
     """Whether the node of the graph that accumulates a parameter's gradient has hooks: torch lists them to a new hook only."""
-    function = parameter.view_as(parameter).grad_fn
-    assert function is not None  # gradients are enabled and the parameter requires one
+    function: Any = parameter.view_as(parameter).grad_fn  # gradients are enabled and the parameter requires one
     node = function.next_functions[0][0]
     for register in (node.register_hook, node.register_prehook):
         handle = register(_nothing)

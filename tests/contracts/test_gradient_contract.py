@@ -5,7 +5,6 @@ import io
 import numpy as np
 import pytest
 import torch as th
-from tests.contracts.gradient_ways import ERRORS, WAYS, applied, inner_pair, layers_of
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 from torch.nn import functional as F
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from sb3_energy import PGAC, EnergySAC
 from sb3_energy.common.update_by_hand import UpdateByHand, are_autograds_own
 from sb3_energy.networks import BACKBONES
+from tests.contracts.gradient_ways import ERRORS, WAYS, applied, inner_pair, layers_of
 
 N_ROWS, BATCH, UPDATES = 64, 16, 4
 SMALL = dict(net_arch=[12, 12, 12])
