@@ -12,6 +12,7 @@ from sb3_energy.checks import check_keywords, did_you_mean, plain
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.heads import HEAD_ARGUMENTS, HEADS, LearnedHead
 from sb3_energy.common.refinement import Refinement
+from sb3_energy.keywords import accepted_keywords
 from sb3_energy.networks import find_activation
 from sb3_energy.types import Head, Refiner
 
@@ -81,7 +82,13 @@ def checked_head_kwargs(name: Any, refiner: Refiner, head_kwargs: dict[str, Any]
     if head_kwargs is not None and not isinstance(head_kwargs, dict):
         raise TypeError(f"head_kwargs must be a dict, got {head_kwargs!r}")
     found = plain(dict(head_kwargs or {}))
-    check_keywords(f"head_kwargs of refiner={name!r}", found, sorted(HEAD_ARGUMENTS[head]))
+    check_keywords(f"head_kwargs of refiner={name!r}", found, sorted(_head_arguments(head)))
     if found.get("activation_fn") is not None:
         found["activation_fn"] = find_activation(found["activation_fn"])
     return found
+
+
+def _head_arguments(head: str) -> list[str]:
+    """Of one of the user's own, what its constructor takes beside the sizes."""
+    known = HEAD_ARGUMENTS.get(head)
+    return list(known) if known else sorted(set(accepted_keywords(HEADS[head]) or ()) - {"features_dim", "action_dim"})

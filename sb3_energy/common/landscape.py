@@ -10,7 +10,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.checks import check_integer
+from sb3_energy.checks import check_integer, plain
 from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.energies import PotentialEnergy, QEnergy
 from sb3_energy.refiners import Flow, MeanFlow, SteinVariationalGradientDescent
@@ -204,7 +204,7 @@ def _unnoticed(policy: PotentialPolicy, seed: int) -> Iterator[None]:
 def _checked_dims(dims: Any, action_dim: int) -> tuple[int, ...]:
     if dims is None:
         return (0, 1)[:action_dim]
-    n = min(action_dim, 2)
+    n, dims = min(action_dim, 2), plain(dims)
     is_list = isinstance(dims, (list, tuple)) and all(type(dim) is int and 0 <= dim < action_dim for dim in dims)
     if not is_list or len(dims) != n or len(set(dims)) != n:
         what = "two different ones" if n == 2 else "(0,), the only one"

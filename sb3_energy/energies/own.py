@@ -97,7 +97,9 @@ def make_energy(registry: Mapping[str, type[Energy]], energy: Any, energy_kwargs
     :raises TypeError: if it is neither name, class nor function, or does not take these arguments
     """
     if isinstance(energy, str):
-        return resolve(registry, energy, energy_kwargs, "energy")
+        if energy not in registry:
+            return resolve(registry, energy, energy_kwargs, "energy")  # says which there are
+        energy = registry[energy]  # of the user's own, it may be a function, too
     if not isinstance(energy, type):
         if hasattr(energy, "bind"):
             raise TypeError(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sb3_energy.checks import check_choice
 from sb3_energy.envs.multi_goal import LIMIT, step_dynamics
 
 QUADRATURES = ("trapezoid", "rectangle")
@@ -84,8 +85,7 @@ def action_grid(n_actions: int, quadrature: str = "trapezoid") -> tuple[np.ndarr
     :return: actions ``(n, n, 2)`` and their weights ``(n, n)`` in an integral over ``[-1, 1]^2``
     :raises ValueError: if there is no such rule or there are fewer than two points
     """
-    if quadrature not in QUADRATURES:
-        raise ValueError(f"quadrature must be one of {QUADRATURES}, got {quadrature!r}")
+    check_choice("quadrature", quadrature, QUADRATURES)
     if n_actions < 2:
         raise ValueError(f"n_actions must be at least 2, got {n_actions!r}")
     axis = np.linspace(-1.0, 1.0, n_actions)

@@ -4,6 +4,7 @@ from functools import partial
 
 import torch as th
 
+from sb3_energy.checks import plain
 from sb3_energy.deferred import NonFiniteError, active_checks, is_host, require
 from sb3_energy.refiners.diverged import diverged_error
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
@@ -104,7 +105,8 @@ def check_start(particles: th.Tensor, n_steps: int) -> None:
     """
     if particles.dim() < 3:
         raise ValueError(f"particles must have shape (B, N, *event), got {tuple(particles.shape)}")
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 0:
+    number = plain(n_steps)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise ValueError(f"n_steps must be an integer of at least 0, got {n_steps!r}")
 
 

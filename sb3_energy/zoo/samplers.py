@@ -8,8 +8,10 @@ from typing import Any
 
 import optuna
 
+from sb3_energy.common.boxes import BOXES
 from sb3_energy.common.entropy_choice import valid_estimators
 from sb3_energy.common.potential_policy import NORMAL
+from sb3_energy.common.proposals import INITIAL_PARTICLES
 from sb3_energy.common.starts import is_flow
 from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import BACKBONES
@@ -34,8 +36,6 @@ SEARCH_SPACES: dict[str, dict[str, Any]] = {
 """Of the package's refiners, see :func:`search_space`."""
 AGGREGATES = ("mean", "min", "lcb")
 RESIDUAL_BACKBONES = ("simba", "bro")  # of one width, which the zoo's "big" is not
-INITIAL_PARTICLES = ("base", "uniform", "mixture")
-BOXES = ("tanh", "reflect")
 
 GUIDANCES, TEMPERATURES, DIVERGENCE_COEFS = (0.1, 10.0), (0.01, 1.0), (0.01, 1.0)
 JKO_STEPS, TRANSPORT_PARTS, JKO_PARTICLES_POW = (4, 16), (0.0, 0.9), (0, 7)
@@ -162,8 +162,8 @@ def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
     for name, values in search_space(refiner).items():
         params[f"{refiner}_{name}"] = _suggest(trial, f"{refiner}_{name}", values)
     if not is_flow(cls):  # which starts at the Gaussian, before the squash
-        params["initial_particles"] = trial.suggest_categorical("initial_particles", INITIAL_PARTICLES)
-        params["box"] = trial.suggest_categorical("box", BOXES)
+        params["initial_particles"] = trial.suggest_categorical("initial_particles", tuple(INITIAL_PARTICLES))
+        params["box"] = trial.suggest_categorical("box", tuple(BOXES))
     if own := own_energies(needs_potential=False):
         params["energy"] = trial.suggest_categorical("energy", ("q", *own))
     if params.get("energy", "q") == "q":

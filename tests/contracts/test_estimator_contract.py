@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch as th
 
-from sb3_energy.common.entropy_choice import choose_estimator
+from sb3_energy.common.entropy_choice import choose_estimator, valid_estimators
 from sb3_energy.common.heads import HEADS
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.networks import FieldNetwork
@@ -23,7 +23,7 @@ SETTINGS = {"path": dict(n_particles=1)}
 
 def valid_refiner(name):
     """The first refiner for whose particles an estimator is valid, one with noise if there is one."""
-    return next(refiner for refiner, cls in REFINERS.items() if name in cls.estimators and refiner != "none")
+    return next(refiner for refiner, cls in REFINERS.items() if name in valid_estimators(cls) and refiner != "none")
 
 
 def setting_of(name, dimension=2):
@@ -127,11 +127,11 @@ def test_a_refiner_s_first_estimator_is_valid_with_its_defaults(refiner):
 @each_estimator
 def test_a_pair_is_valid_as_the_refiner_says_it_is(refiner, name):
     refinement = refinement_of(refiner, **SETTINGS.get(name, {}))
-    if name in REFINERS[refiner].estimators:
+    if name in valid_estimators(REFINERS[refiner]):
         assert type(choose_estimator(name, None, refinement)) is ENTROPY_ESTIMATORS[name]
         return
     with pytest.raises(ValueError) as caught:
         choose_estimator(name, None, refinement)
-    valid = list(REFINERS[refiner].estimators)
+    valid = valid_estimators(REFINERS[refiner])
     expected = f"entropy_estimator must be one of {valid} with {REFINERS[refiner].__name__}, got {name!r}"
     assert str(caught.value) == expected

@@ -10,10 +10,12 @@ import torch as th
 
 from sb3_energy import PGAC, EnergySAC
 from sb3_energy.common.entropy_choice import choose_estimator, valid_estimators
+from sb3_energy.common.heads import HEADS, VelocityHead
+from sb3_energy.common.proposals import INITIAL_PARTICLES
 from sb3_energy.energies import ENERGIES, GuidedPotential, QEnergy
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.networks import BACKBONES, Backbone
-from sb3_energy.refiners import REFINERS, Langevin
+from sb3_energy.refiners import REFINERS, Flow, Langevin
 from sb3_energy.types import EntropyEstimate
 
 NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
@@ -180,6 +182,37 @@ def test_an_estimator_says_for_which_refiners_it_is(monkeypatch):
     for given in ("any", Estimator):
         assert type(model("hmc", given)._estimator) is Estimator
     assert choose_estimator("any", dict(offset=1.0), model("hmc", "base").policy.refinement).offset == 1.0
+
+
+def by_hand(observations, actions):
+    return actions.square().sum(-1)
+
+
+def test_a_function_and_an_initial_particles_of_one_s_own(monkeypatch):
+    monkeypatch.setitem(ENERGIES, "mine", by_hand)
+    monkeypatch.setitem(INITIAL_PARTICLES, "quarter", 0.25)
+    kwargs = dict(net_arch=[8], energy="mine", initial_particles="quarter", refiner_steps=100)
+    model = EnergySAC("MlpPolicy", "Pendulum-v1", **SMALL, policy_kwargs=kwargs).learn(6)
+    np.testing.assert_allclose(model.predict(np.zeros(3, np.float32), deterministic=True)[0], 0.0, atol=0.2)
+
+
+def test_a_head_of_one_s_own(monkeypatch):
+    class MyHead(VelocityHead):
+        def __init__(self, features_dim, action_dim, net_arch, activation_fn, backbone, scale=1.0):
+            super().__init__(features_dim, action_dim, net_arch=net_arch, activation_fn=activation_fn, backbone=backbone)
+            self.scale = scale
+
+    @dataclass(frozen=True)
+    class MyFlow(Flow):
+        head: ClassVar[str] = "mine"
+
+    monkeypatch.setitem(HEADS, "mine", MyHead)
+    monkeypatch.setitem(REFINERS, "mine", MyFlow)
+    kwargs = dict(net_arch=[8], refiner="mine", initial_particles="base", head_kwargs=dict(scale=2.0))
+    assert EnergySAC("MlpPolicy", "Pendulum-v1", **SMALL, policy_kwargs=kwargs).policy.head.scale == 2.0
+    kwargs["head_kwargs"] = dict(scal=2.0)
+    with pytest.raises(TypeError, match=r"head_kwargs of refiner='mine' must be among .*did you mean 'scale'\?$"):
+        EnergySAC("MlpPolicy", "Pendulum-v1", **SMALL, policy_kwargs=kwargs)
 
 
 def test_a_refiner_lists_an_estimator_of_one_s_own(monkeypatch):
