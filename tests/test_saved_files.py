@@ -16,6 +16,7 @@ from stable_baselines3 import PPO, SAC, TD3
 
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
 from sb3_energy.common.finite_tensors import module_tensors
+from sb3_energy.common.model_files import own_settings
 from tests.models import small_model
 
 OBS = np.random.default_rng(0).uniform(-1, 1, (4, 3)).astype(np.float32)
@@ -103,6 +104,21 @@ def test_a_file_says_the_same_when_it_is_read(case, tmp_path):
     case.save(stream)
     stream.seek(0)
     np.testing.assert_array_equal(first, case.look(stream))
+
+
+def test_checksums_that_torch_was_told_to_leave_out(case, tmp_path):
+    th.serialization.set_crc32_options(False)
+    try:
+        case.save(tmp_path / "file.bin")
+        assert th.serialization.get_crc32_options() is False
+    finally:
+        th.serialization.set_crc32_options(True)
+    case.look(tmp_path / "file.bin")
+
+
+def test_the_settings_that_a_file_names_are_those_of_the_constructors():
+    assert {"refine_target", "update", "capture"} <= set(own_settings(EnergySAC)) < set(own_settings(PGAC))
+    assert "transport_coef" in own_settings(PGAC) and "gamma" not in own_settings(PGAC), "those of SB3 are its own matter"
 
 
 class FullDisk(io.RawIOBase):

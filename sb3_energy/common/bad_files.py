@@ -112,6 +112,21 @@ def check_zip(file: Any, entries: tuple[str, ...] = (), written_by: str = "save(
         raise DamagedError(f"{damaged!r} in it is damaged; take another checkpoint")
 
 
+def save_tensors(content: Any, file: Any) -> None:
+    """
+    ``torch.save`` with the checksums that :func:`load_tensors` compares, which torch lets users switch off.
+
+    :param content: what to save
+    :param file: a file-like that is open for writing
+    """
+    before = th.serialization.get_crc32_options()
+    th.serialization.set_crc32_options(True)
+    try:
+        th.save(content, file)
+    finally:
+        th.serialization.set_crc32_options(before)
+
+
 def load_tensors(file: Any, device: th.device | str, weights_only: bool) -> Any:
     """
     :param file: a file-like that ``torch.save`` has written to

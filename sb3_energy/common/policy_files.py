@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.utils import get_device
 
-from sb3_energy.common.bad_files import existing, explained, load_tensors, opened
+from sb3_energy.common.bad_files import existing, explained, load_tensors, opened, save_tensors
 from sb3_energy.common.checked_files import DamagedError
 from sb3_energy.common.finite_tensors import module_tensors, not_finite
 from sb3_energy.common.whole_files import PathOrFile, write_whole
@@ -29,7 +29,7 @@ class PersistentModel(BaseModel):
         if bad is not None:
             raise FloatingPointError(f"nothing was saved to {path}: {bad} has NaN or infinity")
         content = {"state_dict": self.state_dict(), "data": self._get_constructor_parameters()}
-        write_whole(path, "", lambda file: th.save(content, file))
+        write_whole(path, "", lambda file: save_tensors(content, file))
 
     @classmethod
     def load(

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_energy.common.bad_files import existing, explained, load_tensors, opened
+from sb3_energy.common.bad_files import existing, explained, load_tensors, opened, save_tensors
 from sb3_energy.common.checked_files import CheckedWriter, DamagedError, verify
 from sb3_energy.common.whole_files import PathOrFile, write_whole
 
@@ -21,7 +21,7 @@ def write(path: PathOrFile, content: dict[str, Any]) -> None:
 
     def write_checked(file: Any) -> None:
         writer = CheckedWriter(file)
-        th.save(dict(content, format=FORMAT, has_checksum=True), writer)  # type: ignore[arg-type]
+        save_tensors(dict(content, format=FORMAT, has_checksum=True), writer)
         writer.finish()
 
     write_whole(path, "pt", write_checked)
