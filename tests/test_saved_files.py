@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3.common.policies import BaseModel
 
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
 from sb3_energy.common.finite_tensors import module_tensors
@@ -114,6 +115,20 @@ def test_checksums_that_torch_was_told_to_leave_out(case, tmp_path):
     finally:
         th.serialization.set_crc32_options(True)
     case.look(tmp_path / "file.bin")
+
+
+def test_sb3_and_torch_read_policies_and_older_files_are_read(models, tmp_path):
+    for name in ALGORITHMS:
+        policy = models[name].policy
+        policy.save(tmp_path / "policy.pth")
+        assert set(th.load(tmp_path / "policy.pth", weights_only=False)) == {"state_dict", "data", "has_checksum"}
+        of_sb3 = BaseModel.load.__func__(type(policy), str(tmp_path / "policy.pth"))
+        np.testing.assert_array_equal(actions(of_sb3), actions(policy))
+        BaseModel.save(policy, str(tmp_path / "old.pth"))
+        np.testing.assert_array_equal(actions(type(policy).load(tmp_path / "old.pth")), actions(policy))
+    content = th.load(tmp_path / "policy.pth", weights_only=False)
+    th.save(content, tmp_path / "cut.pth")
+    assert "its checksum is missing" in refused(type(policy).load, tmp_path / "cut.pth")
 
 
 def test_the_settings_that_a_file_names_are_those_of_the_constructors():
@@ -223,12 +238,12 @@ def test_a_changed_byte_is_noticed_or_means_nothing(case, tmp_path):
     assert n_refused > 20
 
 
-def test_the_checksum_of_potentials_and_buffers_covers_every_byte(models, tmp_path):
-    for which in ("EnergyMatching.model", "EnergySAC.buffer"):
+def test_checksums_cover_every_byte(models, tmp_path):
+    for which in ("EnergyMatching.model", "EnergySAC.buffer", "PGAC.policy"):
         case, path = make_case(which, models), tmp_path / "file.bin"
         case.save(path)
         whole = path.read_bytes()
-        for at in range(0, len(whole), len(whole) // 150):
+        for at in range(len(whole) - 1, -1, -len(whole) // 150):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
             refused(case.look, path)
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch as th
 
-from sb3_energy.common.checked_files import UNREADABLE, DamagedError
+from sb3_energy.common.checked_files import UNREADABLE, CheckedWriter, DamagedError, verify
 from sb3_energy.common.whole_files import PathOrFile
 
 LONGEST = 300
+HAS_CHECKSUM = "has_checksum"
 
 
 def existing(path: PathOrFile, suffix: str, what: str) -> PathOrFile:
@@ -112,35 +113,45 @@ def check_zip(file: Any, entries: tuple[str, ...] = (), written_by: str = "save(
         raise DamagedError(f"{damaged!r} in it is damaged; take another checkpoint")
 
 
-def save_tensors(content: Any, file: Any) -> None:
+def save_tensors(content: dict[str, Any], file: Any) -> None:
     """
-    ``torch.save`` with the checksums that :func:`load_tensors` compares, which torch lets users switch off.
+    ``torch.save``, followed by a checksum: torch does not notice a changed name in the directory of its zip file. Nor does it
+    mind what follows the zip file, so ``torch.load`` and SB3 read these files too.
 
     :param content: what to save
     :param file: a file-like that is open for writing
     """
     before = th.serialization.get_crc32_options()
-    th.serialization.set_crc32_options(True)
+    th.serialization.set_crc32_options(True)  # or unzipping would call the file damaged
+    writer: Any = CheckedWriter(file)
     try:
-        th.save(content, file)
+        th.save(content | {HAS_CHECKSUM: True}, writer)
     finally:
         th.serialization.set_crc32_options(before)
+    writer.finish()
 
 
-def load_tensors(file: Any, device: th.device | str, weights_only: bool) -> Any:
+def load_tensors(file: Any, device: th.device | str, weights_only: bool) -> dict[str, Any]:
     """
-    :param file: a file-like that ``torch.save`` has written to
+    :param file: a file-like that :func:`save_tensors` or ``torch.save`` has written to
     :param device: where to put the tensors
     :param weights_only: whether nothing but tensors and plain values is read; otherwise reading runs what the file says
     :return: what was saved
     :raises DamagedError: if it is no such file, or a byte in it has changed
     """
     start = file.tell()
-    check_zip(file, written_by="torch.save")
-    file.seek(start)
+    is_verified = verify(file)
+    if not is_verified:
+        check_zip(file, written_by="torch.save")
+        file.seek(start)
     try:
-        return th.load(file, map_location=device, weights_only=weights_only)
+        content = th.load(file, map_location=device, weights_only=weights_only)
     except pickle.UnpicklingError as error:
         if weights_only:  # torch's own message advises to run whatever is in there
             raise DamagedError("it was written by something else") from error
         raise
+    if not isinstance(content, dict):
+        raise DamagedError("it was written by something else")
+    if content.get(HAS_CHECKSUM) and not is_verified:
+        raise DamagedError("it is damaged (its checksum is missing)")
+    return content

@@ -49,7 +49,7 @@ class PersistentModel(BaseModel):
         found, device = existing(path, "", cls.__name__), get_device(device)
         with explained(path, cls.__name__), opened(found) as file:
             content: Any = load_tensors(file, device, weights_only=False)  # spaces and classes are in it
-            if not isinstance(content, dict) or not {"state_dict", "data"} <= set(content):
+            if not {"state_dict", "data"} <= set(content):
                 raise DamagedError("it was written by something else")
             model = cls(**content["data"])
             model.load_state_dict(content["state_dict"])

@@ -5,7 +5,7 @@ from typing import Any
 import torch as th
 
 from sb3_energy.common.bad_files import existing, explained, load_tensors, opened, save_tensors
-from sb3_energy.common.checked_files import CheckedWriter, DamagedError, verify
+from sb3_energy.common.checked_files import DamagedError
 from sb3_energy.common.whole_files import PathOrFile, write_whole
 
 FORMAT = "sb3_energy.EnergyMatching"
@@ -18,13 +18,7 @@ def write(path: PathOrFile, content: dict[str, Any]) -> None:
     :param content: plain values and tensors
     :raises OSError: if the file cannot be written
     """
-
-    def write_checked(file: Any) -> None:
-        writer = CheckedWriter(file)
-        save_tensors(dict(content, format=FORMAT, has_checksum=True), writer)
-        writer.finish()
-
-    write_whole(path, "pt", write_checked)
+    write_whole(path, "pt", lambda file: save_tensors(dict(content, format=FORMAT), file))
 
 
 def read(path: PathOrFile, device: th.device) -> dict[str, Any]:
@@ -37,10 +31,7 @@ def read(path: PathOrFile, device: th.device) -> dict[str, Any]:
     """
     found = existing(path, "pt", WHAT)
     with explained(path, WHAT), opened(found) as file:
-        is_verified = verify(file)
         content = load_tensors(file, device, weights_only=True)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if content.get("format") != FORMAT:
             raise DamagedError("it was written by something else")
-        if content.get("has_checksum") and not is_verified:
-            raise DamagedError("it is damaged (its checksum is missing)")
     return content
