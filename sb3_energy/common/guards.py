@@ -1,6 +1,6 @@
 """Stops where a number is none, before anything is stored or changed."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -84,16 +84,25 @@ def require_finite_gradients(optimizer: th.optim.Optimizer, name: str) -> None:
     :param name: of the loss, for the message
     :raises FloatingPointError: if a gradient is not finite
     """
-    found = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
-    gradients = [gradient for gradient in found if gradient is not None]
+    gradients = [grad for group in optimizer.param_groups for x in group["params"] if (grad := x.grad) is not None]
     if not gradients:
         return
-    if any(gradient.is_sparse for gradient in gradients):
-        gradients = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
     device = gradients[0].device
-    n_found = th.zeros((), device=device)
-    th._amp_foreach_non_finite_check_and_unscale_(gradients, n_found, th.ones((), device=device))
-    require(n_found == 0.0, partial(_gradient_error, name))
+    found = th.zeros((), device=device)
+    try:
+        th._amp_foreach_non_finite_check_and_unscale_(gradients, found, _one(device))
+    except RuntimeError:  # sparse, or more than one number at one address
+        dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in gradients]
+        found = (~th.stack([th.isfinite(grad).all() for grad in dense]).all()).float()
+    if active_checks() is not None:
+        require(found == 0.0, partial(_gradient_error, name))
+    elif found.item():
+        raise _gradient_error(name)
+
+
+@lru_cache
+def _one(device: th.device) -> th.Tensor:
+    return th.ones((), device=device)
 
 
 def require_gradients() -> None:
