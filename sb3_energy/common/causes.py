@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from torch import nn
 
+from sb3_energy.deferred import NonFiniteError
 from sb3_energy.energies import FINITE, energy_name
 
 NETWORKS = {
@@ -43,12 +45,40 @@ def broken_network(owner: Any) -> str | None:
     """
     for attribute, label in NETWORKS.items():
         module = getattr(owner, attribute, None)
-        if isinstance(module, nn.Module):
-            for kind, name, tensor in _tensors(module):
-                found = describe(tensor)
-                if found is not None:
-                    return f"the {label}'s {kind} contain {found} ({name})"
+        found = broken_module(module, label) if isinstance(module, nn.Module) else None
+        if found is not None:
+            return found
     return None
+
+
+def broken_module(module: nn.Module, label: str) -> str | None:
+    """
+    :param module: a network
+    :param label: what users call it
+    :return: which parameter or running statistic of it is not finite
+    """
+    for kind, name, tensor in _tensors(module):
+        found = describe(tensor)
+        if found is not None:
+            return f"the {label}'s {kind} contain {found} ({name})"
+    return None
+
+
+@contextmanager
+def named(module: nn.Module, label: str) -> Iterator[None]:
+    """
+    Within this context an error of what is not finite names the network, if it is the network.
+
+    :param module: the network
+    :param label: what users call it
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        found = broken_module(module, label)
+        if found is None:
+            raise
+        raise error.because(found, advised=True) from error
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, str, th.Tensor]]:

@@ -3,6 +3,8 @@
 import torch as th
 from torch import nn
 
+from sb3_energy.deferred import NonFiniteError, require
+
 SMALLEST_SPREAD = 1e-8
 """Of a critic that finds all actions alike. It is no scale of rewards, only what keeps a division finite."""
 
@@ -34,12 +36,21 @@ class QScale(nn.Module):
     def update(self, q_values: th.Tensor) -> None:
         """
         :param q_values: ``(B, N)`` of actions drawn evenly from the box
+        :raises FloatingPointError: if their spread is not finite; it is not averaged then
         """
         levels = th.tensor([0.05, 0.95], device=q_values.device, dtype=q_values.dtype)
         low, high = th.quantile(q_values, levels, dim=1)
         found = (high - low).mean()
+        require(th.isfinite(found), _spread_error)
         # The first ones count in full, as in Adam's corrected means: a run does not begin with the scale of nothing
         # (in 64 bits: in 32 the first weight is not quite 1, and what is left of nothing's scale hides that of small rewards)
         weight = (1.0 - self.decay) / (1.0 - self.decay ** (self.n_updates + 1).double())
         self.spread.lerp_(found.to(self.spread.dtype), weight.to(self.spread.dtype)).clamp_(min=SMALLEST_SPREAD)
         self.n_updates += 1
+
+
+def _spread_error() -> FloatingPointError:
+    return NonFiniteError(
+        "the critic's values are NaN or infinite: training stops before their spread is averaged",
+        "a lower learning_rate or a smaller reward scale",
+    )

@@ -12,9 +12,12 @@ from torch import nn
 
 from sb3_energy.checks import check_integer
 from sb3_energy.common.bad_files import explained
+from sb3_energy.common.causes import named
 from sb3_energy.common.checked_files import DamagedError
 from sb3_energy.common.finite_tensors import module_tensors, not_finite, optimizer_tensors
+from sb3_energy.common.guards import require_finite_gradients
 from sb3_energy.common.whole_files import PathOrFile
+from sb3_energy.deferred import NonFiniteError
 from sb3_energy.energy_matching import files
 from sb3_energy.energy_matching.data import Samples, as_points, checked_samples
 from sb3_energy.energy_matching.objective import Losses, joint_losses, warm_up_losses
@@ -166,7 +169,8 @@ class EnergyMatching:
             for step in range(gradient_steps):
                 rate = self.settings.learning_rate
                 rate += (self.settings.final_learning_rate - rate) * step / max(gradient_steps - 1, 1)
-                losses = self._update(data, rate)
+                with named(self.network, "potential"):
+                    losses = self._update(data, rate)
                 if logger is not None and (step + 1) % log_interval == 0:
                     for name, value in losses.items():
                         logger.record(f"train/{name}", value.item())
@@ -199,14 +203,16 @@ class EnergyMatching:
         losses = compute(self.network, features, ends, self.settings, self.generator)
         loss = losses["loss"]
         if not th.isfinite(loss):
-            raise FloatingPointError(
+            raise NonFiniteError(
                 f"the loss of gradient step {self.n_updates + 1} is {loss.item()}: training stops before it changes the "
-                "potential; try a lower learning_rate, a smaller divergence_coef, or layer_norm=True"
+                "potential",
+                "a lower learning_rate, a smaller divergence_coef, or layer_norm=True",
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        require_finite_gradients(self.optimizer, f"the loss of gradient step {self.n_updates + 1}")
         self.optimizer.step()
         self.n_updates += 1
         if self.average is not None and self.settings.ema_decay is not None:
@@ -258,7 +264,7 @@ class EnergyMatching:
         if len(features) == 0:
             return np.zeros((0, n, dim), np.float32)
         sampler = PotentialSampler(self.settings)
-        with th.no_grad():
+        with th.no_grad(), named(network, "potential"):
             starts = sampler.starts(len(features), n, dim, self.generator)
             ends = sampler.moved(network.bind(features), starts, self.generator)
         return (ends[0] if n_observed == 0 else ends).cpu().numpy()
@@ -308,7 +314,7 @@ class EnergyMatching:
         rows = found.reshape(1, -1) if found.dim() == 1 else found
         if deterministic and len(rows) > 0:
             features = self._conditions(rows, n_observed)
-            with th.no_grad():
+            with th.no_grad(), named(network, "potential"):
                 like = th.empty(len(features), dim, device=self.device)
                 actions = PotentialSampler(self.settings).lowest(network.bind(features), like).cpu().numpy()
         else:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch as th
 
+from sb3_energy.deferred import NonFiniteError
 from sb3_energy.energies import folded, reflected, tempered
 from sb3_energy.energy_matching.settings import Settings
 from sb3_energy.refiners import Langevin, jko_langevin, normal_quantiles, refine, refined_particles, select
@@ -91,7 +92,7 @@ class PotentialSampler:
 
 
 def _diverged() -> FloatingPointError:
-    return FloatingPointError(
-        "the potential is not finite where its chains went; try a lower learning_rate, a larger magnitude_coef, "
-        "a larger n_steps, or layer_norm=True"
+    return NonFiniteError(
+        "the potential is not finite where its chains went",
+        "a lower learning_rate, a larger magnitude_coef, a larger n_steps, or layer_norm=True",
     )

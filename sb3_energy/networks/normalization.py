@@ -3,6 +3,7 @@
 import torch as th
 from torch import nn
 
+from sb3_energy.deferred import NonFiniteError, active_checks, require
 from sb3_energy.networks.backbones import find_backbone
 
 
@@ -44,6 +45,7 @@ class RunningNorm(nn.Module):
 
         :param batch: ``(B, F)`` features before normalisation
         :raises ValueError: if the shape is another one or the batch is empty
+        :raises FloatingPointError: if the statistics would not be finite; they stay as they are then
         """
         if batch.ndim != 2 or batch.shape[0] == 0 or batch.shape[1] != len(self.running_mean):
             raise ValueError(f"batch must have shape (B, {len(self.running_mean)}) with B > 0, got {tuple(batch.shape)}")
@@ -51,9 +53,15 @@ class RunningNorm(nn.Module):
         count = self.running_count + len(batch)
         weight = len(batch) / count
         delta = batch_mean - self.running_mean
+        mean = self.running_mean + weight * delta
+        var = self.running_var * (1.0 - weight) + weight * (batch_var + (1.0 - weight) * delta.square())
+        ok = th.isfinite(mean + var).all()
+        require(ok, _statistics_error)
+        if active_checks() is not None:  # nobody has looked at them yet
+            mean, var = th.where(ok, mean, self.running_mean), th.where(ok, var, self.running_var)
         # In place: SB3 keeps references to these tensors
-        self.running_mean.add_(weight * delta)
-        self.running_var.mul_(1.0 - weight).add_(weight * (batch_var + (1.0 - weight) * delta.square()))
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
         self.running_count.copy_(count)
 
     def extra_repr(self) -> str:
@@ -61,6 +69,13 @@ class RunningNorm(nn.Module):
         :return: what ``print`` shows of it
         """
         return f"{len(self.running_mean)}, eps={self.eps}"
+
+
+def _statistics_error() -> FloatingPointError:
+    return NonFiniteError(
+        "the running statistics of the observations would become NaN or infinite: training stops before it changes them",
+        "observations whose squares single precision can hold, which are below 1e19",
+    )
 
 
 def make_normalizer(backbone: str, features_extractor: nn.Module, features_dim: int) -> nn.Module:

@@ -1,5 +1,7 @@
 """NaN and infinity are blamed on what made them, and nothing of them is stored: no parameter, buffer or transition."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_energy import EnergySAC
 from sb3_energy.common.action_bounds import check_action_bounds
 from sb3_energy.common.policies import RefinedPolicy
-from tests.models import ALGORITHMS
+from sb3_energy.common.q_scale import QScale
+from sb3_energy.deferred import deferred
+from sb3_energy.networks import RunningNorm
+from tests.models import small_model
 
 NAN, INF = float("nan"), float("inf")
 
@@ -413,10 +418,84 @@ def test_a_hook_that_makes_a_gradient_nan(make_model):
     assert th.equal(before, weight) and all_finite(model)
 
 
-@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS.values()), key=lambda cls: cls.__name__))
-def test_running_statistics_stay_finite(algorithm):
-    env = Faulty("observation", 1e30, at=30)  # finite, and its square is not in single precision
-    model = algorithm("MlpPolicy", env, learning_starts=20, batch_size=64, policy_kwargs=dict(net_arch=[8], backbone="simba"))
-    with pytest.raises(FloatingPointError):
-        model.learn(60)
-    assert all_finite(model)
+@pytest.mark.parametrize("value", [1e30, INF, NAN])
+def test_running_statistics_stay_finite(value):
+    norm = RunningNorm(2)
+    norm.update(th.randn(8, 2))
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    batch = th.randn(8, 2)
+    batch[3, 1] = value  # of 1e30 the square is not finite in single precision
+    with pytest.raises(FloatingPointError, match="the running statistics of the observations would become NaN or infinite"):
+        norm.update(batch)
+    with deferred() as checks:
+        norm.update(batch)
+    with pytest.raises(FloatingPointError, match="the running statistics"):
+        checks.raise_first()
+    assert all(th.equal(before[name], buffer) for name, buffer in norm.named_buffers() if name != "running_count")
+
+
+# ------------------------------------------------------------ energies of one's own
+
+
+def turns_nan(observations, actions):
+    """Finite until somebody says so."""
+    return actions.square().sum(-1) + (NAN if BROKEN else 0.0)
+
+
+def nan_in_the_environment(observations, actions):
+    """Finite at the observations of the space, not at those of the environment."""
+    return actions.square().sum(-1) + th.where((observations[:, :1] - 0.1).abs() < 1e-6, NAN, 0.0)
+
+
+BROKEN: list[bool] = []
+
+
+@pytest.mark.parametrize("refiner", ["langevin", "mppi", "snis", "svgd", "derivative_free", "flow"])
+def test_an_energy_that_turns_nan(refiner, monkeypatch):
+    policy_kwargs = dict(net_arch=[8], energy=turns_nan, refiner=refiner)
+    settings = dict(learning_starts=20, batch_size=16, buffer_size=50, refine_target=True)
+    model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, **settings).learn(25)
+    monkeypatch.setattr(sys.modules[__name__], "BROKEN", [True])
+    before = stored(model)
+    match = "energy=turns_nan returned NaN or infinity, while all parameters are finite$"
+    for act in (lambda: model.predict(np.zeros(3, np.float32), deterministic=True), lambda: model.train(1, 16)):
+        with pytest.raises(FloatingPointError, match=match) as caught:
+            act()
+        assert "learning_rate" not in one_sentence(caught)
+    assert all(np.isfinite(part).all() for part in stored(model))
+    buffer = [model.replay_buffer.actions, model.replay_buffer.rewards]
+    assert all(np.array_equal(*pair) for pair in zip(buffer, before[-2:], strict=True))
+
+
+def test_an_energy_that_is_nan_at_the_first_observation():
+    policy_kwargs = dict(net_arch=[8], energy=nan_in_the_environment)
+    model = EnergySAC("MlpPolicy", Faulty("nothing", 0.0), buffer_size=50, policy_kwargs=policy_kwargs)
+    match = r"energy=nan_in_the_environment must be finite, got nan at the environment's first observation; nothing was stored"
+    with pytest.raises(ValueError, match=match) as caught:
+        model.learn(30)
+    one_sentence(caught)
+    assert model.num_timesteps == 0 and model.replay_buffer.pos == 0
+
+
+# ----------------------------------------------------------------- potentials
+
+
+def test_a_potential_that_is_nan():
+    model = small_model("pgac").learn(25)
+    with th.no_grad():
+        next(model.policy.potential.parameters()).fill_(NAN)
+    n_stored = model.replay_buffer.pos
+    for act in (lambda: model.predict(np.zeros(3, np.float32)), lambda: model.learn(5, reset_num_timesteps=False)):
+        with pytest.raises(FloatingPointError, match="the potential's parameters contain NaN") as caught:
+            act()
+        one_sentence(caught)
+    assert model.replay_buffer.pos == n_stored
+
+
+def test_the_spread_of_q_stays_finite():
+    scale = QScale()
+    scale.update(th.randn(4, 20))
+    before = scale.spread.clone()
+    with pytest.raises(FloatingPointError, match="the critic's values are NaN or infinite"):
+        scale.update(th.full((4, 20), NAN))
+    assert th.equal(scale.spread, before) and scale.n_updates == 1
