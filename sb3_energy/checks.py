@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import torch as th
 
+LARGEST_INTEGER = 2**31 - 1
+"""Of what is counted: tensors have no more rows, and no loop has an end that goes on for longer."""
+
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -157,7 +160,7 @@ def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) 
     :raises TypeError: if it is neither number nor schedule
     :raises ValueError: if a number is out of range
     """
-    if isinstance(value, Callable):  # type: ignore[arg-type]
+    if isinstance(value, Callable) and not isinstance(value, type):  # type: ignore[arg-type]
         for remaining in (1.0, 0.5, 0.0):
             check_schedule(f"{name}({remaining})", value(remaining), minimum)
         return value
@@ -167,20 +170,23 @@ def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) 
     return number
 
 
-def check_integer(name: str, value: Any, minimum: int | None = None) -> int:
+def check_integer(name: str, value: Any, minimum: int | None = None, maximum: int = LARGEST_INTEGER) -> int:
     """
     :param name: of the argument
     :param value: an integer
     :param minimum: smallest one that is allowed, or ``None``
+    :param maximum: largest one that is allowed
     :return: the plain integer
     :raises TypeError: if it is no integer
-    :raises ValueError: if it is below the minimum
+    :raises ValueError: if it is below the minimum or above the maximum
     """
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if minimum is not None and number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    if number > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value!r}")
     return number
 
 
@@ -195,6 +201,17 @@ def check_bool(name: str, value: Any) -> bool:
     if not isinstance(number, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return number
+
+
+def check_device(device: Any) -> None:
+    """
+    :param device: ``"auto"``, or what ``torch.device`` takes
+    :raises ValueError: if it is neither
+    """
+    try:
+        th.device("cpu" if isinstance(device, str) and device == "auto" else device)
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"device must be 'auto' or one of torch's, such as 'cpu' or 'cuda:0', got {device!r}") from None
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:

@@ -47,4 +47,11 @@ def _build(cls: type[T], kwargs: dict[str, Any], what: str) -> T:
     if dataclasses.is_dataclass(cls):
         accepted = [field.name for field in dataclasses.fields(cls) if field.init]
         check_keywords(f"{what}_kwargs of {cls.__name__}", kwargs, accepted)
+        return cls(**kwargs)
+    try:
+        inspect.signature(cls).bind(**kwargs)
+    except TypeError as error:
+        raise TypeError(f"{what}={cls.__name__} cannot be made with {what}_kwargs={kwargs!r}: {error}") from error
+    except ValueError:  # a class of C has no signature to look at
+        pass
     return cls(**kwargs)

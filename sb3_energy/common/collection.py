@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_energy.common.action_bounds import check_action_bounds
 from sb3_energy.common.causes import broken_network, training_cause
 from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.experience_arguments import check_buffer
 from sb3_energy.common.guards import check_finite
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.return_tracker import Comparison, ReturnTracker
@@ -48,6 +49,7 @@ class TrackedCollection(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_training_arguments(self)
+        check_buffer(self)
         super()._setup_model()
         self.policy.check_energy()
         self._return_tracker = ReturnTracker(self.n_envs, self.gamma)

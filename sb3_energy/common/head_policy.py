@@ -11,6 +11,7 @@ from torch import nn
 from sb3_energy.checks import check_keywords, did_you_mean, plain
 from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.heads import HEAD_ARGUMENTS, HEADS, LearnedHead
+from sb3_energy.common.network_arguments import check_activation, check_net_arch
 from sb3_energy.common.refinement import Refinement
 from sb3_energy.keywords import accepted_keywords
 from sb3_energy.networks import find_activation
@@ -85,6 +86,8 @@ def checked_head_kwargs(name: Any, refiner: Refiner, head_kwargs: dict[str, Any]
     check_keywords(f"head_kwargs of refiner={name!r}", found, sorted(_head_arguments(head)))
     if found.get("activation_fn") is not None:
         found["activation_fn"] = find_activation(found["activation_fn"])
+    check_net_arch("net_arch of head_kwargs", found.get("net_arch"), of_two=False)
+    check_activation("activation_fn of head_kwargs", found.get("activation_fn"))
     return found
 
 

@@ -16,6 +16,7 @@ from sb3_energy.common.actors import BackboneActor
 from sb3_energy.common.critics import EnsembleCritic
 from sb3_energy.common.fast_predict import FastPredict
 from sb3_energy.common.head_policy import checked_head_kwargs
+from sb3_energy.common.network_arguments import check_network_arguments
 from sb3_energy.common.own_energy import OwnEnergy
 from sb3_energy.common.policy_draws import PolicyDraws
 from sb3_energy.common.policy_files import PersistentModel
@@ -143,6 +144,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
         top_quantiles_to_drop_per_net: int | None = None,
     ):
         check_action_bounds(action_space)
+        check_network_arguments(locals())
         self._own_parameters = dict(
             refiner=refiner,
             refiner_kwargs=refiner_kwargs,

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_energy.checks import check_choice, check_integer, check_keywords
+from sb3_energy.checks import check_bool, check_choice, check_integer, check_keywords
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.potential_training import base_actions
 from sb3_energy.common.proposals import INITIAL_PARTICLES, Gaussian
@@ -93,13 +93,13 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
         **kwargs: Any,
     ):
         self._potential_kwargs = _checked_potential_kwargs(potential_kwargs)
-        if kwargs.get("use_sde"):
+        if check_bool("use_sde", kwargs.get("use_sde", False)):
             raise ValueError(
                 "use_sde=True keeps its noise for several steps, which a potential's starts do not, "
                 f"and needs EnergySAC with refiner='none', got {refiner!r}"
             )
         refuse_changed(kwargs, GSDE_OF_THE_POLICY, NO_GSDE)
-        if refiner == "none" or (isinstance(refiner, type) and issubclass(refiner, Identity)):
+        if (isinstance(refiner, str) and refiner == "none") or (isinstance(refiner, type) and issubclass(refiner, Identity)):
             raise ValueError(
                 f"refiner must be one that follows the potential, such as 'langevin', got {refiner!r}; EnergySAC takes it"
             )
@@ -109,7 +109,7 @@ class PotentialPolicy(RefinedPolicy, is_known=True):
         self.epsilon = _temperature_of(energy, energy_kwargs)
         given = dict(refiner_kwargs=refiner_kwargs, refiner_steps=refiner_steps, n_particles=n_particles)
         times = (sampling_time, transport_time)
-        if refiner in ("langevin", Langevin):
+        if isinstance(refiner, (str, type)) and refiner in ("langevin", Langevin):
             refiner_steps = JKO_STEPS if refiner_steps is None else refiner_steps
             n_particles = JKO_PARTICLES if n_particles is None else n_particles
             refiner_kwargs = _jko_kwargs(refiner, refiner_kwargs, refiner_steps, self.epsilon, *times)

@@ -9,6 +9,10 @@ SMALLEST = {"buffer_size": None, "batch_size": 1, "gradient_steps": None, "n_ste
 """Integers, and what they must be at least; SB3 takes any ``gradient_steps`` below 0 for as many as there were steps."""
 
 
+LARGEST_FLOAT = 3.4e38
+"""Of 32 bits, which entropy coefficients have."""
+
+
 def check_training_arguments(model: Any) -> None:
     """
     :param model: SB3's off-policy algorithm with SAC's arguments, not set up yet
@@ -35,7 +39,7 @@ def check_learning_rate(learning_rate: Any) -> None:
     :raises ValueError: if it is NaN, infinite or negative, or the schedule is at the start
     :raises TypeError: if it is neither
     """
-    if callable(learning_rate):
+    if callable(learning_rate) and not isinstance(learning_rate, type):
         rate = learning_rate(1.0)
         if not hasattr(rate, "__float__"):
             raise TypeError(f"learning_rate must return a number, got {rate!r} at progress_remaining=1.0")
@@ -69,7 +73,9 @@ def check_fraction(name: str, value: Any) -> None:
 
 
 def _check_train_freq(train_freq: Any) -> None:
-    frequency = plain(train_freq[0] if isinstance(train_freq, tuple) and train_freq else train_freq)
+    if isinstance(train_freq, tuple) and len(train_freq) != 2:
+        raise ValueError(f"train_freq must be a number of steps, or a tuple such as (1, 'episode'), got {train_freq!r}")
+    frequency = plain(train_freq[0] if isinstance(train_freq, tuple) else train_freq)
     if isinstance(frequency, int) and frequency < 1:  # SB3 says what is wrong with other types
         raise ValueError(f"train_freq must be at least 1, got {train_freq!r}")
 
@@ -85,14 +91,14 @@ def _check_ent_coef(ent_coef: Any) -> None:
         raise error(f'ent_coef must be a number, "auto" or "auto_0.1", got {ent_coef!r}') from None
     if is_auto and not 0.0 < value < math.inf:
         raise ValueError(f"ent_coef must start at a finite value above 0, got {ent_coef!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"ent_coef must be finite, got {ent_coef!r}")
+    if not abs(value) < LARGEST_FLOAT:
+        raise ValueError(f"ent_coef must be finite, as a number of 32 bits, got {ent_coef!r}")
     if value < 0.0:
         raise ValueError(f"ent_coef must be at least 0, got {ent_coef!r}")
 
 
 def _check_target_entropy(target_entropy: Any) -> None:
-    if target_entropy == "auto":
+    if isinstance(target_entropy, str) and target_entropy == "auto":
         return
     try:
         value = float(target_entropy)

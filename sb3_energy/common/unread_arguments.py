@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from sb3_energy.checks import plain
 from sb3_energy.common.heads import UNREAD_TRAINING, HeadTraining
 from sb3_energy.common.refinement import Refinement
 from sb3_energy.energies import QEnergy
@@ -30,6 +31,16 @@ def changed_fields(settings: Any, names: Iterable[str]) -> list[str]:
     return [name for name in names if getattr(settings, name) != defaults[name]]
 
 
+def is_same(value: Any, other: Any) -> bool:
+    """
+    :param value: anything, an array among it
+    :param other: a number, or a bool
+    :return: whether the first is the second
+    """
+    number = plain(value)
+    return isinstance(number, (bool, int, float)) and number == other
+
+
 def refuse_changed_fields(argument: str, settings: Any, names: Iterable[str], needs: str) -> None:
     """
     :param argument: which gave the settings
@@ -50,7 +61,7 @@ def refuse_changed(given: Mapping[str, Any], defaults: Mapping[str, Any], needs:
     :raises ValueError: if one of them is given and is not its default
     """
     for name, default in defaults.items():
-        if name in given and given[name] != default:
+        if name in given and not is_same(given[name], default):
             raise ValueError(f"{name}={given[name]!r} needs {needs}")
 
 
@@ -60,7 +71,7 @@ def refuse_policys_own_sde(policy_kwargs: Any, use_sde: Any) -> None:
     :param use_sde: the algorithm's, which SB3 writes into them
     :raises ValueError: if they are to be overwritten by another value
     """
-    if isinstance(policy_kwargs, dict) and policy_kwargs.get("use_sde", use_sde) != use_sde:
+    if isinstance(policy_kwargs, dict) and not is_same(policy_kwargs.get("use_sde", use_sde), use_sde):
         raise ValueError(
             f"use_sde must be given to the algorithm, which tells its policy, got policy_kwargs=dict(use_sde="
             f"{policy_kwargs['use_sde']!r}) with use_sde={use_sde!r}"

@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.utils import get_device
 from torch import nn
 
-from sb3_energy.checks import check_integer
+from sb3_energy.checks import check_device, check_integer
 from sb3_energy.common.bad_files import explained
 from sb3_energy.common.causes import named
 from sb3_energy.common.checked_files import DamagedError
@@ -114,8 +114,9 @@ class EnergyMatching:
         )  # fmt: skip
         if logger is not None and not isinstance(logger, Logger):
             raise TypeError(f"logger must be Stable-Baselines3's Logger or None, got {logger!r}")
+        check_device(device)
         self.device = get_device(device)
-        self.verbose, self.logger = verbose, logger
+        self.verbose, self.logger = check_integer("verbose", verbose, minimum=0), logger
         self.generator = th.Generator(self.device)
         self.set_random_seed(seed)
         self.n_updates = 0
@@ -133,7 +134,7 @@ class EnergyMatching:
         if seed is None:
             self.generator.seed()
         else:
-            self.generator.manual_seed(check_integer("seed", seed))
+            self.generator.manual_seed(check_integer("seed", seed, maximum=2**63 - 1))
 
     def fit(
         self, samples: Any, observations: Any = None, gradient_steps: int = 2000, log_interval: int = 100

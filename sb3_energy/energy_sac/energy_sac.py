@@ -18,6 +18,7 @@ from sb3_energy.common.actors import BackboneActor, Draw
 from sb3_energy.common.capture import CapturableUpdates
 from sb3_energy.common.collection import TrackedCollection
 from sb3_energy.common.critics import EnsembleCritic
+from sb3_energy.common.experience_arguments import by_name, check_experience_arguments
 from sb3_energy.common.guards import ENTROPY, READ_EVERY, Records, as_floats, guarded_step, require_gradients
 from sb3_energy.common.keyword_places import check_policy_kwargs, check_policy_name, place_beside_algorithm
 from sb3_energy.common.lean_updates import LeanUpdates
@@ -128,8 +129,10 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
             raise TypeError(f"policy must be one of {list(self.policy_aliases)} or a RefinedPolicy, got {policy.__name__}")
         if isinstance(policy, type) and policy.has_potential and not self.learns_potential:
             raise TypeError(f"policy must be without a potential, which PGAC teaches, got {policy.__name__}")
-        refuse_policys_own_sde(kwargs.get("policy_kwargs"), kwargs.get("use_sde", False))
-        check_policy_kwargs(type(self), EnergySAC.__subclasses__(), policy, kwargs.get("policy_kwargs"))
+        given = by_name(args, kwargs)
+        check_experience_arguments(given)
+        refuse_policys_own_sde(given.get("policy_kwargs"), given.get("use_sde", False))
+        check_policy_kwargs(type(self), EnergySAC.__subclasses__(), policy, given.get("policy_kwargs"))
         super().__init__(policy, env, *args, **kwargs, _init_setup_model=False)  # type: ignore[misc]
         if _init_setup_model:
             self._setup_model()

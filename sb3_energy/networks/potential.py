@@ -113,7 +113,7 @@ def _check(net_arch: Any, activation_fn: Any, layer_norm: Any, spectral_norm: An
     widths = list(net_arch) if isinstance(net_arch, (list, tuple)) else []
     if not widths or not all(type(width) is int and width > 0 for width in widths):
         raise ValueError(f"net_arch of a potential must be a list of at least one positive integer, got {net_arch!r}")
-    if activation_fn not in SMOOTH_ACTIVATIONS:
+    if not isinstance(activation_fn, type) or activation_fn not in SMOOTH_ACTIVATIONS:
         names = [smooth.__name__ for smooth in SMOOTH_ACTIVATIONS]
         got = getattr(activation_fn, "__name__", repr(activation_fn))
         raise ValueError(f"activation_fn of a potential must be smooth, one of torch.nn's {names}, got {got}")

@@ -102,7 +102,7 @@ class PGAC(PotentialUpdates, EnergySAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        if self.capture == "cuda_graph":
+        if isinstance(self.capture, str) and self.capture == "cuda_graph":
             raise ValueError(
                 "capture='cuda_graph' needs updates without the host, which assigns a potential's pairs; use None"
             )
