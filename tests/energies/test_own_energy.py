@@ -99,7 +99,7 @@ WRONG = [
     (WithoutBind, TypeError, r"energy must have a method bind\(networks, obs\), WithoutBind has none"),
     (BindsObservationsAlone, TypeError, r"energy must have a method bind\(networks, obs\), which BindsObservationsAlone.bind"),
     (BindsNothing, TypeError, "energy=BindsNothing must return a function of the actions from bind, got None"),
-    (NeedsAnArgument, TypeError, "energy=NeedsAnArgument could not be made with energy_kwargs={}: TypeError: .*'target'"),
+    (NeedsAnArgument, TypeError, "energy=NeedsAnArgument cannot be made with energy_kwargs={}: .*'target'"),
     (FailsToBind, ValueError, "energy=FailsToBind could not be bound to . observations: TypeError"),
     (Weighted(), TypeError, "energy must be the class Weighted and not an instance of it"),
     (lambda observations, actions: actions.square().sum(-1), TypeError, "a lambda or an inner function cannot be pickled"),
