@@ -73,9 +73,10 @@ def check_buffer(model: Any) -> None:
         raise ValueError(
             "optimize_memory_usage=True needs replay_buffer_kwargs=dict(handle_timeout_termination=False), got True"
         )
-    if model.n_steps > 1 and is_dict:
+    uses_n_steps = model.n_steps > 1 and (chosen is None or issubclass(chosen, NStepReplayBuffer))  # SB3 warns of the others
+    if uses_n_steps and is_dict:
         raise ValueError(f"n_steps must be 1 with observations that are a dictionary, got {model.n_steps!r}")
-    if model.n_steps > 1 and model.optimize_memory_usage:
+    if uses_n_steps and model.optimize_memory_usage:
         raise ValueError(f"n_steps must be 1 with optimize_memory_usage=True, got {model.n_steps!r}")
     if chosen is not None and issubclass(chosen, DictReplayBuffer) != is_dict:
         needs = "a Dict observation space" if not is_dict else "DictReplayBuffer or another one for dictionaries"
