@@ -52,7 +52,7 @@ def figure_class() -> "type[Figure]":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("drawing a landscape needs matplotlib: pip install matplotlib") from error
+        raise ImportError("drawing a landscape needs matplotlib: pip install 'sb3-energy[plots]'") from error
     return Figure
 
 

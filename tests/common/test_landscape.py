@@ -224,9 +224,9 @@ def test_three_dimensions_say_which_plane_is_shown():
 def test_without_matplotlib_a_sentence_says_what_to_install(monkeypatch):
     found = landscape_of(make(1), OBSERVATION, n_grid=3)  # the numbers need none
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="pip install matplotlib"):
+    with pytest.raises(ImportError, match=r"pip install 'sb3-energy\[plots\]'"):
         draw_landscape(found)
-    with pytest.raises(ImportError, match="pip install matplotlib"):
+    with pytest.raises(ImportError, match=r"pip install 'sb3-energy\[plots\]'"):
         LandscapeCallback()
 
 

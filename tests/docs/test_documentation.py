@@ -166,6 +166,14 @@ def make_what_commands_need(workplace: Path, commands: list[str]) -> None:
         subprocess.run([sys.executable, "-c", source], cwd=workplace, check=True)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/install.md"])
+def test_every_extra_is_in_the_tables(page: str):
+    rows = " ".join(re.findall(r"^\| (`.*?) \|", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE))
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert set(settings["options.extras_require"]) <= set(re.findall(r"`(\w+)`", rows))
+
+
 def test_a_command_without_a_rule_is_noticed():
     with pytest.raises(AssertionError, match="is in no rule"):
         short_commands.rule_of("python something.py")

@@ -1,6 +1,8 @@
 """What is patched into the zoo, in this process."""
 
 import argparse
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from stable_baselines3.common.logger import configure
 from sb3_energy import PGAC, EnergySAC
 from sb3_energy.zoo import ALGORITHMS, hyperparams_dir, plugin
 
+EXPLICIT = SimpleNamespace(name="sb3_energy.zoo.__main__")
 CLASSES = [EnergySAC, PGAC]
 """In the order of the table."""
 
@@ -72,6 +75,43 @@ def test_parallel_training_of_sac_is_not_refused():
     model.set_logger(configure(None, []))
     callback.init_callback(model)
     assert isinstance(callback._model, SAC)
+
+
+@pytest.mark.parametrize(
+    "argv, command, spec, script",
+    [
+        # python -m, while it imports the package of the script
+        (["-m"], "python -W ignore -m rl_zoo3.enjoy --algo energy_sac", None, "rl_zoo3.enjoy"),
+        (["-m"], "python -mrl_zoo3.enjoy", None, "rl_zoo3.enjoy"),
+        (["-m"], "python -m my_script --then rl_zoo3", None, None),
+        # and when it has begun to run the script
+        (["enjoy.py"], "python -m rl_zoo3.enjoy", SimpleNamespace(name="rl_zoo3.enjoy"), "rl_zoo3.enjoy"),
+        (
+            ["rl_zoo3.enjoy"],
+            "python -m sb3_energy.zoo enjoy",
+            SimpleNamespace(name="sb3_energy.zoo.__main__"),
+            "rl_zoo3.enjoy",
+        ),
+        (["mine.py"], "python mine.py rl_zoo3.enjoy", None, None),
+    ],
+)
+def test_the_running_script_is_known(monkeypatch, argv, command, spec, script):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", command.split())
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))
+    assert plugin._running_script() == script
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["rl_zoo3.enjoy", "sb3_energy.zoo enjoy"])
+def test_real_commands_that_predict_load_a_buffer_of_one_row(tmp_path, route):
+    """Patching a module by hand does not show when the import system does it."""
+    look = "import atexit, sys\natexit.register(lambda: print(sys.modules['rl_zoo3.utils'].ALGOS['pgac'].__module__))\n"
+    (tmp_path / "sitecustomize.py").write_text(look)
+    env = {**os.environ, "SB3_ENERGY_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", *route.split(), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.endswith("sb3_energy.zoo.plugin\n")
 
 
 @pytest.mark.parametrize("algo, ours", list(zip(ALGORITHMS, CLASSES, strict=True)))
