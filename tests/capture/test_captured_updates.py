@@ -129,10 +129,6 @@ def swap_critic(model):
         parameter.data = parameter.data.clone()
 
 
-def freeze(model):
-    next(model.actor.parameters()).requires_grad_(False)
-
-
 CHANGES = {
     "set_parameters": load_parameters,
     "data": swap_critic,
@@ -140,7 +136,6 @@ CHANGES = {
     "target_entropy": lambda model: setattr(model, "target_entropy", -3.0),
     "betas": lambda model: model.critic.optimizer.param_groups[0].update(betas=(0.5, 0.9)),
     "refine_target": lambda model: setattr(model, "refine_target", False),
-    "frozen": freeze,
 }
 
 
@@ -153,6 +148,27 @@ def test_what_has_changed_is_recorded_anew(change):
         train(model, 6, seed=2)
     assert_equal(ours, theirs)
     assert (recorder(ours).n_warm, recorder(ours).n_recorded) == (2 * WARM_UP, 2)
+
+
+def freeze(model):
+    next(model.actor.parameters()).requires_grad_(False)
+
+
+def hook(model):
+    for parameter in model.critic.parameters():
+        parameter.register_hook(th.neg)
+
+
+@pytest.mark.parametrize("change", [freeze, hook], ids=lambda change: change.__name__)
+def test_networks_that_are_changed_are_not_recorded(change):
+    """A recording would do again what a hook did once."""
+    ours, theirs = model_of(True), model_of(False)
+    for model in (ours, theirs):
+        train(model, 5)
+        change(model)
+        train(model, 6, seed=2)
+    assert_equal(ours, theirs)
+    assert (recorder(ours).n_warm, recorder(ours).n_recorded, recorder(ours).n_replayed) == (WARM_UP, 1, 5 - WARM_UP)
 
 
 def test_nothing_is_recorded_anew_for_nothing():
