@@ -7,7 +7,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.logger import KVWriter, Logger
 
-STEPS = 56
+STEPS = 50
 OBS = np.random.default_rng(0).uniform(-1, 1, size=(4, 3)).astype(np.float32)
 
 

@@ -132,7 +132,7 @@ def check_update_particles(update_particles: int, default: int, chooses: bool) -
     if update_particles != default and not chooses:
         raise ValueError(
             f"update_particles={update_particles} needs updates that refine: refine_target=True, distillation_coef above 0 "
-            "or an entropy_estimator that runs chains, and there is none of them"
+            "or an entropy_estimator that runs chains, and a refiner that is no flow, which starts each at one draw"
         )
 
 

@@ -25,6 +25,7 @@ from sb3_energy.common.lean_updates import LeanUpdates
 from sb3_energy.common.persistence import PersistentAlgorithm
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.refined_updates import LOOK_EVERY, RefinedUpdates
+from sb3_energy.common.starts import is_flow
 from sb3_energy.common.unread_arguments import (
     check_estimator_is_asked,
     check_refined_updates,
@@ -164,7 +165,8 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         check_refined_updates(self.policy.refinement, self.refine_target)
         uses_estimate = self.ent_coef_optimizer is not None or self.refine_target
         check_estimator_is_asked(self._estimator, self.entropy_estimator, self.entropy_estimator_kwargs, uses_estimate)
-        check_update_particles(self.update_particles, self.default_update_particles, self._chooses_proposals(uses_estimate))
+        chooses = not is_flow(self.policy.refinement.refiner) and self._chooses_proposals(uses_estimate)
+        check_update_particles(self.update_particles, self.default_update_particles, chooses)
 
     def _chooses_proposals(self, uses_estimate: bool) -> bool:
         """Whether anything in an update starts chains, and so asks for the most proposals of one."""

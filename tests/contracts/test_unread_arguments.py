@@ -59,6 +59,7 @@ OF_ENERGY_SAC = [
     (policy(energy_kwargs=dict(coefficient=2.0)), "coefficient is used by aggregate='lcb' only, got 2.0 with 'mean'"),
     (policy(**NONE, use_sde=True), r"use_sde must be given to the algorithm, .*, got .*\(use_sde=True\) with use_sde=False"),
     (dict(update_particles=4), "update_particles=4 needs updates that refine: refine_target=True, .*"),
+    (policy(refiner="flow") | dict(update_particles=4), "update_particles=4 needs .* a refiner that is no flow, .*"),
     (FIXED | dict(entropy_estimator="soft_value"), "entropy_estimator='soft_value' would not be asked: .*"),
     (
         FIXED | policy(refiner="flow") | dict(entropy_estimator_kwargs=dict(n_chains=3)),
