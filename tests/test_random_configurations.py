@@ -87,7 +87,6 @@ def said(what: str, outcomes: list[tuple[str, Any]]) -> None:
     for line in faults:
         print(line)
     assert not faults, f"seed {SEED}, {len(faults)} of {len(outcomes)}:\n" + "\n".join(faults[:5])
-    assert counts["trained"] > len(outcomes) // 5
 
 
 @pytest.mark.slow
@@ -105,6 +104,7 @@ def test_random_configurations(algorithm, n):
 
     draw()
     said(f"{algorithm.__name__}, random configurations", outcomes)
+    assert sum(found == "trained" for found, _ in outcomes) > n // 5, "few of them say anything of training"
 
 
 def hostile_outcome(place: str, name: str, value: Any) -> str:
