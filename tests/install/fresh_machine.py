@@ -78,6 +78,7 @@ HALF_CHEETAH = "from sb3_energy import EnergySAC; print(EnergySAC('MlpPolicy', '
 WINDOW = "SDL_VIDEODRIVER=dummy"
 SEARCH = "-optimize --n-trials 2 --n-evaluations 1 --eval-episodes 1 --n-eval-envs 1"
 HOOK_OFF = "SB3_ENERGY_AUTOLOAD=0"
+ONE_RUN = "--seeds 0 --eval-freq 100 --eval-episodes 1"
 FOUR_GOALS = "--timesteps 400 --learning-starts 200 --net-arch 16"
 
 PROMISES = [
@@ -128,7 +129,9 @@ PROMISES = [
     Promise("plots", "docs/pgac_landscape.md: every Python block", f"python {SHORT_RUNS} {{pages}}/docs/pgac_landscape.md"),
     Promise("plots", "a clone", "python examples/clone_four_goals.py --expert-episodes 8 --gradient-steps 5 --episodes 8"),
     Promise(
-        "plots", "returns", "python -m benchmarks.returns --algos sac,energy_sac --envs Pendulum-v1 --steps 200 --seeds 0,1"
+        "plots",
+        "returns",
+        f"python -m benchmarks.returns --algos sac,energy_sac --envs Pendulum-v1 --steps 200 {ONE_RUN}",
     ),
     Promise("plots", "speed", "python -m benchmarks.speed --quick --rounds 2 --sections update"),
     Promise("docs", "builds the pages", "python -m sphinx -q -W --keep-going -b html {pages}/docs html"),
