@@ -22,7 +22,9 @@ def von_neumann_entropy(particles: Any, bandwidth: float = 0.3) -> th.Tensor:
     :raises ValueError: if the bandwidth is not positive, the shape is not that of particles, or one is not finite
     :raises TypeError: if something is no number
     """
-    particles = as_tensor("particles", particles)
+    checked = as_tensor("particles", particles)
+    # A tensor keeps its graph: the entropy may be a part of a loss
+    particles = particles if isinstance(particles, th.Tensor) and particles.is_floating_point() else checked
     if particles.dim() < 3 or 0 in particles.shape[1:]:
         raise ValueError(f"particles must have shape (B, N, *event), got {tuple(particles.shape)}")
     if not th.isfinite(particles).all():

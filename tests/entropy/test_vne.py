@@ -40,6 +40,12 @@ def test_order_and_observation_do_not_matter():
         th.testing.assert_close(von_neumann_entropy(particles[b : b + 1]), found[b : b + 1])
 
 
+def test_its_gradient_drives_particles_apart():
+    particles = th.tensor([[[0.0], [0.2]]], requires_grad=True)
+    (gradient,) = th.autograd.grad(von_neumann_entropy(particles).sum(), particles)
+    assert gradient[0, 0] < 0.0 < gradient[0, 1]
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"particles must have shape \(B, N, \*event\), got \(3, 2\)"):
         von_neumann_entropy(th.zeros(3, 2))
