@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
+from sb3_energy.common.buffer_files import not_finite_row
 from sb3_energy.deferred import NonFiniteError
 from sb3_energy.energies import FINITE, energy_name
 
@@ -23,8 +24,6 @@ NETWORKS = {
     "behaviour_critic": "behaviour critic",
 }
 """Attributes of a policy or an algorithm, and what users call them."""
-
-STORED = ("observations", "next_observations", "actions", "rewards")
 
 
 def describe(values: th.Tensor | np.ndarray | float) -> str | None:
@@ -157,9 +156,5 @@ def _setting_cause(model: Any) -> Cause | None:
 
 
 def _buffer_cause(buffer: Any) -> Cause | None:
-    for name in STORED:
-        stored = getattr(buffer, name, None)
-        for key, part in (stored if isinstance(stored, dict) else {"": stored}).items():
-            if isinstance(part, np.ndarray) and part.dtype.kind == "f" and not np.isfinite(part).all():
-                return Cause(f"the replay buffer's {name}{f' {key!r}' if key else ''} contain NaN or infinity")
-    return None
+    found = not_finite_row(buffer)
+    return None if found is None else Cause(f"the replay buffer has NaN or infinity in {found}")
