@@ -4,13 +4,10 @@ import math
 from typing import Any
 
 from sb3_energy.checks import check_integer, plain
+from sb3_energy.common.guards import LARGEST
 
 SMALLEST = {"buffer_size": None, "batch_size": 1, "gradient_steps": None, "n_steps": 1}
 """Integers, and what they must be at least; SB3 takes any ``gradient_steps`` below 0 for as many as there were steps."""
-
-
-LARGEST_FLOAT = 3.4e38
-"""Of 32 bits, which entropy coefficients have."""
 
 
 def check_training_arguments(model: Any) -> None:
@@ -91,8 +88,10 @@ def _check_ent_coef(ent_coef: Any) -> None:
         raise error(f'ent_coef must be a number, "auto" or "auto_0.1", got {ent_coef!r}') from None
     if is_auto and not 0.0 < value < math.inf:
         raise ValueError(f"ent_coef must start at a finite value above 0, got {ent_coef!r}")
-    if not abs(value) < LARGEST_FLOAT:
-        raise ValueError(f"ent_coef must be finite, as a number of 32 bits, got {ent_coef!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"ent_coef must be finite, got {ent_coef!r}")
+    if value > LARGEST:
+        raise ValueError(f"ent_coef must be finite in single precision, got {ent_coef!r}")
     if value < 0.0:
         raise ValueError(f"ent_coef must be at least 0, got {ent_coef!r}")
 

@@ -336,12 +336,13 @@ def set_nan(name):
     return change
 
 
+BUFFER = r"the replay buffer has NaN or infinity in row \d+ of its"
 CHANGES = {
     "critic": (break_critic, FloatingPointError, "the critic's parameters contain NaN"),
     "target critic": (break_target, FloatingPointError, "the target critic's parameters contain infinity"),
     "actor": (break_actor, FloatingPointError, r"the actor's parameters contain NaN \(log_std.weight\)"),
-    "rewards": (break_rewards, FloatingPointError, "the replay buffer's rewards contain NaN or infinity"),
-    "observations": (break_observations, FloatingPointError, "the replay buffer's observations contain NaN or infinity"),
+    "rewards": (break_rewards, FloatingPointError, rf"{BUFFER} rewards"),
+    "observations": (break_observations, FloatingPointError, rf"{BUFFER} observations"),
     "ent_coef": (overflow_ent_coef, FloatingPointError, r"the learned entropy coefficient \(ent_coef\) overflowed"),
     "tau": (set_nan("tau"), ValueError, r"tau must lie in \[0, 1\], got nan"),
     "gamma": (set_nan("gamma"), ValueError, r"gamma must lie in \[0, 1\], got nan"),
