@@ -203,6 +203,17 @@ def check_bool(name: str, value: Any) -> bool:
     return number
 
 
+def check_verbose(value: Any) -> int:
+    """
+    :param value: how much is printed, an integer of at least 0; ``True`` is 1, which SB3 takes as well
+    :return: the plain integer
+    :raises TypeError: if it is neither
+    :raises ValueError: if it is negative
+    """
+    number = plain(value)
+    return check_integer("verbose", int(number) if isinstance(number, bool) else number, minimum=0)
+
+
 def check_device(device: Any) -> None:
     """
     :param device: ``"auto"``, or what ``torch.device`` takes

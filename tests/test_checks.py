@@ -112,3 +112,10 @@ def test_an_unknown_keyword_is_answered_with_the_nearest():
     assert str(error.value) == "refiner_kwargs must be among ['step_size'], got ['stepsize']; did you mean 'step_size'?"
     with pytest.raises(TypeError, match=r"got \[3\]$"):
         checks.check_keywords("refiner_kwargs", {3: 1}, ["step_size"])
+
+
+def test_verbose_may_be_a_bool_as_in_sb3():
+    assert [checks.check_verbose(value) for value in (True, np.False_, np.int64(2))] == [1, 0, 2]
+    for value, error in ((-1, ValueError), ("x", TypeError), (1.0, TypeError)):
+        with pytest.raises(error, match=r"^verbose must be"):
+            checks.check_verbose(value)

@@ -9,12 +9,12 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 
-from sb3_energy.checks import check_bool, check_device, check_integer, check_keywords
+from sb3_energy.checks import check_bool, check_device, check_integer, check_keywords, check_verbose
 
 _NAMES = [name for name in inspect.signature(SAC.__init__).parameters if name not in ("self", "policy", "env")]
 _BOOLS = ("optimize_memory_usage", "use_sde", "use_sde_at_warmup")
 _DICTS = ("policy_kwargs", "replay_buffer_kwargs")
-_SMALLEST = {"stats_window_size": 1, "sde_sample_freq": -1, "verbose": 0}
+_SMALLEST = {"stats_window_size": 1, "sde_sample_freq": -1}
 LARGEST_SEED = 2**32 - 1
 """NumPy takes no larger one."""
 
@@ -44,6 +44,7 @@ def check_experience_arguments(given: Mapping[str, Any]) -> None:
     for name, minimum in _SMALLEST.items():
         if name in given:
             check_integer(name, given[name], minimum)
+    check_verbose(given.get("verbose", 0))
     _check_seed(given.get("seed"))
     check_device(given.get("device", "auto"))
     noise = given.get("action_noise")
@@ -62,6 +63,7 @@ def check_buffer(model: Any) -> None:
 
     :param model: an algorithm of SB3's whose environment is there, not set up yet
     :raises ValueError: if the buffer and the other arguments do not go together
+    :raises TypeError: if its class is none of SB3's
     """
     chosen, kwargs = model.replay_buffer_class, model.replay_buffer_kwargs or {}
     is_dict = isinstance(model.observation_space, spaces.Dict)

@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.utils import get_device
 from torch import nn
 
-from sb3_energy.checks import check_device, check_integer
+from sb3_energy.checks import check_device, check_integer, check_verbose
 from sb3_energy.common.bad_files import explained
 from sb3_energy.common.causes import named
 from sb3_energy.common.checked_files import DamagedError
@@ -116,7 +116,7 @@ class EnergyMatching:
             raise TypeError(f"logger must be Stable-Baselines3's Logger or None, got {logger!r}")
         check_device(device)
         self.device = get_device(device)
-        self.verbose, self.logger = check_integer("verbose", verbose, minimum=0), logger
+        self.verbose, self.logger = check_verbose(verbose), logger
         self.generator = th.Generator(self.device)
         self.set_random_seed(seed)
         self.n_updates = 0
