@@ -145,6 +145,12 @@ def test_a_name_that_is_nearly_one_is_answered_with_it(kwargs, name):
     assert message_of(ValueError, make, EnergySAC, **kwargs).endswith(f"; did you mean {name!r}?")
 
 
+@pytest.mark.parametrize("policy", [None, 3, ["MlpPolicy"]])
+def test_a_policy_that_is_neither_name_nor_class(policy):
+    message = message_of(TypeError, make, EnergySAC, policy=policy)
+    assert message.startswith("policy must be one of ['MlpPolicy',") and message.endswith(f"RefinedPolicy, got {policy!r}")
+
+
 def test_names_of_the_others():
     assert message_of(ValueError, make, PGAC, value_weight="rellu").endswith("got 'rellu'; did you mean 'relu'?")
     assert message_of(ValueError, make, PGAC, policy_kwargs=dict(initial_particles="normall")).endswith("mean 'normal'?")

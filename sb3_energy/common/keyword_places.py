@@ -14,7 +14,10 @@ def check_policy_name(policies: Mapping[str, type], policy: Any) -> None:
     :param policies: by name
     :param policy: what was given as the policy
     :raises ValueError: if it is a name that is not among them
+    :raises TypeError: if it is neither name nor class
     """
+    if not isinstance(policy, (str, type)):
+        raise TypeError(f"policy must be one of {list(policies)} or a RefinedPolicy, got {policy!r}")
     if isinstance(policy, str) and policy not in policies:
         raise ValueError(
             f"policy must be one of {list(policies)} or a RefinedPolicy, got {policy!r}{did_you_mean(policy, policies)}"
