@@ -16,6 +16,7 @@ from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.policies import BaseModel
 
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
+from sb3_energy.common.bad_files import explained
 from sb3_energy.common.finite_tensors import module_tensors
 from sb3_energy.common.model_files import own_settings
 from tests.models import small_model
@@ -255,6 +256,11 @@ def test_something_else_is_refused(case, tmp_path, content):
     assert "no saved" in refused(case.look, path)
     with pytest.raises(ValueError, match="no saved"):
         case.look(io.BytesIO(content))
+
+
+def test_a_file_that_must_not_be_read_is_not_called_damaged():
+    with pytest.raises(PermissionError), explained("model.zip", "EnergySAC"):
+        raise PermissionError(errno.EACCES, "Permission denied", "model.zip")
 
 
 def test_a_folder_and_nothing_are_refused(case, tmp_path):

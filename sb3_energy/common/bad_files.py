@@ -65,9 +65,12 @@ def explained(path: Any, what: str) -> Iterator[None]:
     :param path: to the file
     :param what: the file should be
     :raises ValueError: in its place
+    :raises PermissionError: if the file must not be read, which says nothing of what is in it
     """
     try:
         yield
+    except PermissionError:
+        raise
     except DamagedError as error:
         raise ValueError(f"{path} is no saved {what}: {error}") from error.__cause__
     except zipfile.BadZipFile as error:
