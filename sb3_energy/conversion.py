@@ -38,9 +38,8 @@ def as_tensor(name: str, values: Any) -> th.Tensor:
 
 def as_native(observation: Any) -> Any:
     """
-    Observations that torch can share: it takes no negative strides, no other machine's byte order and no arrays
-    that are read-only, and NumPy no tensor of a
-    GPU.
+    Observations that torch and NumPy can share: torch takes no negative strides, no other machine's byte order and no
+    read-only array without a warning, and NumPy takes no tensor of a GPU.
 
     :param observation: an array, a dictionary of arrays, or whatever becomes one
     :return: the same; what was fine already is not copied

@@ -87,7 +87,9 @@ class TrackedCollection(OffPolicyAlgorithm):
         try:
             action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
         except ValueError as error:  # torch's own of a mean that is NaN
-            raise (self._action_error(None) if broken_network(self.policy) else error) from error
+            if broken_network(self.policy) is None:
+                raise
+            raise self._action_error(None) from error
         if not math.isfinite(buffer_action.sum()):
             raise self._action_error(action_noise)
         if self._n_updates > 0 and self._last_obs is not None:
