@@ -115,7 +115,7 @@ def require(ok: th.Tensor, error: Callable[[], Exception]) -> None:
 def require_finite(value: th.Tensor, error: Callable[[], Exception]) -> None:
     """
     :param value: scalar
-    :param error: makes what is raised if it is no number or infinite
+    :param error: makes what is raised if it is NaN or infinity
     :raises Exception: that one, as :func:`require` does
     """
     if _ACTIVE:

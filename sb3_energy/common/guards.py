@@ -1,4 +1,4 @@
-"""Stops where a number is none, before anything is stored or changed."""
+"""Stops at NaN or infinity, before anything is stored or changed."""
 
 from functools import lru_cache, partial
 from typing import Any
@@ -48,8 +48,8 @@ def guarded_step(
     optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: Records, has_gradients: bool = False
 ) -> None:
     """
-    One step of an optimiser, unless the loss is no number. Where checks are put off, it is not made either once one of them,
-    this or another before it, has failed.
+    One step of an optimiser, unless the loss is NaN or infinity. Where checks are put off, it is not made either once one of
+    them, this or another before it, has failed.
 
     :param optimizer: of the parameters that the loss is to change
     :param loss: scalar

@@ -232,7 +232,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
 
     def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
-        As in SB3, and refuses what is no number.
+        As in SB3, and refuses NaN and infinity.
 
         :param observation: the input observation
         :return: The observation as PyTorch tensor

@@ -12,7 +12,7 @@ def refuse_diverged(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) ->
     """
     :param refiner: which one was at work
     :param tick: at which step, ``None`` before the first one
-    :param diverged: ``(B, ...)`` what has left the numbers
+    :param diverged: ``(B, ...)`` where the energy is not finite
     :raises FloatingPointError: if anything has, with a sentence that says where and what to try
     """
     require(~diverged.any(), partial(diverged_error, refiner, tick, diverged))
@@ -22,7 +22,7 @@ def diverged_error(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) -> 
     """
     :param refiner: which one was at work
     :param tick: at which step, ``None`` before the first one
-    :param diverged: ``(B, ...)`` what has left the numbers
+    :param diverged: ``(B, ...)`` where the energy is not finite
     :return: a sentence that says where and what to try
     """
     step = "before the first step" if tick is None else f"at step {tick.step + 1} of {tick.n_steps}"

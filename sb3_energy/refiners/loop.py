@@ -29,7 +29,7 @@ def refine(
     :param infos: a list to which one ``RefinerInfo`` a step is appended
     :return: particles and their energies, without a graph unless the refiner is ``differentiable`` and gradients are enabled
     :raises ValueError: if the shapes or the number of steps are wrong
-    :raises FloatingPointError: if an energy is not a number or minus infinity, or plus infinity (which forbids
+    :raises FloatingPointError: if an energy is NaN or minus infinity, or plus infinity (which forbids
         a particle) for all particles of an observation
     """
     check_start(particles, n_steps)
@@ -137,7 +137,7 @@ def _lost_error(refiner: Refiner, trail: list[th.Tensor]) -> FloatingPointError:
 def is_lost(energies: th.Tensor) -> th.Tensor:
     """
     :param energies: ``(B, N)``
-    :return: ``(B,)`` whether one is no number or minus infinity, or all are plus infinity
+    :return: ``(B,)`` whether one is NaN or minus infinity, or all are plus infinity
     """
     return ~th.isfinite(energies.amin(dim=1))  # the minimum of anything and NaN is NaN
 
@@ -168,7 +168,7 @@ def importance_resample(
     :param n_particles: how many to draw for each observation
     :param generator: source of the noise (``None``: torch's global one)
     :return: ``(B, n_particles, *E)`` and the indices ``(B, n_particles)``
-    :raises FloatingPointError: if a weight is not a number or infinite, or all of an observation are zero
+    :raises FloatingPointError: if a weight is NaN or infinity, or all of an observation are zero
     """
     index = draw_indices(_probabilities(log_weights), n_particles, generator)
     return _taken(particles, index), index
@@ -205,7 +205,7 @@ def systematic_resample(particles: th.Tensor, log_weights: th.Tensor, n_particle
     :param log_weights: ``(B, N)``, up to a constant for each observation
     :param n_particles: how many to take for each observation
     :return: ``(B, n_particles, *E)`` and the indices ``(B, n_particles)``, which rise
-    :raises FloatingPointError: if a weight is not a number or infinite, or all of an observation are zero
+    :raises FloatingPointError: if a weight is NaN or infinity, or all of an observation are zero
     """
     cumulative = _probabilities(log_weights).cumsum(dim=1)
     levels = (th.arange(n_particles, device=particles.device, dtype=cumulative.dtype) + 0.5) / n_particles

@@ -25,7 +25,7 @@ def accept(
     :param log_ratio: ``(B, N)`` logarithm of Hastings' ratio
     :param generator: source of the draws
     :return: the state after the test; the probabilities of acceptance, and how far the particles went
-    :raises FloatingPointError: if an energy that is proposed is not a number or minus infinity
+    :raises FloatingPointError: if an energy that is proposed is NaN or minus infinity
     """
     log_ratio = th.where(new.energies.isposinf(), -th.inf, log_ratio)
     refuse_diverged(refiner, tick, new.energies.isnan() | new.energies.isneginf() | log_ratio.isnan())
