@@ -92,7 +92,7 @@ def test_hindsight_replay_with_a_saved_buffer(make_model, algorithm, tmp_path, i
     assert model._n_updates == 10
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
-    with pytest.raises(AssertionError, match="environment"):
+    with pytest.raises(ValueError, match="You must pass an environment when using `HerReplayBuffer`"):
         algorithm.load(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=her_env(image))
     loaded.load_replay_buffer(tmp_path / "buffer")
