@@ -29,6 +29,7 @@ from sb3_energy.common.unread_arguments import check_energy_is_asked
 from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.conversion import as_native
+from sb3_energy.deferred import NonFiniteError
 from sb3_energy.energies import ENERGIES, FINITE, make_energy, tempered
 from sb3_energy.keywords import plain_arguments
 from sb3_energy.networks import default_activation, find_activation
@@ -320,5 +321,9 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
         if len(next(iter(observation.values())) if isinstance(observation, dict) else observation) == 0:
             return th.zeros((0, get_action_dim(self.action_space)), device=self.device)
         if self.refinement.is_identity or not self._refines:
-            return self.actor(observation, deterministic)
+            actions = self.actor(observation, deterministic)
+            # torch's distributions look at their parameters, but not after torch.compile or with python -O
+            if not (th.jit.is_tracing() or th.compiler.is_exporting() or bool(th.isfinite(actions).all())):
+                raise NonFiniteError("the action is NaN or infinity", "a lower learning_rate or backbone='layer_norm'")
+            return actions
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))

@@ -25,7 +25,8 @@ GROWTH = 2.0
 
 def make_model(name):
     policy = dict(net_arch=[16]) | POLICIES[name]
-    settings = dict(learning_starts=200, buffer_size=200, seed=0, device="cpu", refine_target=True, policy_kwargs=policy)
+    settings = dict(learning_starts=200, buffer_size=200, seed=0, device="cpu", policy_kwargs=policy)
+    settings |= dict(refine_target=name != "none")
     if name == "potential":
         return PGAC("MlpPolicy", "Pendulum-v1", **settings, potential_training_kwargs=POTENTIAL_TRAINING).learn(100)
     return EnergySAC("MlpPolicy", "Pendulum-v1", **settings).learn(100)
