@@ -87,6 +87,7 @@ class ArrayPolicy:
         self._actor, self._q_networks_of, self._q_networks = policy.actor, policy.critic, [*policy.critic.q_networks]
         self._learned = [policy._modules.get(name) for name in _LEARNED]
         self._watched = Watched(_modules_of(policy))
+        self._originals = _ORIGINALS.of(_classes_of(policy))
         self._takes_minimum = type(policy.critic) is EnsembleCritic
 
     @classmethod
@@ -136,7 +137,7 @@ class ArrayPolicy:
             and policy.action_space is self._values[3]
             and policy._squash_output
             and _is_known_distribution(self._actor.action_dist)
-            and _ORIGINALS.are_in_place()
+            and self._originals.are_in_place()
             and self._watched.is_unchanged()
         )
 
@@ -210,6 +211,11 @@ def _modules_of(policy: "RefinedPolicy") -> list[nn.Module]:
     """All that an action depends on."""
     parts = [policy._modules.get(name) for name in ("actor", "critic", *_LEARNED)]
     return [module for part in parts if part is not None for module in part.modules()]
+
+
+def _classes_of(policy: Any) -> list[type]:
+    parts = [*_modules_of(policy), policy.energy, policy.refinement, policy.refinement.refiner, policy.actor.action_dist]
+    return [QEnergy, *map(type, parts)]  # of which a guided potential is made
 
 
 def _energy_of(policy: Any, critic: ArrayNetwork) -> ArrayEnergy | ArrayPotential | None:

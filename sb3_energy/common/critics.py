@@ -1,5 +1,6 @@
 """Ensembles of critics on a backbone of choice: encode once, evaluate many actions."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -21,7 +22,6 @@ from sb3_energy.networks import (
     Stack,
     WeighFn,
     evaluate_particles,
-    is_untouched,
     make_backbone,
     make_normalizer,
 )
@@ -54,6 +54,9 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     policy_aggregate: ClassVar[str] = "min"
     """What the actor climbs, of the members' values."""
+
+    warned_of_hooks: bool = False
+    """Whether it has been said that energies do not call hooks of the critic itself."""
 
     by_hand: bool = True
     """Whether derivatives are taken by hand where the layers are known, or all of them by autograd."""
@@ -160,18 +163,25 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
         :param features: ``(B, F)`` what :meth:`encode` returned, without a graph
         :return: ``(B, N, A) -> (C, B, N)``
-        :raises TypeError: if :meth:`forward` alone is overridden, replaced or hooked, which energies do not go through
+        :raises TypeError: if :meth:`forward` alone is overridden or replaced, which energies do not go through
         """
         self._check_forward()
         stacks = self.stacks() if self.is_own("evaluate", "outputs") else None
         return partial(self.evaluate, features) if stacks is None else _BoundCritic(self, features, stacks)
 
     def _check_forward(self) -> None:
-        is_known = getattr(self.forward, "__func__", None) is type(self).known_forward and is_untouched(self)
-        if not is_known and self.is_own("evaluate", "outputs"):
+        if not self.is_own("evaluate", "outputs"):
+            return
+        if getattr(self.forward, "__func__", None) is not type(self).known_forward:
             raise TypeError(
-                f"forward of {type(self).__name__} is overridden, replaced or hooked, and energies ask evaluate(features, "
-                "actions), which does not go through it: override evaluate as well, or hook critic.q_networks"
+                f"forward of {type(self).__name__} is overridden or replaced, and energies ask evaluate(features, actions), "
+                "which does not go through it: override evaluate as well"
+            )
+        if (self._forward_hooks or self._forward_pre_hooks) and not self.warned_of_hooks:
+            self.warned_of_hooks = True  # most hooks only look on
+            warnings.warn(
+                f"hooks of {type(self).__name__} are called when it learns, and not by energies, which ask evaluate(features, "
+                "actions): hook critic.q_networks to change what actions are refined by"
             )
 
     def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:

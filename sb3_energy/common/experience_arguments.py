@@ -80,9 +80,11 @@ def check_buffer(model: Any) -> None:
         raise ValueError(f"n_steps must be 1 with observations that are a dictionary, got {model.n_steps!r}")
     if uses_n_steps and model.optimize_memory_usage:
         raise ValueError(f"n_steps must be 1 with optimize_memory_usage=True, got {model.n_steps!r}")
-    if chosen is not None and issubclass(chosen, DictReplayBuffer) != is_dict:
+    # One of the user's own may be for either
+    sb3s = chosen if chosen is not None and chosen.__module__.startswith("stable_baselines3.") else None
+    if sb3s is not None and issubclass(sb3s, DictReplayBuffer) != is_dict:
         needs = "a Dict observation space" if not is_dict else "DictReplayBuffer or another one for dictionaries"
-        raise ValueError(f"replay_buffer_class={chosen.__name__} and the observations do not fit: this needs {needs}")
+        raise ValueError(f"replay_buffer_class={sb3s.__name__} and the observations do not fit: this needs {needs}")
     _check_buffer_kwargs(
         chosen or (DictReplayBuffer if is_dict else ReplayBuffer if model.n_steps == 1 else NStepReplayBuffer), kwargs
     )

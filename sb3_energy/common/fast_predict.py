@@ -140,9 +140,11 @@ class FastPredict(SACPolicy):
         :return: ``(B,)``
         :raises ValueError: if the observation is not finite
         """
-        n_actions = math.prod(self.action_space.shape)  # type: ignore[arg-type]
-        actions = np.array(as_native(scaled_actions), np.float32, order="C")
-        actions = actions.reshape(len(actions), n_actions)
+        actions = scaled_actions
+        if type(actions) is not np.ndarray or actions.dtype.char != "f" or actions.ndim != 2 or not actions.flags.c_contiguous:
+            n_actions = math.prod(self.action_space.shape)  # type: ignore[arg-type]
+            actions = np.array(as_native(scaled_actions), np.float32, order="C")
+            actions = actions.reshape(len(actions), n_actions)
         with np.errstate(all="ignore"):
             values = self._fast_q_values(observation, actions)
         if values is not None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_energy.checks import check_bool, check_finite_number, check_integer, check_keywords
@@ -73,10 +72,10 @@ def check_network_arguments(given: Mapping[str, Any]) -> None:
     check_finite_number("clip_mean", given["clip_mean"])
     check_integer("n_critics", given["n_critics"], minimum=1)
     extractor = given["features_extractor_class"]
-    if extractor is not None and not (isinstance(extractor, type) and issubclass(extractor, BaseFeaturesExtractor)):
+    if extractor is not None and not _may_make(extractor, nn.Module):
         raise TypeError(f"features_extractor_class must be a class of SB3's BaseFeaturesExtractor, got {extractor!r}")
     optimizer = given["optimizer_class"]
-    if not (isinstance(optimizer, type) and issubclass(optimizer, th.optim.Optimizer)) or optimizer is th.optim.Optimizer:
+    if not _may_make(optimizer, th.optim.Optimizer) or optimizer is th.optim.Optimizer:
         raise TypeError(f"optimizer_class must be a class of torch.optim, such as Adam, got {optimizer!r}")
     for name in ("features_extractor_kwargs", "optimizer_kwargs"):
         if not isinstance(given[name], (dict, type(None))):
@@ -85,9 +84,14 @@ def check_network_arguments(given: Mapping[str, Any]) -> None:
     _check_kwargs("optimizer_kwargs", given["optimizer_kwargs"], optimizer, ("params", "lr"))
 
 
-def _check_kwargs(name: str, kwargs: dict[str, Any] | None, cls: type | None, own: tuple[str, ...]) -> None:
-    if not kwargs or cls is None:
+def _may_make(maker: Any, cls: type) -> bool:
+    """Whether it is a subclass, or something else that is called in its place, such as a ``functools.partial``."""
+    return issubclass(maker, cls) if isinstance(maker, type) else callable(maker)
+
+
+def _check_kwargs(name: str, kwargs: dict[str, Any] | None, maker: Any, own: tuple[str, ...]) -> None:
+    if not kwargs or not isinstance(maker, type):
         return
-    parameters = inspect.signature(cls).parameters
+    parameters = inspect.signature(maker).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        check_keywords(f"{name} of {cls.__name__}", kwargs, [known for known in parameters if known not in own])
+        check_keywords(f"{name} of {maker.__name__}", kwargs, [known for known in parameters if known not in own])

@@ -1,6 +1,7 @@
 """Whatever a user does to gradients has the effect that it has in SB3: the default update against ``update="reference"``."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -111,8 +112,7 @@ def test_the_reference_is_sb3s_sac(way):
         assert gap(*results) == 0.0
 
 
-REFUSED = ("hook_of_critic", "replaced_forward_of_critic")
-PGAC_WAYS = [way for name, way in WAYS.items() if name not in REFUSED]
+PGAC_WAYS = [way for name, way in WAYS.items() if name != "replaced_forward_of_critic"]
 
 
 @pytest.mark.parametrize("way", PGAC_WAYS, ids=lambda way: way.__name__)
@@ -122,10 +122,29 @@ def test_potentials_learn_what_autograd_learns(way):
     assert gap(reference, lean) < 100 * CLOSE
 
 
-@pytest.mark.parametrize("way", REFUSED)
-def test_a_critic_that_energies_do_not_go_through_is_refused(way):
+def test_hooks_of_the_critic_that_energies_do_not_call_are_warned_of():
+    """Once, since tools that look on hook every module."""
+    model, calls = make(EnergySAC, "lean", SMALL), []
+    model.critic.register_forward_hook(lambda *args: calls.append(1))
+    with pytest.warns(UserWarning, match="hook critic.q_networks"):
+        model.predict(np.zeros(3, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(np.zeros(3, np.float32))
+    assert not calls
+    train(model)
+    assert len(calls) == 2 * UPDATES  # in the critic's loss and the actor's
+
+
+def test_a_compiled_critic_is_no_other_critic():
     model = make(EnergySAC, "lean", SMALL)
-    with applied(WAYS[way], model), pytest.raises(TypeError, match="override evaluate as well"):
+    model.critic._compiled_call_impl = model.critic._call_impl  # what critic.compile() leaves
+    model.predict(np.zeros(3, np.float32))
+
+
+def test_a_critic_that_energies_do_not_go_through_is_refused():
+    model = make(EnergySAC, "lean", SMALL)
+    with applied(WAYS["replaced_forward_of_critic"], model), pytest.raises(TypeError, match="override evaluate as well"):
         model.predict(np.zeros(3, np.float32))
     model.critic.evaluate = lambda features, actions: th.zeros(2, *actions.shape[:2])
     model.predict(np.zeros(3, np.float32))

@@ -1,16 +1,19 @@
 """The policies and networks of SB3's users: Mlp, Cnn and MultiInput, hindsight replay, dropout and batch norm."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import SAC, HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from torch import nn
 
-from sb3_energy import PGAC
+from sb3_energy import PGAC, EnergySAC
 
 SMALL_CNN = dict(features_extractor_class=NatureCNN, features_extractor_kwargs=dict(features_dim=8))
 
@@ -168,3 +171,31 @@ def test_the_target_stays_in_evaluation_mode(make_model):
     model.policy.set_training_mode(True)
     model.train(1, 16)
     assert model.actor.training and model.critic.training and not model.critic_target.training
+
+
+def momentum_free(parameters, lr):
+    return th.optim.SGD(parameters, lr=lr)
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs",
+    [dict(optimizer_class=partial(th.optim.Adam, eps=1e-5)), dict(optimizer_class=momentum_free)],
+    ids=["partial", "function"],
+)
+def test_what_makes_an_optimizer_need_not_be_a_class(make_model, policy_kwargs):
+    model = make_model(policy_kwargs=policy_kwargs)
+    before = snapshot(model.actor)
+    model.learn(26)
+    assert changed(before, model.actor)
+
+
+class OneBuffer(ReplayBuffer):
+    """Of the user's own, which is no DictReplayBuffer and may be for dictionaries."""
+
+
+def test_a_buffer_of_ones_own_is_not_told_what_it_is_for():
+    env = SimpleMultiObsEnv(num_col=2, num_row=2, discrete_actions=False, channel_last=False)
+    with pytest.raises((TypeError, ValueError, AttributeError)) as caught:  # of the buffer, which takes no dictionary
+        SAC("MultiInputPolicy", env, replay_buffer_class=OneBuffer, buffer_size=10)
+    with pytest.raises(type(caught.value)):
+        EnergySAC("MultiInputPolicy", env, replay_buffer_class=OneBuffer, buffer_size=10)
