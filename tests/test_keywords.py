@@ -178,3 +178,20 @@ def test_activations_by_name_are_saved_and_loaded(tmp_path):
     loaded = EnergySAC.load(tmp_path / "model")
     assert any(type(layer) is nn.Tanh for layer in loaded.policy.actor.latent_pi)
     assert EnergyMatching(activation_fn="Mish").settings.activation_fn == "Mish"
+
+
+@pytest.mark.parametrize("name, value", [("refiner", "mala"), ("n_particles", 8), ("backbone", "simba")])
+def test_what_a_loaded_policy_cannot_become(tmp_path, name, value):
+    """SB3 makes attributes of unknown arguments, and nothing reads them."""
+    model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]), buffer_size=10)
+    model.save(tmp_path / "model")
+    with pytest.raises(TypeError, match=rf"{name} is an argument of the policy, which is loaded as it was saved: .*{name}="):
+        EnergySAC.load(tmp_path / "model", **{name: value})
+
+
+def test_what_may_change_when_a_model_is_loaded(tmp_path):
+    model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]), buffer_size=10)
+    model.save(tmp_path / "model")
+    changes = dict(lr_schedule=float, action_space=model.action_space, num_timesteps=3, refine_target=True, batch_size=8)
+    loaded = EnergySAC.load(tmp_path / "model", **changes)
+    assert {name: getattr(loaded, name) for name in changes} == changes | dict(lr_schedule=loaded.lr_schedule)

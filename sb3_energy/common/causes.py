@@ -25,6 +25,9 @@ NETWORKS = {
 }
 """Attributes of a policy or an algorithm, and what users call them."""
 
+LARGEST_SQUARED = float(np.finfo(np.float32).max) ** 0.5
+"""The square of what is larger is infinite in single precision: losses have squares, and layer norms."""
+
 
 def describe(values: th.Tensor | np.ndarray | float) -> str | None:
     """
@@ -123,6 +126,7 @@ def training_cause(model: Any, of_energy: bool) -> Cause | None:
         or _network_cause(model)
         or _buffer_cause(model.replay_buffer)
         or (_energy_cause(model.policy) if of_energy else None)
+        or _scale_cause(model.replay_buffer)
     )
 
 
@@ -158,3 +162,18 @@ def _setting_cause(model: Any) -> Cause | None:
 def _buffer_cause(buffer: Any) -> Cause | None:
     found = not_finite_row(buffer)
     return None if found is None else Cause(f"the replay buffer has NaN or infinity in {found}")
+
+
+def _scale_cause(buffer: Any) -> Cause | None:
+    """Of numbers that are finite and whose squares are not."""
+    for name in ("observations", "rewards"):
+        stored = getattr(buffer, name, None)
+        for key, part in (stored if isinstance(stored, dict) else {"": stored}).items():
+            if isinstance(part, np.ndarray) and part.dtype.kind == "f" and part.size:
+                largest = max(abs(float(part.max())), abs(float(part.min())))
+                if largest > LARGEST_SQUARED:
+                    whose = f"{name} {key!r}" if key else name
+                    return Cause(
+                        f"the replay buffer's {whose} are as large as {largest:g}, whose square is infinite; scale them"
+                    )
+    return None

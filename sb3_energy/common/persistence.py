@@ -19,10 +19,14 @@ from sb3_energy.common.checked_files import UNREADABLE, dump_checked
 from sb3_energy.common.finite_tensors import module_tensors, not_finite, optimizer_tensors
 from sb3_energy.common.model_files import SETTING_NAMES, check_model_file, own_settings, read_parameters
 from sb3_energy.common.whole_files import PathOrFile, write_whole
+from sb3_energy.keywords import takes, written
 
 SelfPersistent = TypeVar("SelfPersistent", bound="PersistentAlgorithm")
 
 _BUFFER_SIZE_WITHOUT_ENV = 1
+
+_OF_BOTH = ("observation_space", "action_space", "lr_schedule")
+"""Arguments of policies that are attributes of algorithms, and may be given when a model is loaded."""
 
 
 class PersistentAlgorithm(OffPolicyAlgorithm):
@@ -205,9 +209,11 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :param kwargs: extra arguments to change the model when loading
         :return: new model instance with loaded parameters
         :raises FileNotFoundError: if there is no such file
+        :raises TypeError: if an argument is the policy's
         :raises ValueError: if the file is no model of this package's or SB3's, is damaged, or needs a class that cannot be
             imported
         """
+        _refuse_policys(cls, kwargs)
         found = existing(path, "zip", cls.__name__)
         check_model_file(cls, found, custom_objects)
         env = None if env is None else maybe_make_env(env, verbose=0)
@@ -223,3 +229,15 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         if bad is not None:
             raise ValueError(f"{path} is no {cls.__name__} to go on with: {bad} has NaN or infinity")
         return model
+
+
+def _refuse_policys(cls: Any, arguments: dict[str, Any]) -> None:
+    """Without that they would become attributes that nothing reads."""
+    for name in arguments:
+        if name in _OF_BOTH or takes(cls, name) or not takes(cls.policy_aliases["MlpPolicy"], name):
+            continue
+        raise TypeError(
+            f"{name} is an argument of the policy, which is loaded as it was saved: make another {cls.__name__} with "
+            f"policy_kwargs=dict({written(name, arguments[name])}), and give it the saved one's get_parameters() by "
+            "set_parameters()"
+        )

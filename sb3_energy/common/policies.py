@@ -30,7 +30,7 @@ from sb3_energy.common.warm_predict import WarmPredict
 from sb3_energy.common.warm_start import Plans
 from sb3_energy.conversion import as_native
 from sb3_energy.deferred import NonFiniteError
-from sb3_energy.energies import ENERGIES, FINITE, make_energy, tempered
+from sb3_energy.energies import ENERGIES, FINITE, as_imported, make_energy, tempered
 from sb3_energy.keywords import plain_arguments
 from sb3_energy.networks import default_activation, find_activation
 from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
@@ -146,6 +146,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
     ):
         check_action_bounds(action_space)
         check_network_arguments(locals())
+        energy = as_imported(energy)
         self._own_parameters = dict(
             refiner=refiner,
             refiner_kwargs=refiner_kwargs,

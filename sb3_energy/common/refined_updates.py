@@ -67,7 +67,7 @@ class RefinedUpdates(OffPolicyAlgorithm):
         training = resolve({}, HeadTraining, self.head_training_kwargs, "head_training")
         if self.policy.head is not None:
             needed: Any = self.policy.refinement.refiner
-            check_head_training(training, needed.head, hasattr(self.policy.head, "optimizer"))
+            check_head_training(training, needed, hasattr(self.policy.head, "optimizer"))
         return training
 
     def _make_reverse_drift(self) -> FieldNetwork | None:

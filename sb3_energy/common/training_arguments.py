@@ -10,6 +10,10 @@ SMALLEST = {"buffer_size": None, "batch_size": 1, "gradient_steps": None, "n_ste
 """Integers, and what they must be at least; SB3 takes any ``gradient_steps`` below 0 for as many as there were steps."""
 
 
+SMALLEST_ABOVE_0 = 1e-38
+"""Of single precision: what is smaller may become 0."""
+
+
 def check_training_arguments(model: Any) -> None:
     """
     :param model: SB3's off-policy algorithm with SAC's arguments, not set up yet
@@ -86,7 +90,7 @@ def _check_ent_coef(ent_coef: Any) -> None:
     except (TypeError, ValueError):
         error = ValueError if isinstance(ent_coef, str) else TypeError
         raise error(f'ent_coef must be a number, "auto" or "auto_0.1", got {ent_coef!r}') from None
-    if is_auto and not 0.0 < value < math.inf:
+    if is_auto and not SMALLEST_ABOVE_0 < value < math.inf:
         raise ValueError(f"ent_coef must start at a finite value above 0, got {ent_coef!r}")
     if not math.isfinite(value):
         raise ValueError(f"ent_coef must be finite, got {ent_coef!r}")

@@ -144,15 +144,16 @@ def runs_chains(estimator: EntropyEstimator) -> bool:
     return not isinstance(estimator, (BaseEntropy, SoftValueEntropy))
 
 
-def check_head_training(training: HeadTraining, head: str, learns: bool) -> None:
+def check_head_training(training: HeadTraining, refiner: Any, learns: bool) -> None:
     """
     :param training: how a head learns
-    :param head: its name in :data:`sb3_energy.common.heads.HEADS`
+    :param refiner: which needs it, by its name in :data:`sb3_energy.common.heads.HEADS`
     :param learns: whether it has parameters
     :raises ValueError: if something that it does not read is given
     """
     argument = "head_training_kwargs"
-    refuse_changed_fields(argument, training, UNREAD_TRAINING.get(head, ()), f"refiner='flow' or 'mean_flow', got {head!r}")
+    needs = f"refiner='flow' or 'mean_flow', got {type(refiner).__name__}"
+    refuse_changed_fields(argument, training, UNREAD_TRAINING.get(refiner.head, ()), needs)
     if training.n_refined == 0:
         needs = (
             f"refined candidates, got refined_fraction={training.refined_fraction!r} of n_candidates={training.n_candidates}"

@@ -90,20 +90,21 @@ def is_temperature_free(log_ent_coef: th.Tensor, optimizer: th.optim.Optimizer) 
     :param optimizer: which changes it
     :return: whether its derivative by hand is the one that autograd would leave in its ``grad``
     """
-    return autograd_is_plain() and optimizes_only(optimizer, [log_ent_coef]) and are_learned_once([log_ent_coef])
+    single = log_ent_coef.numel() == 1
+    return single and autograd_is_plain() and optimizes_only(optimizer, [log_ent_coef]) and are_learned_once([log_ent_coef])
 
 
 def temperature_loss_by_hand(log_ent_coef: th.Tensor, entropy: th.Tensor, target_entropy: float) -> th.Tensor:
     """
     ``log α (entropy - target entropy)``, whose derivative is its other factor and is left in ``log_ent_coef.grad``.
 
-    :param log_ent_coef: ``(1,)``, learned
+    :param log_ent_coef: one number of any shape, learned
     :param entropy: scalar, ``-mean log π`` without a graph
     :param target_entropy: in nats
     :return: scalar
     """
     gradient = entropy - target_entropy
-    log_ent_coef.grad = gradient.reshape(1)
+    log_ent_coef.grad = gradient.reshape(log_ent_coef.shape)
     return (log_ent_coef.detach() * gradient).reshape(())
 
 

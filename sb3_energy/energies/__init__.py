@@ -1,6 +1,6 @@
 """Energies: low where an action is good. A new one is a file and a line in ``ENERGIES``."""
 
-from sb3_energy.energies.own import PAGE, FunctionEnergy, check_energy, energy_name, make_energy, trial_actions
+from sb3_energy.energies.own import PAGE, FunctionEnergy, as_imported, check_energy, energy_name, make_energy, trial_actions
 from sb3_energy.energies.potential import GuidedPotential, PotentialEnergy
 from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values, weighed_q_values
 from sb3_energy.energies.transforms import (
@@ -35,6 +35,7 @@ __all__ = [
     "QEnergy",
     "added",
     "aggregate_q_values",
+    "as_imported",
     "check_energy",
     "energy_name",
     "folded",

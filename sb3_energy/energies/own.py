@@ -2,9 +2,11 @@
 
 import inspect
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch as th
@@ -46,7 +48,8 @@ class FunctionEnergy:
                 f"in the bind of a class ({PAGE})"
             )
         try:
-            pickle.dumps(self.function)
+            if not _is_scripts(self.function):
+                pickle.dumps(self.function)
         except Exception:  # pickle's own errors are of many types
             raise TypeError(
                 "energy must be a function at the top level of a module, since it is saved with the policy and a lambda or an "
@@ -68,6 +71,30 @@ class FunctionEnergy:
         :return: ``(B, N, A) -> (B, N)``
         """
         return partial(self.function, _single(obs), **self.kwargs)
+
+
+def as_imported(function: Any) -> Any:
+    """
+    A script's function comes back from a saved model as a copy, which cannot be pickled by name.
+
+    :param function: or anything else
+    :return: the function itself, where this is still that script
+    """
+    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
+    for name in getattr(function, "__qualname__", "").split("."):
+        found = getattr(found, name, None)
+    is_same = isinstance(found, FunctionType) and found.__code__ == getattr(function, "__code__", None)
+    return found if is_same else function
+
+
+def _is_scripts(function: Any) -> bool:
+    """Whether a function is at the top level of a script: models are saved with a copy of it, which any process can load."""
+    name = getattr(function, "__qualname__", "<locals>")
+    return (
+        isinstance(function, FunctionType)
+        and function.__module__ == "__main__"
+        and not {"<locals>", "<lambda>"} & {*name.split(".")}
+    )
 
 
 def _single(obs: PyTorchObs) -> PyTorchObs:
@@ -162,7 +189,7 @@ def check_energy(bind: Callable[[int], EnergyFn], name: str, action_dim: int, li
         actions = trial_actions(n_obs, n, action_dim, like)
         values[n_obs, n] = _checked(fn, name, actions)
         if n_obs == 2 and n == n_particles:
-            if needs_gradient and not has_gradient(fn, actions):
+            if needs_gradient and not _has_gradient(fn, name, actions):
                 raise ValueError(f"energy={name} has {NO_GRADIENT} ({PAGE})")
             again = _checked(fn, name, actions)
     alone, together = values[2, 1][:, 0], values[2, n_particles][:, 0]
@@ -192,6 +219,13 @@ def _bound(bind: Callable[[int], EnergyFn], name: str, n_obs: int) -> EnergyFn:
     if not callable(fn):
         raise TypeError(f"energy={name} must return a function of the actions from bind, got {fn!r} ({PAGE})")
     return fn
+
+
+def _has_gradient(fn: EnergyFn, name: str, actions: th.Tensor) -> bool:
+    try:
+        return has_gradient(fn, actions)
+    except Exception as error:  # as of actions that are changed in place
+        raise ValueError(f"energy={name} could not be differentiated: {_said(error)} ({PAGE})") from error
 
 
 def _checked(fn: EnergyFn, name: str, actions: th.Tensor) -> th.Tensor:

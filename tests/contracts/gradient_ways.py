@@ -267,6 +267,12 @@ def replaced_density(model):
     yield
 
 
+def temperature_without_dimensions(model):
+    model.log_ent_coef = th.tensor(0.3, requires_grad=True)
+    model.ent_coef_optimizer = th.optim.Adam([model.log_ent_coef], lr=3e-4)
+    yield
+
+
 class ReversedLinear(nn.Linear):
     """Another class with the same parameters."""
 
@@ -440,6 +446,7 @@ WAYS = {
         replaced_features_of_critic,
         replaced_parameters_of_actor,
         replaced_density,
+        temperature_without_dimensions,
         other_class,
         unknown_layer,
         normalised_weights,

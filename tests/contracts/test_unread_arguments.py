@@ -67,7 +67,7 @@ OF_ENERGY_SAC = [
     ),
     (
         head_training("autoregressive_derivative_free", replay_std=0.5),
-        r"head_training_kwargs=dict\(replay_std=0.5\) needs refiner='flow' or 'mean_flow', got 'prefix_energy'",
+        r"head_training_kwargs=dict\(replay_std=0.5\) needs refiner='flow' or 'mean_flow', got AutoregressiveDerivativeFree",
     ),
     (head_training("autoregressive_derivative_free", refined_fraction=0.5), r".*dict\(refined_fraction=0.5\) needs .*"),
     (head_training("autoregressive_derivative_free", step_size=0.5), r".*dict\(step_size=0.5\) needs refiner='flow' .*"),

@@ -1,7 +1,11 @@
 """Energies of one's own: what is right works everywhere, and what is wrong is said before anything is stored."""
 
+import os
 import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,3 +237,31 @@ def test_a_policy_without_its_algorithm_looks_when_it_first_binds():
     policy._energy_is_checked = False
     with pytest.raises(ValueError, match=r"energy=scalar must return .* \(B, N\)"):
         policy.predict(np.zeros(3, np.float32))
+
+
+def test_a_scripts_own_function_comes_back_in_the_script_and_elsewhere(tmp_path):
+    """Models have copies of what ``__main__`` defines, and a copy cannot be pickled by name."""
+    script = Path(__file__).with_name("scripts_energy.py")
+    path, root = tmp_path / "model.zip", str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | dict(PYTHONPATH=root),
+    )
+    loaded = EnergySAC.load(path, device="cpu")  # its __main__ is not this one
+    action, _ = loaded.predict(np.zeros(3, np.float32), deterministic=True)
+    np.testing.assert_allclose(action, float(done.stdout), rtol=1e-5)
+    assert loaded.policy.energy.function.__name__ == "downhill"
+    loaded.save(tmp_path / "again")
+    EnergySAC.load(tmp_path / "again", device="cpu")
+
+
+def in_place(observations, actions):
+    return actions.sub_(0.5).square().sum(-1)
+
+
+def test_actions_that_are_changed_in_place():
+    with pytest.raises(ValueError, match=r"energy=in_place could not be differentiated: RuntimeError: .*in-place"):
+        make(in_place)

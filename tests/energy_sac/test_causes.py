@@ -41,7 +41,7 @@ ARGUMENTS = [
     (dict(ent_coef=-0.1), ValueError, "ent_coef must be at least 0, got -0.1"),
     *[
         (dict(ent_coef=f"auto_{value}"), ValueError, "ent_coef must start at a finite value")
-        for value in ("nan", "inf", 0, -1)
+        for value in ("nan", "inf", 0, -1, 1e-50)
     ],
     (dict(ent_coef="auto_x"), ValueError, "ent_coef must be a number, .*, got 'auto_x'"),
     (dict(ent_coef="low"), ValueError, "ent_coef must be a number, .*, got 'low'"),
@@ -324,6 +324,15 @@ def break_observations(model):
     model.replay_buffer.observations[:] = INF
 
 
+def huge_observations(model):
+    model.replay_buffer.observations[:] = 1e30
+    model.policy.actor.latent_pi[0].weight.data.fill_(1e10)
+
+
+def huge_rewards(model):
+    model.replay_buffer.rewards[:] = -1e30
+
+
 def overflow_ent_coef(model):
     with th.no_grad():
         model.log_ent_coef.fill_(100.0)
@@ -343,6 +352,12 @@ CHANGES = {
     "actor": (break_actor, FloatingPointError, r"the actor's parameters contain NaN \(log_std.weight\)"),
     "rewards": (break_rewards, FloatingPointError, rf"{BUFFER} rewards"),
     "observations": (break_observations, FloatingPointError, rf"{BUFFER} observations"),
+    "large rewards": (
+        huge_rewards,
+        FloatingPointError,
+        r"the replay buffer's rewards are as large as 1e\+30, .*; scale them$",
+    ),
+    "large observations": (huge_observations, FloatingPointError, r"the replay buffer's observations are as large as 1e\+30"),
     "ent_coef": (overflow_ent_coef, FloatingPointError, r"the learned entropy coefficient \(ent_coef\) overflowed"),
     "tau": (set_nan("tau"), ValueError, r"tau must lie in \[0, 1\], got nan"),
     "gamma": (set_nan("gamma"), ValueError, r"gamma must lie in \[0, 1\], got nan"),
