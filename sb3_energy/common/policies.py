@@ -206,6 +206,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
             n_critics=n_critics,
             share_features_extractor=share_features_extractor,
         )
+        _check_networks(self)
         # What the energy is divided by: SAC's entropy coefficient, which the algorithm keeps up to date
         self.register_buffer("temperature", th.ones(()))
 
@@ -328,3 +329,16 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
                 raise NonFiniteError("the action is NaN or infinity", "a lower learning_rate or backbone='layer_norm'")
             return actions
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))
+
+
+def _check_networks(policy: RefinedPolicy) -> None:
+    # A subclass may make its own, which have to know what SB3's do not: encode once, evaluate many actions
+    for make, network, known in (
+        ("make_actor", policy.actor, BackboneActor),
+        ("make_critic", policy.critic, EnsembleCritic),
+    ):
+        if not isinstance(network, known):
+            raise TypeError(
+                f"{make} of {type(policy).__name__} must return a {known.__name__} or a subclass of it, "
+                f"got {type(network).__name__} of {type(network).__module__}"
+            )

@@ -9,11 +9,14 @@ from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from stable_baselines3.sac.policies import Actor
 from torch import nn
 
 from sb3_energy import PGAC, EnergySAC
+from sb3_energy.energy_sac import MlpPolicy
 
 SMALL_CNN = dict(features_extractor_class=NatureCNN, features_extractor_kwargs=dict(features_dim=8))
 
@@ -199,3 +202,19 @@ def test_a_buffer_of_ones_own_is_not_told_what_it_is_for():
         SAC("MultiInputPolicy", env, replay_buffer_class=OneBuffer, buffer_size=10)
     with pytest.raises(type(caught.value)):
         EnergySAC("MultiInputPolicy", env, replay_buffer_class=OneBuffer, buffer_size=10)
+
+
+class SB3Critic(MlpPolicy):
+    def make_critic(self, features_extractor=None):
+        return ContinuousCritic(**self._update_features_extractor(self.critic_kwargs, features_extractor))
+
+
+class SB3Actor(MlpPolicy):
+    def make_actor(self, features_extractor=None):
+        return Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor))
+
+
+@pytest.mark.parametrize("policy, name", [(SB3Critic, "make_critic"), (SB3Actor, "make_actor")])
+def test_networks_that_cannot_be_refined_are_refused_at_once(policy, name):
+    with pytest.raises(TypeError, match=rf"^{name} of {policy.__name__} must return a \w+ or a subclass of it, got"):
+        EnergySAC(policy, "Pendulum-v1")
