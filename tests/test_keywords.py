@@ -1,10 +1,13 @@
 """A keyword that a constructor does not know is answered in one sentence: where it belongs, or which is nearly the same."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from torch import nn
 
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
+from sb3_energy.energies import QEnergy
 from sb3_energy.keywords import accepted_keywords, plain_arguments
 from sb3_energy.networks import PotentialNetwork, VelocityNetwork, find_activation
 
@@ -195,3 +198,29 @@ def test_what_may_change_when_a_model_is_loaded(tmp_path):
     changes = dict(lr_schedule=float, action_space=model.action_space, num_timesteps=3, refine_target=True, batch_size=8)
     loaded = EnergySAC.load(tmp_path / "model", **changes)
     assert {name: getattr(loaded, name) for name in changes} == changes | dict(lr_schedule=loaded.lr_schedule)
+
+
+@dataclass(frozen=True)
+class Weighing(QEnergy):
+    """An energy whose argument has the name of one of the policy's."""
+
+    box: float = 1.0
+
+
+@pytest.mark.parametrize("part, arguments", [("refiner", dict(n_particles=4)), ("energy", dict(box="tanh"))])
+@pytest.mark.parametrize("algorithm", BOTH)
+def test_an_argument_of_the_policy_that_is_one_level_too_deep(algorithm, part, arguments):
+    (name,) = arguments
+    message = message_of(TypeError, make, algorithm, policy_kwargs={f"{part}_kwargs": arguments})
+    assert message.startswith(f"{name} is an argument of the policy: write policy_kwargs=dict({name}=")
+    assert message.endswith(f"not {part}_kwargs=dict({name}=...)")
+
+
+def test_an_energy_of_ones_own_may_have_an_argument_of_the_policys_name():
+    policy_kwargs = dict(net_arch=[8], energy=Weighing, energy_kwargs=dict(box=2.0))
+    assert make(EnergySAC, policy_kwargs=policy_kwargs).policy.energy.box == 2.0
+
+
+def test_a_policy_for_dictionaries_says_what_it_needs():
+    message = message_of(ValueError, make, EnergySAC, policy="MultiInputPolicy")
+    assert message.startswith("CombinedExtractor, which MultiInputPolicy has, needs a Dict observation space, got Box")

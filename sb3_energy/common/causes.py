@@ -155,7 +155,8 @@ def _setting_cause(model: Any) -> Cause | None:
     how = "overflowed" if value > 0.0 else "vanished" if value == 0.0 else "is NaN"
     log = model.log_ent_coef.item()
     return Cause(
-        f"the learned entropy coefficient (ent_coef) {how}, with logarithm {log:g}; check target_entropy, or fix ent_coef"
+        f"the learned entropy coefficient (ent_coef) {how}, with logarithm {log:g}; check learning_rate and target_entropy, "
+        "or fix ent_coef"
     )
 
 

@@ -63,12 +63,24 @@ def check_policy_kwargs(algorithm: Any, relatives: list[Any], policy: Any, polic
         raise TypeError(f"policy_kwargs must be a dict of the arguments of the policy, got {policy_kwargs!r}")
     cls = algorithm.policy_aliases[policy] if isinstance(policy, str) else policy
     accepted = accepted_keywords(cls)
+    _check_depth(cls, policy_kwargs)
     for name in policy_kwargs:
         if accepted is not None and name not in accepted:
             raise TypeError(
                 _place_beside_policy(algorithm, relatives, name, policy_kwargs)
                 or f"policy_kwargs of {cls.__name__} have no argument {name!r}{did_you_mean(name, accepted)}"
             )
+
+
+def _check_depth(policy: Any, policy_kwargs: Mapping[str, Any]) -> None:
+    for part in ("refiner", "energy"):
+        inner = policy_kwargs.get(f"{part}_kwargs")
+        for name, value in inner.items() if isinstance(inner, Mapping) else ():
+            if takes(policy, name) and part not in [known for known, _ in _parts(policy_kwargs, name)]:
+                raise TypeError(
+                    f"{name} is an argument of the policy: write policy_kwargs=dict({written(name, value)}), "
+                    f"not {part}_kwargs=dict({name}=...)"
+                )
 
 
 def _place_beside_policy(algorithm: Any, relatives: list[Any], name: str, policy_kwargs: Mapping[str, Any]) -> str | None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
 from sb3_energy.checks import check_bool, check_finite_number, check_integer, check_keywords
@@ -74,6 +76,7 @@ def check_network_arguments(given: Mapping[str, Any]) -> None:
     extractor = given["features_extractor_class"]
     if extractor is not None and not _may_make(extractor, nn.Module):
         raise TypeError(f"features_extractor_class must be a class of SB3's BaseFeaturesExtractor, got {extractor!r}")
+    _check_combined(given["observation_space"], extractor or given["self"].default_features_extractor_class)
     optimizer = given["optimizer_class"]
     if not _may_make(optimizer, th.optim.Optimizer) or optimizer is th.optim.Optimizer:
         raise TypeError(f"optimizer_class must be a class of torch.optim, such as Adam, got {optimizer!r}")
@@ -82,6 +85,14 @@ def check_network_arguments(given: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} must be a dict or None, got {given[name]!r}")
     _check_kwargs("features_extractor_kwargs", given["features_extractor_kwargs"], extractor, ("observation_space",))
     _check_kwargs("optimizer_kwargs", given["optimizer_kwargs"], optimizer, ("params", "lr"))
+
+
+def _check_combined(observation_space: spaces.Space, extractor: Any) -> None:
+    if extractor is CombinedExtractor and not isinstance(observation_space, spaces.Dict):
+        raise ValueError(
+            f"CombinedExtractor, which MultiInputPolicy has, needs a Dict observation space, got {observation_space}: "
+            "use MlpPolicy, or CnnPolicy for images"
+        )
 
 
 def _may_make(maker: Any, cls: type) -> bool:
