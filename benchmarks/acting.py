@@ -56,7 +56,8 @@ def parse_setting(text: str) -> Setting:
 def with_settings(policy: RefinedPolicy, changes: Mapping[str, Any]) -> RefinedPolicy:
     """
     :param policy: a trained policy
-    :param changes: keyword arguments of its constructor that change how it acts, and not which networks it has
+    :param changes: keyword arguments of its constructor that change how it acts, and not which networks it has; another
+        refiner or energy begins with its own defaults
     :return: a policy of the same class with the same networks and temperature
     :raises ValueError: if a keyword argument is unknown, or the networks do not fit any more
     """
@@ -64,6 +65,9 @@ def with_settings(policy: RefinedPolicy, changes: Mapping[str, Any]) -> RefinedP
     unknown = sorted(set(changes) - set(arguments))
     if unknown:
         raise ValueError(f"--setting must have keyword arguments of {type(policy).__name__}, got {unknown}")
+    for part in ("refiner", "energy"):  # arguments of one are not those of another
+        if changes.get(part, arguments[part]) != arguments[part]:
+            arguments[f"{part}_kwargs"] = None
     changed = type(policy)(**{**arguments, **changes}).to(policy.device)
     try:
         changed.load_state_dict(policy.state_dict())

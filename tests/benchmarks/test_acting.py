@@ -7,6 +7,7 @@ import torch as th
 from benchmarks import acting, returns
 from benchmarks.files import RunFiles
 from sb3_energy import EnergySAC
+from sb3_energy.refiners import REFINERS
 
 OBS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
@@ -73,3 +74,13 @@ def test_potentials_are_played_too(runs):
 def test_bad_command_lines_are_refused(runs, capsys, extra, message):
     assert acting.main(["--runs", str(runs), "--envs", "Pendulum-v1", "--episodes", "1", *extra]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refiner", ["none", "snis", "mppi"])
+def test_another_refiner_has_its_own_arguments(refiner):
+    policy_kwargs = dict(net_arch=[8], n_particles=16, refiner_kwargs=dict(step_size=0.1))
+    policy = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs).policy
+    changes = {"refiner": refiner} | ({"n_particles": 1} if refiner == "none" else {})
+    changed = acting.with_settings(policy, changes)
+    assert type(changed.refinement.refiner) is REFINERS[refiner]
+    assert acting.with_settings(policy, {"n_particles": 2}).refinement.refiner.step_size == 0.1
