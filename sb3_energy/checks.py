@@ -150,6 +150,20 @@ def check_fraction(name: str, value: Any, strict: bool = False) -> float:
     return number
 
 
+def check_unit_interval(name: str, value: Any) -> float:
+    """
+    :param name: of the argument
+    :param value: a number in [0, 1]
+    :return: the plain number
+    :raises TypeError: if it is no number
+    :raises ValueError: if it lies outside
+    """
+    number = _number(name, value)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+    return number
+
+
 def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) -> Any:
     """
     :param name: of the argument

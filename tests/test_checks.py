@@ -29,6 +29,7 @@ def test_numbers(value):
         checks.check_number,
         checks.check_part,
         checks.check_fraction,
+        checks.check_unit_interval,
         checks.check_positive,
         checks.check_tolerance,
     ):
@@ -66,6 +67,7 @@ def test_nan_and_infinity_are_refused(value):
         checks.check_number,
         checks.check_part,
         checks.check_fraction,
+        checks.check_unit_interval,
         checks.check_positive,
         checks.check_tolerance,
     ):

@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_energy.checks import check_unit_interval
 from sb3_energy.common.action_bounds import check_action_bounds
 from sb3_energy.common.causes import broken_network, training_cause
 from sb3_energy.common.critics import EnsembleCritic
@@ -19,7 +20,7 @@ from sb3_energy.common.experience_arguments import check_buffer
 from sb3_energy.common.guards import check_finite
 from sb3_energy.common.policies import RefinedPolicy
 from sb3_energy.common.return_tracker import Comparison, ReturnTracker
-from sb3_energy.common.training_arguments import check_fraction, check_rate, check_training_arguments
+from sb3_energy.common.training_arguments import check_rate, check_training_arguments
 from sb3_energy.deferred import NonFiniteError
 
 ADVICE = "a checkpoint from before, and a lower learning_rate"
@@ -136,8 +137,8 @@ class TrackedCollection(OffPolicyAlgorithm):
         :raises ValueError: if a hyperparameter has become one that is refused at construction
         :raises FloatingPointError: if a loss, its gradient or an energy is not finite; the error names what made it
         """
-        check_fraction("tau", self.tau)  # which no loss would notice
-        check_fraction("gamma", self.gamma)
+        check_unit_interval("tau", self.tau)  # which no loss would notice
+        check_unit_interval("gamma", self.gamma)
         try:
             self._train(gradient_steps, batch_size)
         except (NonFiniteError, ValueError) as error:  # torch's distributions raise the second one for a mean that is NaN

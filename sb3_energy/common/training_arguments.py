@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from sb3_energy.checks import check_integer, plain
+from sb3_energy.checks import check_integer, check_unit_interval, plain
 from sb3_energy.common.guards import LARGEST
 
 SMALLEST = {"buffer_size": None, "batch_size": 1, "gradient_steps": None, "n_steps": 1}
@@ -23,8 +23,8 @@ def check_training_arguments(model: Any) -> None:
     check_learning_rate(model.learning_rate)
     for name, minimum in SMALLEST.items():
         check_integer(name, getattr(model, name), minimum)
-    check_fraction("tau", model.tau)
-    check_fraction("gamma", model.gamma)
+    check_unit_interval("tau", model.tau)
+    check_unit_interval("gamma", model.gamma)
     if math.isnan(_number("learning_starts", model.learning_starts)):
         raise ValueError("learning_starts must be a number of steps, got nan")
     if not _number("target_update_interval", model.target_update_interval) > 0.0:
@@ -60,17 +60,6 @@ def check_rate(rate: float, progress_remaining: float) -> None:
             f"learning_rate must be finite and at least 0, got {rate!r} at progress_remaining={progress_remaining:g}; "
             "no network was changed by it"
         )
-
-
-def check_fraction(name: str, value: Any) -> None:
-    """
-    :param name: of the argument
-    :param value: a number in [0, 1]
-    :raises ValueError: if it lies outside
-    :raises TypeError: if it is no number
-    """
-    if not 0.0 <= _number(name, value) <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
 
 
 def _check_train_freq(train_freq: Any) -> None:

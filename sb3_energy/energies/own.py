@@ -158,7 +158,7 @@ def _made(registry: Mapping[str, type[Energy]], energy: type, energy_kwargs: Map
     try:
         return resolve(registry, energy, energy_kwargs, "energy")
     except Exception as error:  # whatever a constructor of the user's own raises
-        if "energy_kwargs" in str(error):  # a sentence of this package
+        if type(error) in (TypeError, ValueError) and "energy_kwargs" in str(error):  # a sentence of this package
             raise type(error)(f"{error} ({PAGE})") from error
         raise (ValueError if isinstance(error, ValueError) else TypeError)(
             f"energy={energy.__name__} could not be made with energy_kwargs={dict(energy_kwargs or {})!r}: "
