@@ -79,7 +79,8 @@ class CapturableUpdates(LeanUpdates, OffPolicyAlgorithm):
 
     def _check_adam(self, needs: str) -> None:
         if self.policy.optimizer_class not in (th.optim.Adam, th.optim.AdamW):
-            raise ValueError(f"{needs} optimizer_class Adam or AdamW, got {self.policy.optimizer_class!r}")
+            got = getattr(self.policy.optimizer_class, "__name__", repr(self.policy.optimizer_class))
+            raise ValueError(f"{needs} optimizer_class Adam or AdamW, got {got}")
         said = [name for name in ADAM_ARGUMENTS if self.policy.optimizer_kwargs.get(name) is not None]
         if said:
             raise ValueError(f"{needs} optimizer_kwargs without {list(ADAM_ARGUMENTS)}, got {said}")

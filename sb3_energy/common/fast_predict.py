@@ -141,7 +141,12 @@ class FastPredict(SACPolicy):
         :raises ValueError: if the observation is not finite
         """
         actions = scaled_actions
-        if type(actions) is not np.ndarray or actions.dtype.char != "f" or actions.ndim != 2 or not actions.flags.c_contiguous:
+        if (
+            type(actions) is not np.ndarray
+            or actions.dtype != np.float32
+            or actions.ndim != 2
+            or not actions.flags.c_contiguous
+        ):
             n_actions = math.prod(self.action_space.shape)  # type: ignore[arg-type]
             actions = np.array(as_native(scaled_actions), np.float32, order="C")
             actions = actions.reshape(len(actions), n_actions)
