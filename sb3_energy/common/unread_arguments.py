@@ -15,7 +15,7 @@ GSDE_OF_THE_ALGORITHM = dict(sde_sample_freq=-1, use_sde_at_warmup=False)
 GSDE_OF_THE_POLICY = dict(log_std_init=-3, use_expln=False, clip_mean=2.0)
 """SAC's arguments of gSDE and their defaults."""
 
-NO_GSDE = "use_sde=True, which a potential's starts do not keep their noise for; EnergySAC with refiner='none' does"
+NO_GSDE = "use_sde=True, which PGAC does not take; EnergySAC with refiner='none' does"
 
 OF_NEGATIVES = ("n_negatives", "negative_steps", "negative_step", "max_energy")
 OF_VALUE_WEIGHTS = ("expectile", "largest_weight")

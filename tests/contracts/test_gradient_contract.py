@@ -138,8 +138,10 @@ def test_hooks_of_the_critic_that_energies_do_not_call_are_warned_of():
 
 def test_a_compiled_critic_is_no_other_critic():
     model = make(EnergySAC, "lean", SMALL)
+    before, _ = model.predict(np.zeros(3, np.float32), deterministic=True)
     model.critic._compiled_call_impl = model.critic._call_impl  # what critic.compile() leaves
-    model.predict(np.zeros(3, np.float32))
+    after, _ = model.predict(np.zeros(3, np.float32), deterministic=True)
+    np.testing.assert_allclose(after, before, atol=1e-5)
 
 
 def test_a_critic_that_energies_do_not_go_through_is_refused():
