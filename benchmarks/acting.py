@@ -21,7 +21,7 @@ from benchmarks.report import interval_text
 from benchmarks.statistics import iqm_interval
 from benchmarks.variants import REFINED, algorithm_class, parse_json_object
 from sb3_energy import EnergySAC
-from sb3_energy.common.policies import RefinedPolicy
+from sb3_energy.policies.refined_policy import RefinedPolicy
 
 AS_TRAINED = "as trained"
 Setting = tuple[str, Mapping[str, Any]]

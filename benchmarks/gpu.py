@@ -31,7 +31,7 @@ from sb3_energy import DeviceReplayBuffer, EnergySAC
 
 STEPS = (0, 1, 5, 10, 20)
 PREDICTIONS = (1, 256, 4096)
-CHECKS = ("tests/capture/test_on_a_gpu.py", "tests/common/test_device_buffer.py")
+CHECKS = ("tests/fast_updates/test_on_a_gpu.py", "tests/fast_updates/test_device_buffer.py")
 CHECK_SECONDS = 150.0
 COLUMNS = ("algorithm", "steps", "capture", "device_buffer", "what", "milliseconds", "ratio_to_sac", "rounds", "note")
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,11 +7,11 @@ import torch as th
 from torch import nn
 
 from benchmarks.sampler_targets import CellProbabilities, targets
-from sb3_energy.common.heads import HEADS, HeadTraining, LearnedHead, Lesson
-from sb3_energy.common.proposals import Gaussian
-from sb3_energy.common.refinement import Refinement
-from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.energies import squashed
+from sb3_energy.policies.heads import HEADS, HeadBatch, HeadTraining, LearnedHead
+from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS
 from sb3_energy.types import EnergyFn, Head
 
@@ -68,7 +68,7 @@ class Problem(NamedTuple):
     :param energy: ``(B, N, 2) -> (B, N)`` on the box, at a temperature of 1
     :param cells: the truth
     :param base: the Gaussian, ``(1, 2)``
-    :param heads: what refiners that learn have learned, by the name of :data:`sb3_energy.common.heads.HEADS`
+    :param heads: what refiners that learn have learned, by the name of :data:`sb3_energy.policies.heads.HEADS`
     """
 
     energy: EnergyFn
@@ -139,7 +139,7 @@ def fitted_head(field: str, energy: EnergyFn, base: Gaussian, n_updates: int) ->
     """
     A head that has learned one energy, by the loss with which a policy trains it online, from a batch of equal observations.
 
-    :param field: in :data:`sb3_energy.common.heads.HEADS`
+    :param field: in :data:`sb3_energy.policies.heads.HEADS`
     :param energy: the target, at a temperature of 1
     :param base: the Gaussian, ``(1, 2)``
     :param n_updates: of Adam, whose learning rate falls from .002 to 0
@@ -149,8 +149,8 @@ def fitted_head(field: str, energy: EnergyFn, base: Gaussian, n_updates: int) ->
     with th.random.fork_rng(devices=[]):
         th.manual_seed(0)
         head: Any = HEADS[field](1, 2, net_arch=NET_ARCHS[field], activation_fn=nn.SiLU, backbone="plain")
-    lesson = Lesson(features(BATCH), Gaussian(*(part.repeat(BATCH, 1) for part in base)), energy, None)
-    learn(head, n_updates, lambda: head.loss(lesson, TRAINING, generator)[0])
+    head_batch = HeadBatch(features(BATCH), Gaussian(*(part.repeat(BATCH, 1) for part in base)), energy, None)
+    learn(head, n_updates, lambda: head.loss(head_batch, TRAINING, generator)[0])
     return head.requires_grad_(False)
 
 

@@ -9,12 +9,12 @@ import torch as th
 from scipy.spatial import cKDTree
 
 from benchmarks.sampler_draws import Problem, features, learn
-from sb3_energy.common.entropy_choice import choose_estimator
-from sb3_energy.common.proposals import draw_proposals, squashed_log_prob
-from sb3_energy.common.refinement import Refinement
 from sb3_energy.energies import log_tanh_jacobian
 from sb3_energy.entropy import PathEntropy, soft_value
 from sb3_energy.networks import FieldNetwork
+from sb3_energy.refinement.estimators import choose_estimator
+from sb3_energy.refinement.proposals import draw_proposals, squashed_log_prob
+from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS
 from sb3_energy.types import EntropyContext, EntropyEstimator, ReverseFn
 

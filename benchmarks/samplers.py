@@ -26,7 +26,7 @@ from benchmarks.sampler_page import (
     entropy_table,
     environment,
 )
-from sb3_energy.common.refinement import Refinement
+from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS
 
 KINDS = ("energies", "gradients", "heads")

@@ -11,7 +11,7 @@ from typing import Any
 import torch as th
 from stable_baselines3 import SAC
 
-from sb3_energy.common.potential_training import PotentialTraining
+from sb3_energy.pgac.potential_training import PotentialTraining
 
 ENERGY_SAC = "sb3_energy:EnergySAC"
 PGAC = "sb3_energy:PGAC"

@@ -41,10 +41,10 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_energy import PGAC, EnergySAC
-from sb3_energy.common.potential_training import POSITIVES
 from sb3_energy.envs.multi_goal import GOAL_NAMES, GOALS, HORIZON, LIMIT, standing_reward, step_dynamics
 from sb3_energy.envs.soft_values import SoftValues, action_grid, soft_value_iteration
 from sb3_energy.networks import BACKBONES
+from sb3_energy.pgac.potential_training import POSITIVES
 from sb3_energy.refiners import REFINERS
 
 Policy = Callable[[np.ndarray], np.ndarray]

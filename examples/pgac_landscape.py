@@ -20,8 +20,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_energy.envs  # noqa: F401  (registers MultiGoal-v0)
 from sb3_energy import PGAC
-from sb3_energy.common.landscape import Landscape, landscape_of
-from sb3_energy.common.landscape_drawing import draw_landscape
+from sb3_energy.landscape.drawing import draw_landscape
+from sb3_energy.landscape.landscape import Landscape, landscape_of
 
 
 def train(args: argparse.Namespace) -> PGAC:

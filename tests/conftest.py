@@ -8,7 +8,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch as th
 
-from sb3_energy.common.array_policy import ArrayPolicy
+from sb3_energy.policies.fast_predict.numpy_policy import ArrayPolicy
 
 th.set_num_threads(1)
 

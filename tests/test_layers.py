@@ -13,16 +13,20 @@ HOOK = ROOT / "_sb3_energy_autoload.py"
 
 RANKS = {
     **dict.fromkeys(
-        ("types", "schedules", "autodiff", "deferred", "matmul", "checks", "conversion", "keywords", "registry"), 0
+        ("types", "schedules", "autodiff", "deferred", "matmul", "checks", "conversion", "keywords", "registry", "files"), 0
     ),
     **dict.fromkeys(("energies", "refiners", "entropy", "losses", "networks"), 1),
-    "common": 2,
-    **dict.fromkeys(("energy_sac", "energy_matching", "envs"), 3),
-    "pgac": 3.25,  # an EnergySAC whose energy learns
-    "": 3.5,  # sb3_energy itself re-exports layer 3
-    "zoo": 4,
+    "refinement": 2,
+    "policies": 3,
+    "training": 4,
+    "fast_updates": 5,
+    **dict.fromkeys(("energy_sac", "offline", "envs"), 6),
+    "pgac": 6.25,  # an EnergySAC whose energy learns
+    "landscape": 6.4,
+    "": 6.5,  # sb3_energy itself re-exports the algorithms
+    "zoo": 7,
 }
-STABLE_BASELINES3_BELOW_COMMON = tuple(
+STABLE_BASELINES3_BELOW_POLICIES = tuple(
     f"stable_baselines3.common.{module}" for module in ("type_aliases", "preprocessing", "torch_layers")
 )
 ONLY_ZOO = ("rl_zoo3", "optuna")
@@ -55,8 +59,12 @@ def violation(unit: str, name: str) -> str | None:
         return "imports are absolute"
     if is_in(name, *ONLY_ZOO) and unit != "zoo":
         return "only zoo may import it"
-    if rank <= 1 and is_in(name, "stable_baselines3", "sb3_contrib") and not is_in(name, *STABLE_BASELINES3_BELOW_COMMON):
-        return f"from Stable-Baselines3, layers 0 and 1 import {', '.join(STABLE_BASELINES3_BELOW_COMMON)} only"
+    if (
+        rank < RANKS["policies"]
+        and is_in(name, "stable_baselines3", "sb3_contrib")
+        and not is_in(name, *STABLE_BASELINES3_BELOW_POLICIES)
+    ):
+        return f"from Stable-Baselines3, layers below the policies import {', '.join(STABLE_BASELINES3_BELOW_POLICIES)} only"
     if not is_in(name, "sb3_energy") or unit_of(name) == unit:
         return None
     imported = RANKS[unit_of(name)]
@@ -104,13 +112,14 @@ def test_hook_is_standard_library_only_until_the_zoo_is_imported():
         ("types", "import sb3_energy.refiners"),
         ("refiners", "from sb3_energy.energies.transforms import squashed"),
         ("refiners", "from sb3_energy import energies"),
-        ("energies", "def f():\n    from sb3_energy.common.policies import RefinedPolicy"),
+        ("energies", "def f():\n    from sb3_energy.policies.refined_policy import RefinedPolicy"),
         ("networks", "from stable_baselines3 import SAC"),
         ("networks", "from stable_baselines3.common.policies import BasePolicy"),
         ("losses", "import sb3_contrib"),
-        ("common", "from sb3_energy.energy_sac import EnergySAC"),
-        ("common", "from sb3_energy import EnergySAC"),
-        ("common", "import optuna"),
+        ("policies", "from sb3_energy.training.guards import Records"),
+        ("training", "from sb3_energy import EnergySAC"),
+        ("training", "import optuna"),
+        ("refinement", "from stable_baselines3.sac.policies import SACPolicy"),
         ("energy_sac", "from sb3_energy.envs import MultiGoalEnv"),
         ("energy_sac", "import rl_zoo3.utils as utils"),
         ("envs", "from ..energy_sac import EnergySAC"),
@@ -127,8 +136,8 @@ def test_checker_finds_a_violation(unit: str, source: str):
         ("autodiff", "from sb3_energy.types import EnergyFn"),
         ("refiners", "from sb3_energy.refiners.loop import refine\nfrom sb3_energy.types import Target\nimport torch as th"),
         ("networks", "from stable_baselines3.common.torch_layers import MlpExtractor"),
-        ("common", "from stable_baselines3.sac.policies import SACPolicy\nfrom sb3_energy.refiners import REFINERS"),
-        ("energy_sac", "from sb3_energy.common.policies import RefinedPolicy"),
+        ("policies", "from stable_baselines3.sac.policies import SACPolicy\nfrom sb3_energy.refiners import REFINERS"),
+        ("energy_sac", "from sb3_energy.policies.refined_policy import RefinedPolicy"),
         ("zoo", "import rl_zoo3, optuna\nfrom sb3_energy import EnergySAC"),
         ("", "from sb3_energy.energy_sac import EnergySAC"),
         ("types", "import typesetting_of_sb3_energy, optuna_like"),

@@ -4,7 +4,7 @@ import pytest
 import torch as th
 
 from sb3_energy import EnergySAC, matmul
-from sb3_energy.common import lean_updates
+from sb3_energy.fast_updates import lean_updates
 from sb3_energy.matmul import MatmulPrecision, fast_matmul_gain, fast_matmul_is_exact, prefers_mkl
 
 

@@ -12,8 +12,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, SimpleMultiObsEnv
 from stable_baselines3.common.save_util import load_from_pkl
 
-from sb3_energy.common.checked_files import TRAILER_BYTES, dump_checked, load_checked
-from sb3_energy.common.device_buffer import DeviceReplayBuffer
+from sb3_energy.fast_updates.device_buffer import DeviceReplayBuffer
+from sb3_energy.files.checksums import TRAILER_BYTES, dump_checked, load_checked
 from tests.models import small_model
 
 OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -60,7 +60,7 @@ def assert_parity(ours, theirs):
     obs = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
     for deterministic in (True, False):
         th.manual_seed(0)
-        with ours.policy.exactly_as_sb3():
+        with ours.policy.torch_predict():
             action, _ = ours.predict(obs, deterministic=deterministic)
         th.manual_seed(0)
         expected, _ = theirs.predict(obs, deterministic=deterministic)

@@ -16,9 +16,9 @@ from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.policies import BaseModel
 
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
-from sb3_energy.common.bad_files import explained
-from sb3_energy.common.finite_tensors import module_tensors
-from sb3_energy.common.model_files import own_settings
+from sb3_energy.files.errors import explained
+from sb3_energy.files.finite import module_tensors
+from sb3_energy.training.model_files import own_settings
 from tests.models import small_model
 
 OBS = np.random.default_rng(0).uniform(-1, 1, (4, 3)).astype(np.float32)
@@ -299,9 +299,9 @@ def test_what_is_not_finite_is_not_saved(which, value, tmp_path, monkeypatch):
         case.save(path)
     assert path.read_bytes() == whole and names(tmp_path) == ["file.bin"]
     for owner in (
-        "sb3_energy.common.persistence",
-        "sb3_energy.common.policy_files",
-        "sb3_energy.energy_matching.energy_matching",
+        "sb3_energy.training.persistence",
+        "sb3_energy.policies.policy_files",
+        "sb3_energy.offline.energy_matching.energy_matching",
     ):
         monkeypatch.setattr(f"sb3_energy.{owner}.not_finite", lambda *args: None)
     case.save(path)
@@ -417,7 +417,7 @@ def test_set_parameters_from_a_file(models, tmp_path, name):
 def test_settings_of_another_version(models, tmp_path, monkeypatch, name):
     model, path = models[name], tmp_path / "model.zip"
     settings = lambda cls: ["quantum_leap", "update"]  # noqa: E731
-    monkeypatch.setattr("sb3_energy.common.persistence.own_settings", settings)
+    monkeypatch.setattr("sb3_energy.training.persistence.own_settings", settings)
     model.save(path)
     monkeypatch.undo()
     assert f"has settings that {name} of this version does not know, ['quantum_leap']" in refused(type(model).load, path)

@@ -132,10 +132,10 @@ class _BoundPotential:
         What chooses between places that are far apart: the guidance alone, where there is one. Short chains teach a potential
         how it falls around each mode, and hardly how deep one mode is beside another that no chain reaches from it.
         """
-        return self if self.q_energy is None else _BoundPotential(nowhere, self.q_energy, self.factor, self.temperature)
+        return self if self.q_energy is None else _BoundPotential(zero_energy, self.q_energy, self.factor, self.temperature)
 
 
-def nowhere(x: th.Tensor) -> th.Tensor:
+def zero_energy(x: th.Tensor) -> th.Tensor:
     """
     :param x: ``(B, N, A)``
     :return: ``(B, N)``, the potential that is 0

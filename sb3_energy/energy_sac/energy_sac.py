@@ -14,35 +14,35 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from stable_baselines3.common.utils import polyak_update
 
 from sb3_energy.checks import check_bool, check_integer, check_number
-from sb3_energy.common.actors import BackboneActor, Draw
-from sb3_energy.common.capture import CapturableUpdates
-from sb3_energy.common.collection import TrackedCollection
-from sb3_energy.common.critics import EnsembleCritic
-from sb3_energy.common.experience_arguments import by_name, check_experience_arguments
-from sb3_energy.common.guards import ENTROPY, READ_EVERY, Records, as_floats, guarded_step, require_gradients
-from sb3_energy.common.keyword_places import check_policy_kwargs, check_policy_name, place_beside_algorithm
-from sb3_energy.common.lean_updates import LeanUpdates
-from sb3_energy.common.persistence import PersistentAlgorithm
-from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.refined_updates import LOOK_EVERY, RefinedUpdates
-from sb3_energy.common.starts import is_flow
-from sb3_energy.common.unread_arguments import (
+from sb3_energy.deferred import NonFiniteError, active_checks, require
+from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_energy.energy_sac.refined_updates import LOOK_EVERY, RefinedUpdates
+from sb3_energy.fast_updates.capture import CapturableUpdates
+from sb3_energy.fast_updates.lean_updates import LeanUpdates
+from sb3_energy.fast_updates.sac_gradients import (
+    SACGradients,
+    are_autograds_own,
+    is_temperature_free,
+    temperature_loss_by_hand,
+)
+from sb3_energy.keywords import plain_arguments
+from sb3_energy.losses import actor_loss, soft_td_target, temperature_loss
+from sb3_energy.policies.actor import BackboneActor, Draw
+from sb3_energy.policies.critics import EnsembleCritic
+from sb3_energy.policies.refined_policy import RefinedPolicy
+from sb3_energy.policies.unread_arguments import (
     check_estimator_is_asked,
     check_refined_updates,
     check_update_particles,
     refuse_policys_own_sde,
     runs_chains,
 )
-from sb3_energy.common.update_by_hand import (
-    UpdateByHand,
-    are_autograds_own,
-    is_temperature_free,
-    temperature_loss_by_hand,
-)
-from sb3_energy.deferred import NonFiniteError, active_checks, require
-from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_energy.keywords import plain_arguments
-from sb3_energy.losses import actor_loss, soft_td_target, temperature_loss
+from sb3_energy.refinement.starts import is_flow
+from sb3_energy.training.collection import TrackedCollection
+from sb3_energy.training.experience_arguments import by_name, check_experience_arguments
+from sb3_energy.training.guards import ENTROPY, READ_EVERY, Records, as_floats, guarded_step, require_gradients
+from sb3_energy.training.keyword_places import check_policy_kwargs, check_policy_name, place_beside_algorithm
+from sb3_energy.training.persistence import PersistentAlgorithm
 from sb3_energy.types import EntropyEstimator, RefinerInfo
 
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
@@ -57,7 +57,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
     with ``update="reference"`` bit by bit.
 
     How actions are refined is a matter of the policy (``policy_kwargs``, see
-    :class:`sb3_energy.common.policies.RefinedPolicy`), because ``predict`` needs it; what follows matters in training.
+    :class:`sb3_energy.policies.refined_policy.RefinedPolicy`), because ``predict`` needs it; what follows matters in training.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -72,7 +72,8 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         distillation, ``"mixture"``), where a batch of observations pays for them; refiners that compare particles keep theirs
     :param distillation_coef: weight of the loss that pulls the Gaussian toward its own refined actions, in units of
         the entropy coefficient; 0 switches it off
-    :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.common.heads.HeadTraining`, for a refiner that learns
+    :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.policies.heads.HeadTraining`, for a refiner that
+        learns
     :param update: ``"lean"``, or ``"reference"``: the arithmetic of SB3's own update, which takes up to twice as long
     :param fast_matmul: whether 32-bit matrices are multiplied by oneDNN in updates on a CPU; ``None``: if it is found to be as
         exact and faster when the model is made, and the update is lean
@@ -213,7 +214,7 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         optimizers = self._optimizers()
         self._fuse(optimizers)
         self._update_learning_rate(optimizers)
-        self._by_hand = UpdateByHand.of(self.actor, self.critic) if own and self.distillation_coef == 0.0 else None
+        self._by_hand = SACGradients.of(self.actor, self.critic) if own and self.distillation_coef == 0.0 else None
         optimizer, log_ent_coef = self.ent_coef_optimizer, self.log_ent_coef
         learned = self._is_lean and optimizer is not None and log_ent_coef is not None
         self._temperature_by_hand = learned and is_temperature_free(log_ent_coef, optimizer)  # type: ignore[arg-type]

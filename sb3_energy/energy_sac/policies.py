@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 
-from sb3_energy.common.policies import RefinedPolicy
+from sb3_energy.policies.refined_policy import RefinedPolicy
 
 MlpPolicy = RefinedPolicy
 

@@ -3,14 +3,10 @@
 from sb3_energy.networks.activations import find_activation
 from sb3_energy.networks.arrays import ArrayNetwork
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
-from sb3_energy.networks.ensembles import BoundEnsemble, WeighFn
-from sb3_energy.networks.layer_rules import InGrad
-from sb3_energy.networks.normalization import RunningNorm, make_normalizer
-from sb3_energy.networks.particles import evaluate_particles
-from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
-from sb3_energy.networks.prefix_energy import PrefixEnergies
-from sb3_energy.networks.stacks import Stack
-from sb3_energy.networks.untouched import (
+from sb3_energy.networks.by_hand.ensembles import BoundEnsemble, WeighFn
+from sb3_energy.networks.by_hand.layer_rules import InGrad
+from sb3_energy.networks.by_hand.stacks import Stack
+from sb3_energy.networks.by_hand.untouched import (
     Originals,
     are_learned_once,
     autograd_is_plain,
@@ -19,6 +15,10 @@ from sb3_energy.networks.untouched import (
     is_untouched,
     optimizes_only,
 )
+from sb3_energy.networks.normalization import RunningNorm, make_normalizer
+from sb3_energy.networks.particles import evaluate_particles
+from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
+from sb3_energy.networks.prefix_energy import PrefixEnergies
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
 from sb3_energy.networks.watched import Watched
 

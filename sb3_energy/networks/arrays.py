@@ -10,7 +10,7 @@ from torch import nn
 from sb3_energy.networks.array_activations import ACTIVATIONS, is_supported
 from sb3_energy.networks.array_layers import Array, Layer, LayerNorm, Linear, Residual, attach_all, view
 from sb3_energy.networks.backbones import BroBlock, SimbaBlock
-from sb3_energy.networks.untouched import calls_are_original, is_untouched
+from sb3_energy.networks.by_hand.untouched import calls_are_original, is_untouched
 from sb3_energy.networks.watched import Watched
 
 MAX_PROGRAMS = 4

@@ -11,9 +11,9 @@ from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalis
 from sb3_energy.autodiff import gradient_of
 from sb3_energy.checks import check_bool, check_number
 from sb3_energy.keywords import plain_arguments
-from sb3_energy.networks.ensembles import BoundEnsemble
+from sb3_energy.networks.by_hand.ensembles import BoundEnsemble
+from sb3_energy.networks.by_hand.untouched import has_own, is_untouched
 from sb3_energy.networks.particles import evaluate_particles
-from sb3_energy.networks.untouched import has_own, is_untouched
 from sb3_energy.types import EnergyFn
 
 SMOOTH_ACTIVATIONS = (nn.SiLU, nn.GELU, nn.Softplus, nn.Mish, nn.Tanh)

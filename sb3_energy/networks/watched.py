@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from sb3_energy.networks.untouched import calls_are_original, hooks_of
+from sb3_energy.networks.by_hand.untouched import calls_are_original, hooks_of
 
 
 class Watched:

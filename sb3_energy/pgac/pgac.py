@@ -6,18 +6,18 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples
 
-from sb3_energy.common.critics import EnsembleCritic
-from sb3_energy.common.guards import Records
-from sb3_energy.common.potential_policy import PotentialPolicy
-from sb3_energy.common.potential_updates import PotentialUpdates
-from sb3_energy.common.unread_arguments import (
+from sb3_energy.energy_sac import EnergySAC
+from sb3_energy.keywords import plain_arguments
+from sb3_energy.pgac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_energy.pgac.potential_policy import PotentialPolicy
+from sb3_energy.pgac.potential_updates import PotentialUpdates
+from sb3_energy.policies.critics import EnsembleCritic
+from sb3_energy.policies.unread_arguments import (
     GSDE_OF_THE_ALGORITHM,
     NO_GSDE,
     refuse_changed,
 )
-from sb3_energy.energy_sac import EnergySAC
-from sb3_energy.keywords import plain_arguments
-from sb3_energy.pgac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_energy.training.guards import Records
 
 SelfPGAC = TypeVar("SelfPGAC", bound="PGAC")
 
@@ -35,7 +35,7 @@ class PGAC(PotentialUpdates, EnergySAC):
     which the last two are off by default; ``λ`` is no part of it, but of ``U``.
 
     How actions are drawn is a matter of the policy (``policy_kwargs``, see
-    :class:`sb3_energy.common.potential_policy.PotentialPolicy`): ``λ`` and ``ε`` are ``energy_kwargs``.
+    :class:`sb3_energy.pgac.potential_policy.PotentialPolicy`): ``λ`` and ``ε`` are ``energy_kwargs``.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
@@ -50,7 +50,7 @@ class PGAC(PotentialUpdates, EnergySAC):
     :param policy_delay: the potential learns in one of so many updates; one for many observations costs less than many for few
     :param persistent_chains: whether the negatives' chains go on where the last ones at the same transition ended; they are
         kept in the replay buffer and saved with it
-    :param potential_training_kwargs: Keyword arguments of :class:`sb3_energy.common.potential_training.PotentialTraining`
+    :param potential_training_kwargs: Keyword arguments of :class:`sb3_energy.pgac.potential_training.PotentialTraining`
     :param update_particles: the most proposals that a refined candidate is chosen from in updates
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param kwargs: all of :class:`sb3_energy.EnergySAC`'s and SAC's keyword arguments

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 
-from sb3_energy.common.potential_policy import PotentialPolicy
+from sb3_energy.pgac.potential_policy import PotentialPolicy
 
 MlpPolicy = PotentialPolicy
 

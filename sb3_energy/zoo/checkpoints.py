@@ -18,9 +18,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_energy.common.bad_files import existing, explained
-from sb3_energy.common.checked_files import DamagedError, dump_checked, load_checked
-from sb3_energy.common.whole_files import PathOrFile, write_whole
+from sb3_energy.files.atomic import PathOrFile, write_whole
+from sb3_energy.files.checksums import DamagedError, dump_checked, load_checked
+from sb3_energy.files.errors import existing, explained
 
 BUFFER, STATISTICS = "replay_buffer", "vecnormalize"
 
@@ -28,7 +28,7 @@ BUFFER, STATISTICS = "replay_buffer", "vecnormalize"
 class MatchingCheckpointCallback(CheckpointCallback):
     """
     SB3's checkpoints in an order that survives a kill: each file is written whole (see
-    :class:`sb3_energy.common.persistence.PersistentAlgorithm`), the model last. Wherever the process ends, the newest
+    :class:`sb3_energy.training.persistence.PersistentAlgorithm`), the model last. Wherever the process ends, the newest
     ``rl_model_<steps>_steps.zip`` has the replay buffer and the normalisation statistics of the same step beside it.
     Older replay buffers are removed.
 

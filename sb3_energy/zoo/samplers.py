@@ -8,13 +8,13 @@ from typing import Any
 
 import optuna
 
-from sb3_energy.common.boxes import BOXES
-from sb3_energy.common.entropy_choice import valid_estimators
-from sb3_energy.common.potential_policy import NORMAL
-from sb3_energy.common.proposals import INITIAL_PARTICLES
-from sb3_energy.common.starts import is_flow
 from sb3_energy.energies import ENERGIES
 from sb3_energy.networks import BACKBONES
+from sb3_energy.pgac.potential_policy import NORMAL
+from sb3_energy.refinement.boxes import BOXES
+from sb3_energy.refinement.estimators import valid_estimators
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES
+from sb3_energy.refinement.starts import is_flow
 from sb3_energy.refiners import REFINERS, Identity
 
 # A name has one distribution in all trials of a study, so that ranges that depend on the refiner carry its name.

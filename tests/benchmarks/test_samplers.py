@@ -19,8 +19,8 @@ from benchmarks.sampler_targets import (
 )
 from benchmarks.speed_models import Noise
 from sb3_energy import EnergySAC
-from sb3_energy.common.heads import HEADS
 from sb3_energy.envs.soft_values import soft_value_iteration
+from sb3_energy.policies.heads import HEADS
 from sb3_energy.refiners import REFINERS
 
 

@@ -14,13 +14,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_energy import PGAC, EnergySAC
-from sb3_energy.common.heads import HEAD_ARGUMENTS, HeadTraining
-from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.potential_policy import POTENTIAL_ARGUMENTS, PotentialPolicy
-from sb3_energy.common.potential_training import PotentialTraining
 from sb3_energy.energies import ENERGIES
-from sb3_energy.energy_matching import EnergyMatching
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
+from sb3_energy.offline.energy_matching import EnergyMatching
+from sb3_energy.pgac.potential_policy import POTENTIAL_ARGUMENTS, PotentialPolicy
+from sb3_energy.pgac.potential_training import PotentialTraining
+from sb3_energy.policies.heads import HEAD_ARGUMENTS, HeadTraining
+from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refiners import REFINERS
 from tests.fingerprints import Pictures, Target
 

@@ -6,7 +6,7 @@ for a few that say what happens anyway.
 import pytest
 
 from sb3_energy import EnergySAC
-from sb3_energy.common.heads import HEAD_ARGUMENTS, HeadTraining
+from sb3_energy.policies.heads import HEAD_ARGUMENTS, HeadTraining
 from sb3_energy.refiners import REFINERS
 from tests.contracts.argument_cases import OF_HEADS, OF_REFINERS, field_names, policy
 from tests.contracts.test_argument_contract import merged

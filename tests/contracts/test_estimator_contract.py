@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch as th
 
-from sb3_energy.common.entropy_choice import choose_estimator, valid_estimators
-from sb3_energy.common.heads import HEADS
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.networks import FieldNetwork
+from sb3_energy.policies.heads import HEADS
+from sb3_energy.refinement.estimators import choose_estimator, valid_estimators
 from sb3_energy.refiners import REFINERS
 from sb3_energy.types import EntropyContext
 from tests.entropy.policies import N_FEATURES, Setting, covering, refinement_of

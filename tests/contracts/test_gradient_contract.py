@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Logger
 from torch.nn import functional as F
 
 from sb3_energy import PGAC, EnergySAC
-from sb3_energy.common.update_by_hand import UpdateByHand, are_autograds_own
+from sb3_energy.fast_updates.sac_gradients import SACGradients, are_autograds_own
 from sb3_energy.networks import BACKBONES
 from tests.contracts.gradient_ways import ERRORS, WAYS, applied, inner_pair, layers_of
 
@@ -208,7 +208,7 @@ def test_untouched_networks_go_the_fast_way(untouched):
     """The price of the question is paid for something: the default update is by hand."""
     model = make(EnergySAC, "lean", SMALL)
     assert are_autograds_own(model.actor, model.critic)
-    assert isinstance(UpdateByHand.of(model.actor, model.critic), UpdateByHand)
+    assert isinstance(SACGradients.of(model.actor, model.critic), SACGradients)
     assert gap(train(model), untouched(SMALL)) < CLOSE
     assert model.actor.by_hand and model.critic.by_hand
 

@@ -10,13 +10,13 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
-from sb3_energy.common.candidates import CandidateSettings
-from sb3_energy.common.heads import HEAD_ARGUMENTS, HeadTraining
-from sb3_energy.common.potential_training import PotentialTraining
 from sb3_energy.energies import ENERGIES
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.envs import MultiGoalEnv
 from sb3_energy.networks import PotentialNetwork, VelocityNetwork
+from sb3_energy.pgac.potential_training import PotentialTraining
+from sb3_energy.policies.heads import HEAD_ARGUMENTS, HeadTraining
+from sb3_energy.refinement.weighted_candidates import CandidateSettings
 from sb3_energy.refiners import REFINERS
 from sb3_energy.schedules import Constant, Cosine, LinearRamp, Polynomial
 

@@ -9,12 +9,12 @@ import pytest
 import torch as th
 
 from sb3_energy import PGAC, EnergySAC
-from sb3_energy.common.entropy_choice import choose_estimator, valid_estimators
-from sb3_energy.common.heads import HEADS, VelocityHead
-from sb3_energy.common.proposals import INITIAL_PARTICLES
 from sb3_energy.energies import ENERGIES, GuidedPotential, QEnergy
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.networks import BACKBONES, Backbone
+from sb3_energy.policies.heads import HEADS, VelocityHead
+from sb3_energy.refinement.estimators import choose_estimator, valid_estimators
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refiners import REFINERS, Flow, Langevin
 from sb3_energy.types import EntropyEstimate
 

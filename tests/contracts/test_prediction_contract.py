@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
 from sb3_energy import PGAC, EnergySAC
-from sb3_energy.common.array_policy import ArrayPolicy
 from sb3_energy.networks import BACKBONES
+from sb3_energy.policies.fast_predict.numpy_policy import ArrayPolicy
 from tests.contracts.gradient_ways import HalvedTanh, ReversedLinear, layers_of
 
 OBSERVATION = np.array([[0.3, -0.8, 1.2]], np.float32)

@@ -225,7 +225,7 @@ def test_the_look_uses_up_no_random_number():
 
 def test_the_look_is_once(monkeypatch):
     calls = []
-    monkeypatch.setattr("sb3_energy.common.own_energy.check_energy", lambda *args: calls.append(args))
+    monkeypatch.setattr("sb3_energy.policies.own_energy.check_energy", lambda *args: calls.append(args))
     model = make(quadratic).learn(30)
     model.predict(np.zeros(3, np.float32))
     assert len(calls) == 1

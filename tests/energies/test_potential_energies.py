@@ -7,10 +7,10 @@ import torch as th
 from torch import nn
 
 from sb3_energy import EnergySAC
-from sb3_energy.common.row_energies import bind_rows
-from sb3_energy.common.starts import energy_of_starts
 from sb3_energy.energies import ENERGIES, GuidedPotential, PotentialEnergy, QEnergy
 from sb3_energy.networks import PotentialNetwork
+from sb3_energy.refinement.sliceable_energy import bind_sliceable
+from sb3_energy.refinement.starts import energy_of_starts
 from sb3_energy.types import Networks
 
 B, N, A, F = 3, 5, 2, 4
@@ -66,7 +66,7 @@ def test_the_critic_alone_says_where_chains_start():
     assert th.equal(energy_of_starts(unguided)(actions), unguided(actions)), "the potential, where nobody else is there"
     q_energy = QEnergy().bind(found, obs)
     assert energy_of_starts(q_energy) is q_energy
-    by_rows = bind_rows(GuidedPotential(guidance=0.7, temperature=0.3), found, obs)
+    by_rows = bind_sliceable(GuidedPotential(guidance=0.7, temperature=0.3), found, obs)
     th.testing.assert_close(energy_of_starts(by_rows)(actions), starts(actions))
 
 

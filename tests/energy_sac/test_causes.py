@@ -11,11 +11,11 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_energy import EnergySAC
-from sb3_energy.common.action_bounds import check_action_bounds
-from sb3_energy.common.policies import RefinedPolicy
-from sb3_energy.common.q_scale import QScale
 from sb3_energy.deferred import deferred
 from sb3_energy.networks import RunningNorm
+from sb3_energy.policies.action_bounds import check_action_bounds
+from sb3_energy.policies.q_scale import QScale
+from sb3_energy.policies.refined_policy import RefinedPolicy
 from tests.models import small_model
 
 NAN, INF = float("nan"), float("inf")

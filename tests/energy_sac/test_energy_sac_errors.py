@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_energy import EnergySAC
-from sb3_energy.common.update_by_hand import UpdateByHand
+from sb3_energy.fast_updates.sac_gradients import SACGradients
 
 
 def refuses(error, match):
@@ -229,7 +229,7 @@ def test_predict_refuses_what_is_no_number(make_model):
 def break_loss(model, monkeypatch, loss, value):
     """Make a loss of the next update a number that is none, in whichever way it is computed."""
     if model._is_lean and loss != "ent_coef_loss":
-        owner, name = UpdateByHand, loss
+        owner, name = SACGradients, loss
     elif model._is_lean:
         owner, name = sys.modules["sb3_energy.energy_sac.energy_sac"], "temperature_loss_by_hand"
     elif loss == "critic_loss":

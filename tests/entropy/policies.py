@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_energy.common.heads import HEADS, HeadTraining, Lesson
-from sb3_energy.common.proposals import Gaussian, draw_proposals, squashed_log_prob
-from sb3_energy.common.refinement import Refinement
-from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.energies import log_tanh_jacobian
 from sb3_energy.networks import FieldNetwork
+from sb3_energy.policies.heads import HEADS, HeadBatch, HeadTraining
+from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.proposals import Gaussian, draw_proposals, squashed_log_prob
+from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.types import Chains, EntropyContext, EntropyEstimate, Head
 from tests.laws import modes_energy
 
@@ -109,7 +109,7 @@ def taught_head(refiner_name, dimension, n_updates=1500, batch=64):
     schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_updates)
     base = covering(dimension, batch)
     with th.no_grad():
-        lesson = Lesson(th.zeros(batch, N_FEATURES), base, ENERGIES[dimension], None)
+        lesson = HeadBatch(th.zeros(batch, N_FEATURES), base, ENERGIES[dimension], None)
     for _ in range(n_updates):
         loss, _ = head.loss(lesson, HeadTraining())
         optimizer.zero_grad()

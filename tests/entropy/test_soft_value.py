@@ -3,9 +3,9 @@ import math
 import pytest
 import torch as th
 
-from sb3_energy.common.proposals import Gaussian, draw_proposals
 from sb3_energy.energies.transforms import log_tanh_jacobian
 from sb3_energy.entropy import BaseEntropy, SoftValueEntropy, soft_value
+from sb3_energy.refinement.proposals import Gaussian, draw_proposals
 from sb3_energy.refiners import effective_sample_size
 from sb3_energy.types import EntropyContext
 from tests.laws import entropy, log_normalizer, modes_energy

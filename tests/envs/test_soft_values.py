@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_energy.common.proposals import Gaussian
-from sb3_energy.common.refinement_arguments import make_refinement
 from sb3_energy.envs.multi_goal import GOALS, step_dynamics
 from sb3_energy.envs.soft_values import SoftValues, action_grid, soft_value_iteration
+from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.proposals import Gaussian
 
 ORIGIN = np.zeros(2)
 

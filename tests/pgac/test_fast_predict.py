@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch as th
+from tests.common.fast_policies import OBS, check_equal, is_fast, make_policy, predictions
+from tests.common.test_fast_predict_use import messages
 from torch import nn
 
 from sb3_energy import PGAC
-from sb3_energy.common.potential_policy import PotentialPolicy
 from sb3_energy.energies import GuidedPotential
-from tests.common.fast_policies import OBS, check_equal, is_fast, make_policy, predictions
-from tests.common.test_fast_predict_use import messages
+from sb3_energy.pgac.potential_policy import PotentialPolicy
 
 
 def make(**kwargs):

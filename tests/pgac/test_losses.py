@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_energy.common import potential_updates
+from sb3_energy.pgac import potential_updates
 
 OFF = dict(transport_coef=0.0, divergence_coef=0.0, value_weight=None, matching_coef=0.0, end_to_end_coef=0.0)
 TERMS = {

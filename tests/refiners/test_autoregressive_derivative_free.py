@@ -6,10 +6,10 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_energy.common.proposals import Gaussian, draw_coordinates, draw_proposals
 from sb3_energy.energies import squashed
 from sb3_energy.losses import prefix_loss
 from sb3_energy.networks import PrefixEnergies
+from sb3_energy.refinement.proposals import Gaussian, draw_coordinates, draw_proposals
 from sb3_energy.refiners import AutoregressiveDerivativeFree, refine
 from sb3_energy.refiners.autoregressive_derivative_free import smoothed
 from sb3_energy.types import Target, Tick

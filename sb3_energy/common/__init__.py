@@ -1,1 +1,0 @@
-"""What every algorithm of the package is put together from."""

@@ -1,5 +1,0 @@
-"""Energy Matching: one potential that is velocity field and energy at once, learned from samples or from expert pairs."""
-
-from sb3_energy.energy_matching.energy_matching import EnergyMatching
-
-__all__ = ["EnergyMatching"]

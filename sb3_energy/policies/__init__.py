@@ -1,0 +1,1 @@
+"""Actor, critics and policy: SB3's contract."""

@@ -1,0 +1,153 @@
+"""SB3's Gaussian actor on a backbone of choice."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
+from torch import nn
+
+from sb3_energy.networks import Stack, make_backbone, make_normalizer
+from sb3_energy.policies.features import NormalizedFeatures
+from sb3_energy.refinement.proposals import Gaussian
+
+
+class Draw(NamedTuple):
+    """
+    Actions of the Gaussian actor.
+
+    :param actions: ``(B, A)``, squashed
+    :param log_prob: ``(B, 1)``, on the box
+    :param base: the Gaussian before the squash
+    """
+
+    actions: th.Tensor
+    log_prob: th.Tensor
+    base: Gaussian
+
+
+class BackboneActor(NormalizedFeatures, Actor):
+    """
+    SB3's SAC actor with a backbone between the features and the layers of mean and standard deviation.
+    With ``backbone="plain"`` it is SB3's, parameter by parameter and random number by random number.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param net_arch: Network architecture
+    :param features_extractor: Network to extract features
+        (a CNN when using images, a nn.Flatten() layer otherwise)
+    :param features_dim: Number of features
+    :param activation_fn: Activation function
+    :param use_sde: Whether to use State Dependent Exploration or not
+    :param log_std_init: Initial value for the log standard deviation
+    :param full_std: Whether to use (n_features x n_actions) parameters
+        for the std instead of only (n_features,) when using gSDE.
+    :param use_expln: Use ``expln()`` function instead of ``exp()`` when using gSDE to ensure
+        a positive standard deviation
+    :param clip_mean: Clip the mean output when using gSDE to avoid numerical instability.
+    :param normalize_images: Whether to normalize images or not,
+         dividing by 255.0 (True by default)
+    :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :raises ValueError: if the backbone is unknown or cannot have these widths
+    """
+
+    by_hand: bool = True
+    """Whether derivatives are taken by hand where the layers are known, or all of them by autograd."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        use_sde: bool = False,
+        log_std_init: float = -3,
+        full_std: bool = True,
+        use_expln: bool = False,
+        clip_mean: float = 2.0,
+        normalize_images: bool = True,
+        backbone: str = "plain",
+    ):
+        # The trunk is made first and SB3 makes the two heads on top of it: its order of random numbers
+        trunk, trunk_dim = make_backbone(backbone, features_dim, net_arch, activation_fn)
+        super().__init__(
+            observation_space,
+            action_space,
+            net_arch=[],
+            features_extractor=features_extractor,
+            features_dim=trunk_dim,
+            activation_fn=activation_fn,
+            use_sde=use_sde,
+            log_std_init=log_std_init,
+            full_std=full_std,
+            use_expln=use_expln,
+            clip_mean=clip_mean,
+            normalize_images=normalize_images,
+        )
+        self.latent_pi = trunk
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.backbone = backbone
+        self.normalizer = make_normalizer(backbone, features_extractor, features_dim)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | dict(backbone=self.backbone)
+
+    def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
+        """
+        Actions at both ends of transitions, in one pass where the layers are known. The numbers are those of SB3's
+        ``action_log_prob`` at first one and then the other, up to rounding, and so is the noise.
+
+        :param obs: ``B`` observations
+        :param next_obs: those that followed
+        :return: actions at both, the second ones without a graph
+        """
+        stack = self.stack()
+        if stack is None:
+            first = self._sb3_draw(obs)
+            with th.no_grad():
+                return first, self._sb3_draw(next_obs)
+        features = self.extract_features(obs, self.features_extractor)
+        with th.no_grad():
+            next_features = self.extract_features(next_obs, self.features_extractor)
+        parameters, next_parameters = stack.split(th.cat([features, next_features]), len(features))
+        return self._squashed(parameters), self._squashed(next_parameters)
+
+    def stack(self) -> Stack | None:
+        """
+        :return: the layers, mean and logarithm of the standard deviation beside each other at their end; ``None`` where
+            derivatives by hand are not wanted, a layer is unknown or the Gaussian is made in another way
+        """
+        own = type(self).get_action_dist_params is Actor.get_action_dist_params
+        own = own and type(self).action_log_prob is Actor.action_log_prob and not self.use_sde and self.by_hand
+        return Stack.of(self.latent_pi, self.mu, self.log_std) if own else None  # type: ignore[arg-type]
+
+    def _sb3_draw(self, obs: PyTorchObs) -> Draw:
+        actions, log_prob = self.action_log_prob(obs)
+        distribution = self.action_dist.distribution
+        return Draw(actions, log_prob.reshape(-1, 1), Gaussian(distribution.mean, distribution.stddev))
+
+    def _squashed(self, parameters: th.Tensor) -> Draw:
+        mean, log_std = parameters.chunk(2, dim=1)
+        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        std, noise = log_std.exp(), th.randn(mean.shape, device=mean.device, dtype=mean.dtype)
+        actions = th.tanh(mean + std * noise)
+        log_prob = density_of_noise(noise, log_std, 1.0 - actions.square() + self.action_dist.epsilon)
+        return Draw(actions, log_prob, Gaussian(mean, std))
+
+
+def density_of_noise(noise: th.Tensor, log_std: th.Tensor, slope: th.Tensor) -> th.Tensor:
+    """
+    SB3's log-density of squashed actions, with the noise for what it was drawn as: it does not depend on the mean.
+
+    :param noise: ``(B, A)``, standard normal
+    :param log_std: ``(B, A)`` of the Gaussian before the squash
+    :param slope: ``(B, A)``, ``1 - a² + δ`` at the actions
+    :return: ``(B, 1)``
+    """
+    return -(0.5 * noise.square() + (log_std + slope.log()) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)

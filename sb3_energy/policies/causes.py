@@ -1,0 +1,129 @@
+"""What made a number NaN or infinite: looked for once it has appeared, and never before."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from sb3_energy.deferred import NonFiniteError
+from sb3_energy.energies import FINITE, energy_name
+
+NETWORKS = {
+    "actor": "actor",
+    "critic": "critic",
+    "critic_target": "target critic",
+    "potential": "potential",
+    "head": "refiner's head",
+    "q_scale": "spread of Q",
+    "reverse_drift": "reverse drift",
+    "behaviour_critic": "behaviour critic",
+}
+"""Attributes of a policy or an algorithm, and what users call them."""
+
+
+def describe(values: th.Tensor | np.ndarray | float) -> str | None:
+    """
+    :param values: numbers
+    :return: ``"NaN"`` or ``"infinity"``, if one of them is, else ``None``
+    """
+    found = th.as_tensor(values)
+    if not found.is_floating_point() or bool(th.isfinite(found).all()):
+        return None
+    return "NaN" if bool(th.isnan(found).any()) else "infinity"
+
+
+def broken_network(owner: Any) -> str | None:
+    """
+    :param owner: a policy or an algorithm
+    :return: which of its networks has a parameter or a running statistic that is not finite
+    """
+    for attribute, label in NETWORKS.items():
+        module = getattr(owner, attribute, None)
+        found = broken_module(module, label) if isinstance(module, nn.Module) else None
+        if found is not None:
+            return found
+    return None
+
+
+def broken_module(module: nn.Module, label: str) -> str | None:
+    """
+    :param module: a network
+    :param label: what users call it
+    :return: which parameter or running statistic of it is not finite
+    """
+    for kind, name, tensor in _tensors(module):
+        found = describe(tensor)
+        if found is not None:
+            return f"the {label}'s {kind} contain {found} ({name})"
+    return None
+
+
+@contextmanager
+def named(module: nn.Module, label: str) -> Iterator[None]:
+    """
+    Within this context an error of what is not finite names the network, if it is the network.
+
+    :param module: the network
+    :param label: what users call it
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        found = broken_module(module, label)
+        if found is None:
+            raise
+        raise error.because(found, advised=True) from error
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, str, th.Tensor]]:
+    for name, parameter in module.named_parameters():
+        yield "parameters", name, parameter.detach()
+    for name, buffer in module.named_buffers():
+        if "running_" in name or name == "spread":  # others may hold infinity on purpose, as masks do
+            yield "statistics", name, buffer
+
+
+class Cause(NamedTuple):
+    """
+    :param clause: what made a number NaN or infinite
+    :param advised: whether what is advised where nobody knows the cause still holds: networks that diverged have learned too
+        fast, a setting has not
+    """
+
+    clause: str
+    advised: bool = False
+
+
+def policy_cause(policy: Any, of_energy: bool) -> Cause | None:
+    """
+    :param policy: a refined policy
+    :param of_energy: whether it was an energy that was not finite
+    :return: what made a number of a prediction NaN or infinite, or ``None`` if nobody knows
+    """
+    temperature = policy.temperature.item()
+    if not (math.isfinite(temperature) and temperature > 0.0):
+        return Cause(f"the policy's temperature, which is the entropy coefficient (ent_coef), is {temperature}")
+    return network_cause(policy) or (energy_cause(policy) if of_energy else None)
+
+
+def network_cause(owner: Any) -> Cause | None:
+    """
+    :param owner: a policy or an algorithm
+    :return: the first of its networks with a parameter that is NaN or infinite, or ``None``
+    """
+    found = broken_network(owner)
+    return None if found is None else Cause(found, advised=True)
+
+
+def energy_cause(policy: Any) -> Cause | None:
+    """
+    :param policy: a refined policy
+    :return: its energy, if it may return NaN or infinity at finite parameters, or ``None``
+    """
+    if type(policy.energy) in FINITE:
+        return None
+    return Cause(f"energy={energy_name(policy.energy)} returned NaN or infinity, while all parameters are finite")

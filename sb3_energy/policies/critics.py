@@ -1,0 +1,312 @@
+"""Ensembles of critics on a backbone of choice: encode once, evaluate many actions."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_energy.autodiff import with_gradient
+from sb3_energy.energies import weighed_q_values
+from sb3_energy.losses import critic_loss
+from sb3_energy.networks import (
+    BoundEnsemble,
+    Stack,
+    WeighFn,
+    evaluate_particles,
+    make_backbone,
+    make_normalizer,
+)
+from sb3_energy.policies.features import NormalizedFeatures
+from sb3_energy.types import BoundCritic
+
+
+class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
+    """
+    SB3's ensemble of Q-networks, which also evaluates many actions on features it has encoded once.
+    With ``backbone="plain"`` it is SB3's, parameter by parameter and random number by random number.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param net_arch: Network architecture
+    :param features_extractor: Network to extract features
+        (a CNN when using images, a nn.Flatten() layer otherwise)
+    :param features_dim: Number of features
+    :param activation_fn: Activation function
+    :param normalize_images: Whether to normalize images or not,
+         dividing by 255.0 (True by default)
+    :param n_critics: Number of critic networks to create.
+    :param share_features_extractor: Whether the features extractor is shared or not
+        between the actor and the critic (this saves computation time)
+    :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :raises ValueError: if there is no critic, or the backbone is unknown or cannot have these widths
+    """
+
+    n_outputs: int = 1
+    """How many numbers each network gives for one action."""
+
+    policy_aggregate: ClassVar[str] = "min"
+    """What the actor climbs, of the members' values."""
+
+    warned_of_hooks: bool = False
+    """Whether it has been said that energies do not call hooks of the critic itself."""
+
+    by_hand: bool = True
+    """Whether derivatives are taken by hand where the layers are known, or all of them by autograd."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        share_features_extractor: bool = True,
+        backbone: str = "plain",
+    ):
+        if n_critics < 1:
+            raise ValueError(f"n_critics must be at least 1, got {n_critics!r}")
+        super().__init__(
+            observation_space,
+            action_space,
+            net_arch=net_arch,
+            features_extractor=features_extractor,
+            features_dim=features_dim,
+            activation_fn=activation_fn,
+            normalize_images=normalize_images,
+            n_critics=0,  # they are made below
+            share_features_extractor=share_features_extractor,
+        )
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        self.n_critics = n_critics
+        self.backbone = backbone
+        self.normalizer = make_normalizer(backbone, features_extractor, features_dim)
+        for idx in range(n_critics):
+            q_net = self._make_q_net()
+            self.add_module(f"qf{idx}", q_net)
+            self.q_networks.append(q_net)
+
+    def _make_q_net(self) -> nn.Sequential:
+        input_dim = self.features_dim + get_action_dim(self.action_space)
+        trunk, trunk_dim = make_backbone(self.backbone, input_dim, self.net_arch, self.activation_fn)
+        return nn.Sequential(*trunk, nn.Linear(trunk_dim, self.n_outputs))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | dict(
+            net_arch=self.net_arch,
+            features_extractor=self.features_extractor,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            n_critics=self.n_critics,
+            share_features_extractor=self.share_features_extractor,
+            backbone=self.backbone,
+        )
+
+    def encode(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        Features of the observations. As in SB3, a shared features extractor learns from the actor's loss only.
+
+        :param obs: ``B`` observations
+        :return: ``(B, F)``
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            return self.extract_features(obs, self.features_extractor)
+
+    def stacks(self) -> list[Stack] | None:
+        """
+        :return: the networks with derivatives by hand, or ``None`` where that is not wanted or a layer is unknown
+        """
+        return BoundEnsemble.stacks_of(list(self.q_networks)) if self.by_hand else None
+
+    def is_own(self, *methods: str) -> bool:
+        """
+        :param methods: names of methods
+        :return: whether they are this class's, not a subclass's or somebody's who has replaced them
+        """
+        return all(getattr(getattr(self, name), "__func__", None) is getattr(EnsembleCritic, name) for name in methods)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        Q-values of all critics, as in SB3.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)`` for each critic
+        """
+        stacks = self.stacks()
+        if stacks is None:
+            return super().forward(obs, actions)  # type: ignore[arg-type]
+        inputs = th.cat([self.encode(obs), actions], dim=1)
+        if not th.is_grad_enabled():
+            return tuple(stack.forward(inputs, []) for stack in stacks)
+        return tuple(stack(inputs) for stack in stacks)
+
+    known_forward: ClassVar[Callable[..., Any]] = forward
+    """The one that says the same as :meth:`evaluate`."""
+
+    def bind(self, features: th.Tensor) -> BoundCritic:
+        """
+        The critics at these features, for many actions and with gradients for the actions alone. They are the critics of now:
+        bind again after an update.
+
+        :param features: ``(B, F)`` what :meth:`encode` returned, without a graph
+        :return: ``(B, N, A) -> (C, B, N)``
+        :raises TypeError: if :meth:`forward` alone is overridden or replaced, which energies do not go through
+        """
+        self._check_forward()
+        stacks = self.stacks() if self.is_own("evaluate", "outputs") else None
+        return partial(self.evaluate, features) if stacks is None else _BoundCritic(self, features, stacks)
+
+    def _check_forward(self) -> None:
+        if not self.is_own("evaluate", "outputs"):
+            return
+        if getattr(self.forward, "__func__", None) is not type(self).known_forward:
+            raise TypeError(
+                f"forward of {type(self).__name__} is overridden or replaced, and energies ask evaluate(features, actions), "
+                "which does not go through it: override evaluate as well"
+            )
+        if (self._forward_hooks or self._forward_pre_hooks) and not self.warned_of_hooks:
+            self.warned_of_hooks = True  # most hooks only look on
+            warnings.warn(
+                f"hooks of {type(self).__name__} are called when it learns, and not by energies, which ask evaluate(features, "
+                "actions): hook critic.q_networks to change what actions are refined by"
+            )
+
+    def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        Q-values of many actions for each observation: the means of what the networks give.
+
+        :param features: ``(B, F)`` what :meth:`encode` returned
+        :param actions: ``(B, N, A)``
+        :return: ``(C, B, N)``, one Q-value for each critic
+        """
+        return self.outputs(features, actions).mean(dim=-1)
+
+    def outputs(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        What the networks give for many actions for each observation.
+
+        :param features: ``(B, F)`` what :meth:`encode` returned
+        :param actions: ``(B, N, A)``
+        :return: ``(C, B, N, O)``, ``O`` numbers of each critic
+        :raises ValueError: if the shapes do not fit together
+        """
+        check_shapes(features, actions)
+        if actions.shape[1] == 1:
+            inputs = th.cat([features, actions.squeeze(1)], dim=1)
+            return th.stack([q_net(inputs) for q_net in self.q_networks]).unsqueeze(2)
+        return th.stack([evaluate_particles(q_net, features, actions) for q_net in self.q_networks])
+
+    def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        What a target critic says of next actions: the lowest Q-value (clipped double Q, Fujimoto et al. 2018).
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``
+        """
+        return th.cat(self(obs, actions), dim=1).min(dim=1, keepdim=True).values
+
+    def policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        What the actor climbs: the lowest Q-value, as in SAC. Of interest are derivatives with respect to the actions; those
+        of the critics' parameters are not computed where they need not be.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``
+        """
+        stacks = self.stacks() if actions.requires_grad else None
+        if stacks is None:
+            return self._policy_values(obs, actions)
+        with th.no_grad():
+            features = self.encode(obs)
+        return with_gradient(*self.policy_value_and_gradient(stacks, features, actions.detach()), actions)
+
+    def policy_value_and_gradient(
+        self, stacks: list[Stack], features: th.Tensor, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param stacks: what :meth:`stacks` returned
+        :param features: ``(B, F)`` what :meth:`encode` returned
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``, what :meth:`policy_values` says, and its derivatives ``(B, A)`` with respect to the actions, both
+            without a graph
+        """
+        weigh = partial(weighed_q_values, aggregate=self.policy_aggregate)
+        ensemble, sparse = BoundEnsemble(stacks, features), self.policy_aggregate == "min"
+        values, gradients = ensemble.value_and_gradient(actions.unsqueeze(1), weigh, sparse)
+        return values, gradients.squeeze(1)
+
+    def _policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self.target_values(obs, actions)
+
+    def td_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """
+        Distance of the critics from their target.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :param targets: ``(B, 1)``, held fixed
+        :return: scalar
+        """
+        return critic_loss(self(obs, actions), targets)
+
+    def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        Q-value of the first critic, without gradients for the features extractor.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, 1)``
+        """
+        return super().q1_forward(obs, actions).mean(dim=1, keepdim=True)
+
+
+class _BoundCritic:
+    """
+    What :meth:`EnsembleCritic.bind` gives where the layers are known.
+
+    :param critic: whose networks these are
+    :param features: ``(B, F)``
+    :param stacks: the networks
+    """
+
+    def __init__(self, critic: EnsembleCritic, features: th.Tensor, stacks: list[Stack]):
+        self.critic, self.features = critic, features
+        self.ensemble = BoundEnsemble(stacks, features)
+
+    def __call__(self, actions: th.Tensor) -> th.Tensor:
+        if th.is_grad_enabled():  # somebody wants a graph
+            return self.critic.evaluate(self.features, actions)
+        check_shapes(self.features, actions)
+        return self.ensemble.values(actions).mean(dim=-1)
+
+    def value_and_gradient(self, actions: th.Tensor, weigh: WeighFn, sparse: bool) -> tuple[th.Tensor, th.Tensor]:
+        check_shapes(self.features, actions)
+        return self.ensemble.value_and_gradient(actions, weigh, sparse)
+
+
+def check_shapes(features: th.Tensor, actions: th.Tensor) -> None:
+    """
+    :param features: of observations
+    :param actions: many for each of them
+    :raises ValueError: if the shapes do not fit together
+    """
+    if actions.ndim != 3 or features.ndim != 2 or len(features) != len(actions):
+        raise ValueError(
+            "features and actions must have shapes (B, F) and (B, N, A), "
+            f"got {tuple(features.shape)} and {tuple(actions.shape)}"
+        )

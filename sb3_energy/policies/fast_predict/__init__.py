@@ -1,0 +1,1 @@
+"""Predictions of a few observations, without torch's overhead."""

@@ -1,0 +1,50 @@
+"""What actor and critic do with features before their backbones see them."""
+
+import torch as th
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_energy.networks import RunningNorm
+from sb3_energy.policies.policy_files import PersistentModel
+
+
+class NormalizedFeatures(PersistentModel):
+    """
+    Mixin: the features go through ``normalizer`` wherever they are extracted.
+
+    The normaliser acts on the extracted features and has statistics only where the backbone asks for them and the
+    features extractor learns nothing (flat observations, dictionaries of vectors); it is the identity everywhere else.
+    """
+
+    features_extractor: BaseFeaturesExtractor
+    normalizer: nn.Module
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """
+        Preprocess the observation, extract its features and normalise them.
+
+        :param obs: observation
+        :param features_extractor: the features extractor to use
+        :return: ``(B, F)``
+        """
+        return self.normalizer(super().extract_features(obs, features_extractor))
+
+    def update_normalization(self, obs: PyTorchObs) -> None:
+        """
+        Show observations to the running statistics. Does nothing where the normaliser has none.
+
+        :param obs: ``B`` observations
+        """
+        if isinstance(self.normalizer, RunningNorm):
+            with th.no_grad():
+                self.normalizer.update(super().extract_features(obs, self.features_extractor))
+
+
+def first_observations(obs: PyTorchObs, n: int) -> PyTorchObs:
+    """
+    :param obs: ``B`` observations
+    :param n: how many
+    :return: the first ``n`` of them, or all
+    """
+    return {key: part[:n] for key, part in obs.items()} if isinstance(obs, dict) else obs[:n]

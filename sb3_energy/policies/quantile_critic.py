@@ -1,0 +1,151 @@
+"""Critics that give quantiles of the return."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.utils import quantile_huber_loss
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_energy.checks import check_choice, check_integer
+from sb3_energy.policies.critics import EnsembleCritic
+
+CRITICS = ("scalar", "quantile")
+MOST_QUANTILES = 2**16
+
+
+class QuantileCritic(EnsembleCritic):
+    """
+    Each network gives quantiles of the return instead of its mean.
+    The critics of TQC (Kuznetsov et al. 2020, section 3.1), network for network those of sb3-contrib.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param net_arch: Network architecture
+    :param features_extractor: Network to extract features
+        (a CNN when using images, a nn.Flatten() layer otherwise)
+    :param features_dim: Number of features
+    :param activation_fn: Activation function
+    :param normalize_images: Whether to normalize images or not,
+         dividing by 255.0 (True by default)
+    :param n_quantiles: Number of quantiles of each critic.
+    :param top_quantiles_to_drop_per_net: Largest quantiles of each critic which a target leaves out
+        against overestimation.
+    :param n_critics: Number of critic networks to create.
+    :param share_features_extractor: Whether the features extractor is shared or not
+        between the actor and the critic (this saves computation time)
+    :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :raises ValueError: if there is no critic or no quantile, all of them are dropped,
+        or the backbone is unknown or cannot have these widths
+    """
+
+    policy_aggregate = "mean"
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_quantiles: int = 25,
+        top_quantiles_to_drop_per_net: int = 2,
+        n_critics: int = 2,
+        share_features_extractor: bool = False,
+        backbone: str = "plain",
+    ):
+        if n_quantiles < 1:
+            raise ValueError(f"n_quantiles must be at least 1, got {n_quantiles!r}")
+        if not 0 <= top_quantiles_to_drop_per_net < n_quantiles:
+            raise ValueError(
+                f"top_quantiles_to_drop_per_net must lie in [0, n_quantiles={n_quantiles}), "
+                f"got {top_quantiles_to_drop_per_net!r}"
+            )
+        self.n_outputs = n_quantiles  # the parent's constructor builds networks of that size
+        super().__init__(
+            observation_space,
+            action_space,
+            net_arch=net_arch,
+            features_extractor=features_extractor,
+            features_dim=features_dim,
+            activation_fn=activation_fn,
+            normalize_images=normalize_images,
+            n_critics=n_critics,
+            share_features_extractor=share_features_extractor,
+            backbone=backbone,
+        )
+        self.n_quantiles = n_quantiles
+        self.quantiles_total = n_quantiles * n_critics
+        self.top_quantiles_to_drop_per_net = top_quantiles_to_drop_per_net
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | dict(
+            n_quantiles=self.n_quantiles, top_quantiles_to_drop_per_net=self.top_quantiles_to_drop_per_net
+        )
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
+        """
+        Quantiles of the returns.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, C, n_quantiles)``
+        """
+        return th.stack(super().forward(obs, actions), dim=1)
+
+    known_forward: ClassVar[Callable[..., Any]] = forward
+
+    def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        The quantiles of all critics together, without the largest ones (Kuznetsov et al. 2020, equation 12).
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :return: ``(B, n)``, in ascending order
+        """
+        n_kept = self.quantiles_total - self.top_quantiles_to_drop_per_net * self.n_critics
+        return self(obs, actions).flatten(1).sort(dim=1).values[:, :n_kept]
+
+    def _policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self(obs, actions).mean(dim=2).mean(dim=1, keepdim=True)  # of all quantiles, as in TQC
+
+    def td_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """
+        The quantile Huber loss, summed over nothing as in TQC.
+
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :param targets: ``(B, n)``, held fixed
+        :return: scalar
+        """
+        return quantile_huber_loss(self(obs, actions), targets.unsqueeze(1), sum_over_quantiles=False)
+
+
+def quantile_kwargs(critic: str, n_quantiles: int | None, n_dropped: int | None) -> dict[str, int] | None:
+    """
+    :param critic: ``"scalar"`` or ``"quantile"``
+    :param n_quantiles: of each critic (``None``: 25)
+    :param n_dropped: largest quantiles of each critic that the target leaves out (``None``: 2)
+    :return: arguments of :class:`QuantileCritic`, or ``None`` for scalar critics
+    :raises ValueError: if there is no such critic, a number is out of range, or scalar ones are given numbers of quantiles
+    :raises TypeError: if a number of quantiles is no integer
+    """
+    check_choice("critic", critic, CRITICS)
+    if critic == "quantile":
+        return dict(
+            n_quantiles=check_integer("n_quantiles", 25 if n_quantiles is None else n_quantiles, 1, MOST_QUANTILES),
+            top_quantiles_to_drop_per_net=check_integer(
+                "top_quantiles_to_drop_per_net", 2 if n_dropped is None else n_dropped
+            ),
+        )
+    if n_quantiles is not None or n_dropped is not None:
+        raise ValueError(
+            "n_quantiles and top_quantiles_to_drop_per_net need critic='quantile', "
+            f"got {n_quantiles!r} and {n_dropped!r} with critic={critic!r}"
+        )
+    return None

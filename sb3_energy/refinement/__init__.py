@@ -1,0 +1,1 @@
+"""Base + energy + refiner -> event: what every policy that refines does."""

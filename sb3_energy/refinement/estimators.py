@@ -1,0 +1,82 @@
+"""Which estimators of the entropy are valid for a refinement."""
+
+from typing import Any
+
+from sb3_energy.entropy import ENTROPY_ESTIMATORS, DivergenceEntropy, MixtureEntropy, PathEntropy
+from sb3_energy.refinement.boxes import TanhBox
+from sb3_energy.refinement.refinement import Refinement
+from sb3_energy.refiners import REFINERS, MeanFlow
+from sb3_energy.registry import resolve
+from sb3_energy.types import EntropyEstimator, Refiner
+
+DENSITIES = ("trace", "mixture", "path", "divergence")
+"""Estimators that follow the density of the particles, which reflecting walls fold."""
+
+
+OF_THE_PACKAGE = frozenset(ENTROPY_ESTIMATORS.values())
+"""Valid where a refiner lists them. One of the user's own says by itself which refiners it is for, if not for all."""
+
+
+def valid_estimators(refiner: type[Refiner]) -> list[str]:
+    """
+    :param refiner: a class of refiners
+    :return: names of the estimators that are valid for it, its default first: those that it lists, and those of the user's own
+        whose ``refiners``, names or classes, include it or are not said
+    """
+    listed = list(getattr(refiner, "estimators", ("base", "soft_value")))
+    own = {name: cls for name, cls in ENTROPY_ESTIMATORS.items() if cls not in OF_THE_PACKAGE and name not in listed}
+    return listed + [name for name, cls in own.items() if _is_for(cls, refiner)]
+
+
+def _is_for(estimator: type[EntropyEstimator], refiner: type[Refiner]) -> bool:
+    refiners = getattr(estimator, "refiners", None)
+    return refiners is None or any((REFINERS.get(one) if isinstance(one, str) else one) is refiner for one in refiners)
+
+
+def choose_estimator(
+    name: str | type[EntropyEstimator] | None, kwargs: dict[str, Any] | None, refinement: Refinement
+) -> EntropyEstimator:
+    """
+    :param name: in :data:`sb3_energy.entropy.ENTROPY_ESTIMATORS`, a class, or ``None`` for the refiner's own default
+    :param kwargs: its arguments
+    :param refinement: whose entropy it is to estimate
+    :return: the estimator
+    :raises ValueError: if it is not valid for this refinement
+    :raises TypeError: if something has the wrong type
+    """
+    refiner_class = type(refinement.refiner)
+    valid = valid_estimators(refiner_class)
+    estimator = resolve(ENTROPY_ESTIMATORS, valid[0] if name is None else name, kwargs, "entropy_estimator")
+    if not hasattr(estimator, "estimate"):
+        raise TypeError(f"entropy_estimator must have a method estimate(context), {type(estimator).__name__} has none")
+    name = next((known for known, cls in ENTROPY_ESTIMATORS.items() if type(estimator) is cls), None)
+    if type(estimator) not in OF_THE_PACKAGE:
+        if name not in valid and not _is_for(type(estimator), refiner_class):
+            got = type(estimator).__name__
+            raise ValueError(f"entropy_estimator must be one of {valid} with {refiner_class.__name__}, got {got}")
+        return estimator
+    if name not in valid:
+        raise ValueError(f"entropy_estimator must be one of {valid} with {refiner_class.__name__}, got {name!r}")
+    if name in DENSITIES and not isinstance(refinement.box, TanhBox):
+        raise ValueError(f"entropy_estimator={name!r} needs box='tanh': behind reflecting walls densities are folded")
+    if name in DENSITIES and refinement.n_steps < 1:
+        raise ValueError(f"entropy_estimator={name!r} needs refiner_steps of at least 1, got {refinement.n_steps}")
+    _check_settings(name, estimator, refinement)
+    return estimator
+
+
+def _check_settings(name: str, estimator: EntropyEstimator, refinement: Refinement) -> None:
+    noise_scale = getattr(refinement.refiner, "noise_scale", None)
+    if isinstance(estimator, (MixtureEntropy, PathEntropy)) and noise_scale != 1.0:
+        raise ValueError(f"entropy_estimator={name!r} needs steps with noise_scale=1, got {noise_scale!r}")
+    if isinstance(estimator, PathEntropy) and refinement.n_particles != 1:
+        raise ValueError(
+            "entropy_estimator='path' needs n_particles=1, so that the density of the start is known, "
+            f"got {refinement.n_particles}"
+        )
+    if isinstance(estimator, PathEntropy) and refinement.trust_region is not None:
+        # Steps that remember where they began have no reverse kernel that does not
+        raise ValueError(f"entropy_estimator='path' needs trust_region=None, got {refinement.trust_region!r}")
+    if isinstance(estimator, DivergenceEntropy) and estimator.method == "learned":
+        if not isinstance(refinement.refiner, MeanFlow):
+            raise ValueError("method='learned' needs refiner='mean_flow', which learns its average divergence")

@@ -1,0 +1,104 @@
+"""Energies that can be had for some of their observations, without encoding any of them again."""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.refinement.starts import energy_of_starts
+from sb3_energy.types import CriticNetwork, Energy, EnergyFn, Networks
+
+
+@runtime_checkable
+class SliceableEnergy(Protocol):
+    """An ``EnergyFn`` that is bound to ``B`` observations and knows which is which."""
+
+    def __call__(self, particles: th.Tensor) -> th.Tensor:
+        """``(B, N, A) -> (B, N)``."""
+        ...
+
+    def rows(self, index: th.Tensor) -> EnergyFn:
+        """
+        :param index: ``(b,)`` of observations
+        :return: ``(b, N, A) -> (b, N)``, the energy of these alone
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class BoundEnergy:
+    """
+    What :func:`bind_sliceable` returns.
+
+    :param energy: the energy that is bound
+    :param networks: what it is made of
+    :param obs: the observations
+    :param features: those of the observations that the critic has encoded: none or one
+    :param fn: the energy, bound
+    """
+
+    energy: Energy
+    networks: Networks
+    obs: PyTorchObs
+    features: list[th.Tensor]
+    fn: EnergyFn
+
+    def __call__(self, particles: th.Tensor) -> th.Tensor:
+        """
+        :param particles: ``(B, N, A)``
+        :return: ``(B, N)``
+        """
+        return self.fn(particles)
+
+    def energy_and_grad(self, particles: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param particles: ``(B, N, A)``
+        :return: ``(B, N)`` and ``(B, N, A)``, without a graph
+        """
+        return energy_and_grad(self.fn, particles)
+
+    def of_starts(self) -> EnergyFn:
+        """
+        :return: what chooses between places to start at
+        """
+        return energy_of_starts(self.fn)
+
+    def rows(self, index: th.Tensor) -> "BoundEnergy":
+        """
+        :param index: ``(b,)`` of observations
+        :return: the energy of these alone; an energy of the user's own is bound again, to features that are known
+        """
+        obs = {key: value[index] for key, value in self.obs.items()} if isinstance(self.obs, dict) else self.obs[index]
+        return _bind(self.energy, self.networks, obs, [features[index] for features in self.features])
+
+
+def bind_sliceable(energy: Energy, networks: Networks, obs: PyTorchObs) -> BoundEnergy:
+    """
+    Bind an energy such that it can also be had for some of the observations.
+
+    :param energy: any
+    :param networks: what it is made of
+    :param obs: ``B`` observations
+    :return: a function of the actions ``(B, N, A) -> (B, N)``, with a method ``rows``
+    """
+    return _bind(energy, networks, obs, [])
+
+
+def _bind(energy: Energy, networks: Networks, obs: PyTorchObs, features: list[th.Tensor]) -> BoundEnergy:
+    # The same critic in everything but that it encodes these observations once. A shallow copy shares its parameters and
+    # leaves the critic of the policy as it is; whatever else an energy asks of a critic of its own, it gets.
+    critic = copy.copy(networks.critic)
+    critic.encode = partial(_encoded, networks.critic, obs, features)  # type: ignore[method-assign]
+    return BoundEnergy(energy, networks, obs, features, energy.bind(networks._replace(critic=critic), obs))
+
+
+def _encoded(critic: CriticNetwork, obs: PyTorchObs, features: list[th.Tensor], asked: PyTorchObs) -> th.Tensor:
+    if asked is not obs:  # an energy may look at other observations than those it is bound to
+        return critic.encode(asked)
+    if not features:
+        features.append(critic.encode(obs))
+    return features[0]

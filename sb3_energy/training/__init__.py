@@ -1,0 +1,1 @@
+"""What the loop of any algorithm needs."""

@@ -1,0 +1,334 @@
+"""A potential's landscape: its arrays against the policy's own energies, its pictures, the callback and the example."""
+
+import importlib.util
+import io
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.logger import Figure, KVWriter, Logger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sb3_energy import PGAC, EnergySAC, LandscapeCallback
+from sb3_energy.landscape.drawing import draw_landscape
+from sb3_energy.landscape.landscape import N_BETWEEN, landscape_of, trajectories
+from sb3_energy.refiners import refined_particles
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pgac_landscape.py"
+SMALL = dict(net_arch=[8], n_particles=4, refiner_steps=5, backbone="plain")
+OBSERVATION = np.array([0.3, -0.7], dtype=np.float32)
+
+
+class Nowhere(gym.Env):
+    """Observations of two numbers, actions of any dimension, a reward that is their square."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self, action_dim: int):
+        self.action_space = spaces.Box(-1.0, 1.0, (action_dim,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return OBSERVATION, {}
+
+    def step(self, action):
+        return self.np_random.uniform(-1.0, 1.0, 2).astype(np.float32), float(np.square(action).sum()), False, False, {}
+
+
+def make(action_dim: int, policy_kwargs=None, **kwargs) -> PGAC:
+    settings = dict(learning_starts=5, batch_size=8, buffer_size=100, seed=0, policy_kwargs=SMALL | (policy_kwargs or {}))
+    model = PGAC("MlpPolicy", Nowhere(action_dim), **(settings | kwargs))
+    generator = th.Generator().manual_seed(1)
+    with th.no_grad():  # a potential is 0 at first
+        last = model.policy.potential.network[-1]
+        last.weight.copy_(th.randn(last.weight.shape, generator=generator))
+        model.policy.q_scale.spread.fill_(0.25)
+    return model
+
+
+@pytest.mark.parametrize("action_dim, dims", [(1, None), (2, None), (3, (2, 0)), (4, None)])
+def test_the_arrays_are_the_policys_own(action_dim, dims):
+    model = make(action_dim, dict(energy_kwargs=dict(guidance=2.0, temperature=0.3, aggregate="min")))
+    found = landscape_of(model, OBSERVATION, dims, n_grid=5, n_particles=3)
+    shown = dims or (0, 1)[:action_dim]
+    grid = (5,) * len(shown)
+    assert found.dims == shown and found.actions.shape == (*grid, action_dim)
+    assert found.potential.shape == found.guided.shape == found.q_values.shape == found.density.shape == grid
+    assert found.velocity.shape == found.potential_velocity.shape == (*grid, len(shown))
+    assert found.positions.shape == (6, 3, action_dim) and found.paths.shape == (5, N_BETWEEN + 1, 3, action_dim)
+
+    policy, obs = model.policy, model.policy.obs_to_tensor(OBSERVATION)[0]
+    actions = th.tensor(found.actions, dtype=th.float32).reshape(1, -1, action_dim).requires_grad_()
+    features = policy.critic.encode(obs)
+    potential = policy.potential(features, actions)
+    q_values = policy.critic.evaluate(features, actions).min(dim=0).values
+    guided = potential - 2.0 * q_values / 0.25
+    for ours, theirs in ((found.potential, potential), (found.q_values, q_values), (found.guided, guided)):
+        np.testing.assert_allclose(ours, theirs.detach().reshape(grid), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.guidance, (guided - potential).detach().reshape(grid), rtol=1e-4, atol=1e-4)
+    for ours, theirs in ((found.potential_velocity, potential), (found.velocity, guided)):
+        (slope,) = th.autograd.grad(-theirs.sum(), actions, retain_graph=True)
+        np.testing.assert_allclose(ours, slope[0][:, list(shown)].reshape(*grid, -1), rtol=1e-3, atol=1e-4)
+    assert found.temperature == 0.3 and found.density.max() == 1.0
+    np.testing.assert_allclose(-0.3 * np.log(found.density), found.guided - found.guided.min(), atol=1e-6)
+
+    deterministic, _ = model.predict(OBSERVATION, deterministic=True)
+    np.testing.assert_allclose(found.deterministic, deterministic, atol=1e-6)
+    hidden = [dim for dim in range(action_dim) if dim not in shown]
+    np.testing.assert_allclose(
+        found.actions[..., hidden], np.broadcast_to(deterministic[hidden], (*grid, len(hidden))), atol=1e-6
+    )
+    first = found.actions[..., shown[0]]
+    np.testing.assert_allclose(first[:, 0] if len(shown) == 2 else first, found.axis)  # the first index is the first dimension
+
+
+def test_trajectories_end_where_refined_particles_end():
+    model = make(2)
+    policy, obs = model.policy, model.policy.obs_to_tensor(np.stack([OBSERVATION, -OBSERVATION]))[0]
+    chains = policy.simulate(obs, 6)
+    for refiner in (chains.refiner, chains.refiner.deterministic()):
+        arguments = (refiner, chains.particles, chains.target, chains.n_steps)
+        found = trajectories(*arguments, generator=th.Generator().manual_seed(3))
+        ends = refined_particles(*arguments, generator=th.Generator().manual_seed(3))
+        assert found.shape == (6, 2, 6, 2) and not found.requires_grad
+        th.testing.assert_close(found[-1], ends, rtol=0, atol=0)
+        th.testing.assert_close(found[0], chains.particles, rtol=0, atol=0)
+        assert (found[1:] != found[:-1]).any(dim=-1).all()
+
+
+def test_particles_stay_in_the_box_and_their_steps_hang_together():
+    model = make(2, dict(energy_kwargs=dict(temperature=5.0)))  # hot: walls reflect most of them
+    found = landscape_of(model, OBSERVATION, n_grid=2, n_particles=50)
+    assert np.abs(found.paths).max() <= 1.0
+    np.testing.assert_allclose(found.paths[:, 0], found.positions[:-1], atol=1e-5)
+    np.testing.assert_allclose(found.paths[:, -1], found.positions[1:], atol=1e-5)
+    # what is folded never jumps from wall to wall
+    parts = np.diff(found.paths, axis=1)
+    whole = np.abs(parts).max(axis=1)
+    assert (np.abs(parts).sum(axis=1) >= np.abs(found.paths[:, -1] - found.paths[:, 0]) - 1e-5).all() and whole.max() < 1.0
+
+
+@pytest.mark.parametrize("transport_time, n_still", [(0.4, 2), (0.0, 1), (0.75, 4), (1.0, 5)])
+def test_stages_are_told_by_their_noise(transport_time, n_still):
+    found = landscape_of(make(1, dict(transport_time=transport_time)), OBSERVATION, n_grid=3)
+    assert found.noise.tolist() == [False] * n_still + [True] * (5 - n_still)
+
+
+@pytest.mark.parametrize("refiner, steps", [("svgd", 2), ("mala", 2), ("mppi", 2), ("hmc", 1), ("snis", 1)])
+def test_other_refiners_have_landscapes_too(refiner, steps):
+    kwargs = dict(refiner=refiner, refiner_steps=steps, n_particles=8)
+    found = landscape_of(make(2, kwargs), OBSERVATION, n_grid=3, n_particles=4)
+    assert len(found.paths) == steps and len(found.positions) == steps + 1
+    draw_landscape(found).savefig(io.BytesIO())
+
+
+@pytest.mark.parametrize("refiner", ["flow", "mean_flow", "svgd"])
+def test_steps_without_noise_are_drawn_as_such_and_lead_from_a_particle_to_itself(refiner):
+    kwargs = dict(refiner=refiner, refiner_steps=2, n_particles=8, box="tanh")
+    kwargs |= dict(refiner_kwargs=dict(step_size=1e-6)) if refiner == "svgd" else {}
+    found = landscape_of(make(2, kwargs), OBSERVATION, n_grid=3, n_particles=8)
+    assert found.noise.tolist() == [False, False]
+    if refiner == "svgd":  # which has its particles in another order then, so that each may be the draw
+        np.testing.assert_allclose(found.positions[-1], found.positions[0], atol=1e-3)
+
+
+def test_looking_changes_nothing():
+    model = make(2, dict(potential_kwargs=dict(spectral_norm=True)))
+    model.policy.set_training_mode(True)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    modes = [module.training for module in model.policy.modules()]
+    th.manual_seed(7)
+    expected = th.rand(3)
+    th.manual_seed(7)
+    one, two = (landscape_of(model, OBSERVATION, n_grid=3, seed=seed) for seed in (0, 0))
+    th.testing.assert_close(th.rand(3), expected, rtol=0, atol=0)
+    assert (one.positions == two.positions).all()
+    assert (landscape_of(model, OBSERVATION, n_grid=3, seed=1).positions != one.positions).any()
+    assert modes == [module.training for module in model.policy.modules()] and any(modes)
+    for name, value in model.policy.state_dict().items():
+        th.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (dict(dims=(0,)), ValueError, "dims must be None or two different ones of the 3 dimensions"),
+        (dict(dims=(1, 1)), ValueError, "got \\(1, 1\\)"),
+        (dict(dims=(0, 3)), ValueError, "got \\(0, 3\\)"),
+        (dict(dims=1), ValueError, "got 1"),
+        (dict(n_grid=1), ValueError, "n_grid"),
+        (dict(n_particles=0), ValueError, "n_particles"),
+        (dict(n_particles=2.5), TypeError, "n_particles"),
+        (dict(observation=np.zeros((2, 2), np.float32)), ValueError, "observation must be a single one, got 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        landscape_of(make(3), **(dict(observation=OBSERVATION) | arguments))
+
+
+def test_a_model_without_a_potential_is_refused(tmp_path):
+    model = EnergySAC("MlpPolicy", Nowhere(2), buffer_size=10, tensorboard_log=None)
+    with pytest.raises(TypeError, match="model must have a potential, as PGAC and its policies do, got EnergySAC"):
+        landscape_of(model, OBSERVATION)
+    with pytest.raises(TypeError, match="got EnergySAC"):
+        model.learn(1, callback=LandscapeCallback())
+
+
+@pytest.mark.parametrize("action_dim, n_axes", [(1, 4), (2, 4 + 4)])
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_pictures_are_1200_pixels_wide_and_say_what_they_show(action_dim, n_axes, guidance, tmp_path):
+    import matplotlib.image
+
+    model = make(action_dim, dict(energy_kwargs=dict(guidance=guidance)))
+    figure = draw_landscape(landscape_of(model, OBSERVATION, n_grid=9, n_particles=5), "a title")
+    figure.savefig(tmp_path / "picture.png")
+    pixels = matplotlib.image.imread(tmp_path / "picture.png")
+    assert pixels.shape[1] == 1200 and len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 50
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["start", "transport, without noise", "Langevin, with noise", "end", "deterministic action"]
+    assert len(figure.axes) == n_axes and figure.get_suptitle() == "a title"
+    shown = [ax.get_title() for ax in figure.axes] + [line.get_label() for ax in figure.axes for line in ax.lines]
+    assert any("no guidance" in text for text in shown) == (guidance == 0.0)
+
+
+def test_a_potential_of_zero_is_drawn():
+    model = make(2, dict(energy="potential", energy_kwargs={}))
+    with th.no_grad():
+        model.policy.potential.network[-1].weight.zero_()
+    figure = draw_landscape(landscape_of(model, OBSERVATION, n_grid=5))
+    figure.savefig(io.BytesIO())
+    assert sum(text.get_text() == "0 everywhere" for ax in figure.axes for text in ax.texts) == 2  # V and U
+
+
+@pytest.mark.parametrize("action_dim", [1, 2])
+@pytest.mark.parametrize("transport_time", [0.5, 1.0])
+def test_what_is_drawn_fills_the_picture(action_dim, transport_time):
+    """Also with one stage alone: a layout that has failed leaves slivers."""
+    figure = draw_landscape(landscape_of(make(action_dim, dict(transport_time=transport_time)), OBSERVATION, n_grid=5))
+    figure.savefig(io.BytesIO())
+    boxes = [ax.get_position() for ax in figure.axes if ax.get_title()]
+    assert len(boxes) == 4 and all(box.width > 0.3 and box.height > 0.3 for box in boxes)
+
+
+def test_three_dimensions_say_which_plane_is_shown():
+    found = landscape_of(make(3), OBSERVATION, (2, 0), n_grid=5, n_particles=2)
+    heading = draw_landscape(found).get_suptitle()
+    assert heading == "plane of $a_{3}$ and $a_{1}$ through the deterministic action, particles projected onto it"
+
+
+def test_without_matplotlib_a_sentence_says_what_to_install(monkeypatch):
+    found = landscape_of(make(1), OBSERVATION, n_grid=3)  # the numbers need none
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'sb3-energy\[plots\]'"):
+        draw_landscape(found)
+    with pytest.raises(ImportError, match=r"pip install 'sb3-energy\[plots\]'"):
+        LandscapeCallback()
+
+
+class Kept(KVWriter):
+    """An output of the logger that keeps pictures."""
+
+    def __init__(self):
+        self.figures, self.written = {}, []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.written += [step] if any(isinstance(value, Figure) for value in key_values.values()) else []
+        self.figures |= {(step, key): value for key, value in key_values.items() if isinstance(value, Figure)}
+
+    def close(self):
+        pass
+
+
+def logged(model, callback, n_steps=12) -> Kept:
+    kept = Kept()
+    model.set_logger(Logger(None, [kept]))
+    model.learn(n_steps, callback=callback)
+    return kept
+
+
+def test_the_callback_draws_in_time_and_at_the_end():
+    callback = LandscapeCallback(freq=5, n_grid=5, n_particles=3)
+    kept = logged(make(2), callback)
+    written = len(kept.written)
+    callback.on_training_end()  # as the zoo does once more
+    assert len(kept.written) == written == 3
+    assert list(kept.figures) == [(step, "landscape/observation") for step in (5, 10, 12)]
+    assert callback.observation.tolist() == OBSERVATION.tolist()  # what the environment began with
+    assert kept.figures[(5, "landscape/observation")].figure.get_suptitle() == "after 5 steps"
+
+
+def test_training_does_not_notice_the_callback():
+    plain = make(2).learn(12)
+    watched = make(2)  # from the same seed
+    logged(watched, LandscapeCallback(freq=1, n_grid=3, n_particles=2))
+    assert plain._n_updates == watched._n_updates > 0
+    for ours, theirs in zip(plain.policy.parameters(), watched.policy.parameters(), strict=True):
+        th.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, error", [(dict(freq=0), ValueError), (dict(freq="often"), TypeError), (dict(n_grid=1), ValueError)]
+)
+def test_the_callback_refuses_at_once(arguments, error):
+    with pytest.raises(error, match=next(iter(arguments))):
+        LandscapeCallback(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, message", [(dict(dims=(0, 5)), "dims must be"), (dict(observation=np.zeros(3, np.float32)), "shape")]
+)
+def test_the_callback_refuses_before_training(arguments, message):
+    model = make(2)
+    with pytest.raises(ValueError, match=message):
+        logged(model, LandscapeCallback(**arguments))
+    assert model.num_timesteps == 0
+
+
+def test_a_logger_without_pictures_is_refused():
+    with pytest.raises(ValueError, match=r"PGAC\(tensorboard_log=...\), got \['HumanOutputFormat'\]"):
+        make(2, verbose=1).learn(1, callback=LandscapeCallback())
+
+
+def test_the_event_file_has_the_picture(tmp_path):
+    model = make(2, tensorboard_log=str(tmp_path), verbose=1)  # verbose: no other output chokes on a picture
+    model.learn(10, callback=LandscapeCallback(OBSERVATION, freq=6, n_grid=5, n_particles=3))
+    events = EventAccumulator(str(tmp_path / "PGAC_1"), size_guidance={"images": 0}).Reload()
+    images = events.Images("landscape/observation")
+    assert [image.step for image in images] == [6, 10] and {image.width for image in images} == {1200}
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("pgac_landscape_example", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_the_example_trains_saves_and_draws(example, tmp_path, capsys):
+    short = "--timesteps 24 --learning-starts 8 --net-arch 8 --grid 5 --particles 4 --device cpu".split()
+    first = example.main([*short, "--save", str(tmp_path / "model.zip"), "--output", str(tmp_path / "one.png")])
+    assert first.dims == (0, 1) and (tmp_path / "one.png").stat().st_size > 10_000
+    again = example.main(
+        ["--model", str(tmp_path / "model.zip"), *short[-6:], "--observation", "0", "0", "--output", str(tmp_path / "two.png")]
+    )
+    np.testing.assert_array_equal(first.potential, again.potential)
+    np.testing.assert_array_equal(first.positions, again.positions)
+    assert "trained for 24 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--grid 1", "--particles 0", "--model nothing.zip", "--output nowhere/p.png", "--reward-scale 0", "--save nowhere/m.zip"],
+)
+def test_the_examples_wrong_arguments_are_one_sentence(example, arguments, capsys):
+    with pytest.raises(SystemExit):
+        example.parse(arguments.split())
+    assert f"error: {arguments.split()[0]} must" in capsys.readouterr().err
