@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from tests.common.fast_policies import OBS, check_equal, is_fast, make_policy, predictions
-from tests.common.test_fast_predict_use import messages
 from torch import nn
 
 from sb3_energy import PGAC
 from sb3_energy.energies import GuidedPotential
 from sb3_energy.pgac.potential_policy import PotentialPolicy
+from tests.policies.fast_policies import OBS, check_equal, is_fast, make_policy, predictions
+from tests.policies.test_fast_predict_use import messages
 
 
 def make(**kwargs):

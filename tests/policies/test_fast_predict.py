@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from tests.common.fast_policies import OBS, REFINERS, check_equal, is_fast, make_policy
 
 from sb3_energy.energies import QEnergy
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.schedules import LinearRamp, Polynomial
+from tests.policies.fast_policies import OBS, REFINERS, check_equal, is_fast, make_policy
 
 PARTS = {
     "backbone": ["plain", "layer_norm", "simba", "bro"],

@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import pytest
 import torch as th
-from tests.common.fast_policies import OBS, REFINERS, check_equal, is_fast, make_policy, predictions
 from torch import nn
 
 from sb3_energy import EnergySAC
@@ -14,6 +13,7 @@ from sb3_energy.energies import QEnergy
 from sb3_energy.policies.fast_predict.fast_predict import MAX_ROWS, RETRY
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refiners import MPPI, Langevin
+from tests.policies.fast_policies import OBS, REFINERS, check_equal, is_fast, make_policy, predictions
 
 
 class MyLangevin(Langevin):
