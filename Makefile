@@ -29,7 +29,7 @@ PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 # of `make test-install`
 INSTALL_ARGS ?= --newest
-CODE := sb3_energy _sb3_energy_autoload.py setup.py tests benchmarks examples
+CODE := sb3_energy _sb3_energy_autoload.py setup.py tests benchmarks examples docs
 
 # Small networks on few cores: one thread each is several times faster than all of them.
 export OMP_NUM_THREADS := 1

@@ -88,6 +88,8 @@ PROMISES = [
         for page in (
             "README.md",
             "docs/index.md",
+            "docs/coming_from_sac.md",
+            "docs/which.md",
             "docs/energy_sac.md",
             "docs/pgac.md",
             "docs/entropy.md",
