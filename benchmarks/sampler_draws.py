@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.sampler_targets import CellProbabilities, targets
 from sb3_energy.energies import squashed
 from sb3_energy.policies.heads import HEADS, HeadBatch, HeadTraining, LearnedHead
-from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.proposals import Gaussian
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS
@@ -204,7 +204,7 @@ def make(
     :param box: as a policy's
     :return: the refinement, as a policy makes it
     """
-    return make_refinement(name, kwargs, n_steps, n_particles, None, None, None, box)
+    return RefinementArguments(name, kwargs, n_steps, n_particles, box=box).make_refinement()
 
 
 def draws_of(refinement: Refinement, problem: Problem, n: int, seed: int, counts: Counts | None = None) -> th.Tensor:

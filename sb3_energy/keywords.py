@@ -1,14 +1,103 @@
-"""Keyword arguments that a constructor does not know: where they belong, or which of its own is nearly the same."""
+"""Keyword arguments of constructors: declared once in a dataclass, and explained where one is unknown."""
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sb3_energy.checks import did_you_mean, plain
+from sb3_energy.checks import check_choice, did_you_mean, plain
 
 P = ParamSpec("P")
 Self = TypeVar("Self")
+T = TypeVar("T")
+
+
+def argument(
+    default: Any, doc: str, check: Callable[[str, Any], Any] | None = None, choices: Collection[str] | None = None
+) -> Any:
+    """
+    A field of a dataclass of arguments, which says everything about one argument.
+
+    :param default: its default; where this is ``None``, ``None`` is accepted
+    :param doc: its description, for docstrings and pages
+    :param check: ``(name, value) -> value``: raises if the value is not accepted, and returns the one to store
+    :param choices: the accepted names, if it is a name; a registry may grow later
+    :return: the field
+    """
+    return dataclasses.field(default=default, metadata=dict(doc=doc, check=check, choices=choices))
+
+
+def changed(arguments: Any, name: str, **changes: Any) -> Any:
+    """
+    :param arguments: a dataclass of arguments
+    :param name: of one of them
+    :param changes: of what :func:`argument` was given
+    :return: the field of a subclass, which is the same but for the changes
+    """
+    field = arguments.__dataclass_fields__[name]
+    return argument(**({"default": field.default, **field.metadata} | changes))
+
+
+def choices_of(arguments: Any, name: str) -> tuple[str, ...]:
+    """
+    :param arguments: a dataclass of arguments
+    :param name: of one with choices
+    :return: the accepted names
+    """
+    return tuple(arguments.__dataclass_fields__[name].metadata["choices"])
+
+
+def check_arguments(arguments: Any) -> None:
+    """
+    Check each argument alone and store plain numbers, the first thing that a ``__post_init__`` does.
+
+    :param arguments: an instance of a dataclass of arguments, frozen or not
+    :raises ValueError: if a value is not accepted
+    :raises TypeError: if a value has the wrong type
+    """
+    for field in dataclasses.fields(arguments):
+        value, choices = plain(getattr(arguments, field.name)), field.metadata["choices"]
+        if not (value is None and field.default is None):
+            value = value if choices is None else check_choice(field.name, value, sorted(choices))
+            check = field.metadata["check"]
+            value = value if check is None else check(field.name, value)
+        object.__setattr__(arguments, field.name, value)
+
+
+def takes_arguments(arguments: type) -> Callable[[type[T]], type[T]]:
+    """
+    Decorator of a class whose constructor hands ``**kwargs`` on to a dataclass of arguments: signature and docstring then
+    name each of them. The dataclass becomes the class attribute ``arguments_class``.
+
+    :param arguments: the dataclass
+    :return: the decorator
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        above = next((vars(base)["__init__"] for base in cls.__mro__[1:] if "arguments_class" in vars(base)), None)
+        init: Any = vars(cls)["__init__"]
+        known = dict(inspect.signature(init).parameters) | ({} if above is None else dict(inspect.signature(above).parameters))
+        fields = {field.name: field for field in dataclasses.fields(arguments)}
+        kept = [one for one in known.values() if one.kind is not one.VAR_KEYWORD and one.name not in fields]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields.values()]
+        init.__signature__ = inspect.Signature([*kept, *added])
+        cls.__doc__ = _documented(cls.__doc__, {name: field.metadata["doc"] for name, field in fields.items()})
+        cls.arguments_class = arguments  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def _documented(doc: str | None, docs: Mapping[str, str]) -> str | None:
+    """The docstring with descriptions of more parameters before its first ``:raises``."""
+    if doc is None:  # python -OO
+        return None
+    text, raises, end = inspect.cleandoc(doc).partition(":raises")
+    lines = [textwrap.fill(f":param {name}: {text}", 120, subsequent_indent="    ") for name, text in docs.items()]
+    return "\n".join([text.rstrip(), *lines, raises + end])
 
 
 def plain_arguments(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:

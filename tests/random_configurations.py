@@ -20,7 +20,7 @@ from sb3_energy import PGAC, EnergySAC
 from sb3_energy.energies import ENERGIES
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.networks import BACKBONES
-from sb3_energy.pgac.potential_policy import POTENTIAL_ARGUMENTS
+from sb3_energy.pgac.arguments import POTENTIAL_ARGUMENTS
 from sb3_energy.pgac.potential_training import PotentialTraining
 from sb3_energy.policies.heads import HEAD_ARGUMENTS, HeadTraining
 from sb3_energy.refiners import REFINERS

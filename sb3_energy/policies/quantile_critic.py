@@ -10,11 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_energy.checks import check_choice, check_integer
 from sb3_energy.policies.critics import EnsembleCritic
-
-CRITICS = ("scalar", "quantile")
-MOST_QUANTILES = 2**16
 
 
 class QuantileCritic(EnsembleCritic):
@@ -124,28 +120,3 @@ class QuantileCritic(EnsembleCritic):
         :return: scalar
         """
         return quantile_huber_loss(self(obs, actions), targets.unsqueeze(1), sum_over_quantiles=False)
-
-
-def quantile_kwargs(critic: str, n_quantiles: int | None, n_dropped: int | None) -> dict[str, int] | None:
-    """
-    :param critic: ``"scalar"`` or ``"quantile"``
-    :param n_quantiles: of each critic (``None``: 25)
-    :param n_dropped: largest quantiles of each critic that the target leaves out (``None``: 2)
-    :return: arguments of :class:`QuantileCritic`, or ``None`` for scalar critics
-    :raises ValueError: if there is no such critic, a number is out of range, or scalar ones are given numbers of quantiles
-    :raises TypeError: if a number of quantiles is no integer
-    """
-    check_choice("critic", critic, CRITICS)
-    if critic == "quantile":
-        return dict(
-            n_quantiles=check_integer("n_quantiles", 25 if n_quantiles is None else n_quantiles, 1, MOST_QUANTILES),
-            top_quantiles_to_drop_per_net=check_integer(
-                "top_quantiles_to_drop_per_net", 2 if n_dropped is None else n_dropped
-            ),
-        )
-    if n_quantiles is not None or n_dropped is not None:
-        raise ValueError(
-            "n_quantiles and top_quantiles_to_drop_per_net need critic='quantile', "
-            f"got {n_quantiles!r} and {n_dropped!r} with critic={critic!r}"
-        )
-    return None

@@ -9,34 +9,33 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
+from sb3_energy.checks import check_integer
 from sb3_energy.conversion import as_native
 from sb3_energy.deferred import NonFiniteError
-from sb3_energy.energies import ENERGIES, FINITE, as_imported, make_energy, tempered
-from sb3_energy.keywords import plain_arguments
+from sb3_energy.energies import FINITE, tempered
+from sb3_energy.keywords import plain_arguments, takes_arguments
 from sb3_energy.networks import default_activation, find_activation
-from sb3_energy.policies.action_bounds import check_action_bounds
 from sb3_energy.policies.actor import BackboneActor
+from sb3_energy.policies.arguments import PolicyArguments, check_sb3_arguments
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.fast_predict.fast_predict import FastPredict
-from sb3_energy.policies.head_policy import checked_head_kwargs
-from sb3_energy.policies.network_arguments import check_network_arguments
-from sb3_energy.policies.own_energy import OwnEnergy
-from sb3_energy.policies.policy_draws import PolicyDraws
+from sb3_energy.policies.heads import HEADS, LearnedHead
+from sb3_energy.policies.own_energy import check_policy_energy
 from sb3_energy.policies.policy_files import PersistentModel
-from sb3_energy.policies.quantile_critic import QuantileCritic, quantile_kwargs
-from sb3_energy.policies.unread_arguments import check_energy_is_asked
+from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.policies.warm_predict import WarmPredict
-from sb3_energy.refinement.arguments import make_refinement
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.proposals import Gaussian, draw_proposals
 from sb3_energy.refinement.sliceable_energy import bind_sliceable
 from sb3_energy.refinement.starts import is_flow, zero_energy
 from sb3_energy.refinement.warm_start import Plans
-from sb3_energy.types import Energy, EnergyFn, Networks, Refiner, RefinerInfo
+from sb3_energy.types import Chains, EnergyFn, Head, Networks, RefinerInfo
 
 
-class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, PersistentModel, is_known=True):
+@takes_arguments(PolicyArguments)
+class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_known=True):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 
@@ -66,46 +65,28 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
     :param n_critics: Number of critic networks to create.
     :param share_features_extractor: Whether to share or not the features extractor
         between the actor and the critic (this saves computation time)
-    :param refiner: How the Gaussian's actions are refined: a name in :data:`sb3_energy.refiners.REFINERS`
-        (``"langevin"``, ``"mala"``, ``"hmc"``, ``"svgd"``, ``"mppi"``, ``"derivative_free"``,
-        ``"autoregressive_derivative_free"``, ``"flow"``, ``"mean_flow"``, ``"snis"``, ``"none"``) or a class
-    :param refiner_kwargs: Keyword arguments of the refiner
-    :param refiner_steps: How many steps (``None``: the refiner's own default)
-    :param n_particles: How many particles for each observation (``None``: the refiner's own default)
-    :param initial_particles: What they are drawn from: ``"base"`` (the Gaussian), ``"uniform"`` (the box) or
-        ``"mixture"`` (half and half, the first from the base); ``None``: ``"base"`` for flows, ``"mixture"`` for others
-    :param precondition: Whether the refiner measures its steps in units of the Gaussian's standard deviation
-        (of 1, where it is wider); ``None``: unless it is a flow
-    :param head_kwargs: Of what the refiner learns (``"flow"``, ``"mean_flow"``, ``"autoregressive_derivative_free"``):
-        ``net_arch`` (``None``: the actor's), ``activation_fn`` (``None``: SiLU), ``backbone`` (``None``: the policy's), for
-        flows ``gated`` and ``n_frequencies``, for ``"mean_flow"`` ``same_fraction``
-    :param energy: What is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES`, a class with a method
-        ``bind(networks, obs)``, or a function ``(observations, actions) -> (B, N)`` at the top level of a module
-    :param energy_kwargs: Keyword arguments of the energy, such as ``dict(aggregate="min")``
-    :param trust_region: Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)
-    :param box: How particles stay in the box of actions: ``"tanh"`` (they move before the squash) or ``"reflect"`` (they
-        move in the box and bounce off its walls)
-    :param tolerance: When predicting deterministically, an observation whose lowest energy falls by no more than this in
-        a step, in units of Q, takes no further one and costs no more (``None``: all take all steps)
-    :param deterministic_particles: How many particles when predicting deterministically, for refiners that move each alone
-        (``None``: ``n_particles``); the first one starts at the mean of the Gaussian, and the lowest energy wins
-    :param backbone: Of actor and critics: ``"plain"`` (SB3's), ``"layer_norm"``, ``"simba"`` or ``"bro"``
-    :param critic: ``"scalar"`` Q-values (SAC) or ``"quantile"`` (TQC)
-    :param n_quantiles: Quantiles of each quantile critic (``None``: 25)
-    :param top_quantiles_to_drop_per_net: Largest quantiles of each critic which the target leaves out (``None``: 2)
     :raises ValueError: if a name or a number is not one of those that are accepted
     :raises TypeError: if something has the wrong type
     """
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    arguments_class: ClassVar[type[PolicyArguments]]
     actor: BackboneActor
     critic: EnsembleCritic
     critic_target: EnsembleCritic
     temperature: th.Tensor
+    head: LearnedHead | None
+    """The network that the refiner learns beside the energy."""
+
     has_potential: ClassVar[bool] = False
 
+    starts_normal: bool = False
+    """Whether particles start from a standard Gaussian, pre-tanh, in place of the actor's."""
+
     compiled_sample: Callable[..., th.Tensor] | None = None
-    """What stands for :meth:`Refinement.sample`, where an algorithm has compiled it."""
+    """Called in place of :meth:`Refinement.sample`, where an algorithm has compiled it."""
+
+    _energy_is_checked: bool = False
 
     @plain_arguments
     def __init__(
@@ -126,74 +107,11 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
         optimizer_kwargs: dict[str, Any] | None = None,
         n_critics: int = 2,
         share_features_extractor: bool = False,
-        refiner: str | type[Refiner] = "langevin",
-        refiner_kwargs: dict[str, Any] | None = None,
-        refiner_steps: int | None = None,
-        n_particles: int | None = None,
-        initial_particles: str | None = None,
-        precondition: bool | None = None,
-        head_kwargs: dict[str, Any] | None = None,
-        energy: str | type[Energy] | Callable[..., th.Tensor] = "q",
-        energy_kwargs: dict[str, Any] | None = None,
-        trust_region: float | None = None,
-        box: str = "tanh",
-        tolerance: float | None = None,
-        deterministic_particles: int | None = None,
-        backbone: str = "layer_norm",
-        critic: str = "scalar",
-        n_quantiles: int | None = None,
-        top_quantiles_to_drop_per_net: int | None = None,
+        **others: Any,
     ):
-        check_action_bounds(action_space)
-        check_network_arguments(locals())
-        energy = as_imported(energy)
-        self._own_parameters = dict(
-            refiner=refiner,
-            refiner_kwargs=refiner_kwargs,
-            refiner_steps=refiner_steps,
-            n_particles=n_particles,
-            initial_particles=initial_particles,
-            precondition=precondition,
-            head_kwargs=head_kwargs,
-            energy=energy,
-            energy_kwargs=energy_kwargs,
-            trust_region=trust_region,
-            box=box,
-            tolerance=tolerance,
-            deterministic_particles=deterministic_particles,
-            backbone=backbone,
-            critic=critic,
-            n_quantiles=n_quantiles,
-            top_quantiles_to_drop_per_net=top_quantiles_to_drop_per_net,
-        )
-        self.refinement = make_refinement(
-            refiner,
-            refiner_kwargs,
-            refiner_steps,
-            n_particles,
-            initial_particles,
-            precondition,
-            trust_region,
-            box,
-            tolerance,
-            deterministic_particles,
-        )
-        self._head_kwargs = checked_head_kwargs(refiner, self.refinement.refiner, head_kwargs)
-        self.energy = make_energy(ENERGIES, energy, energy_kwargs)
-        if getattr(self.energy, "needs_potential", False) and not self.has_potential:
-            raise ValueError(f"energy={energy!r} needs a potential, which the policies of PGAC have; use energy='q'")
-        check_energy_is_asked(refiner, self.refinement, self.energy)
-        if use_sde and not self.refinement.is_identity:
-            raise ValueError(f"use_sde=True keeps its noise for several steps and needs refiner='none', got {refiner!r}")
-        self._quantile_kwargs = quantile_kwargs(critic, n_quantiles, top_quantiles_to_drop_per_net)
-        self.backbone = backbone
-        self._refines = True
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
+        sb3: dict[str, Any] = dict(
             net_arch=net_arch,
-            activation_fn=default_activation(backbone) if activation_fn is None else find_activation(activation_fn),
+            activation_fn=activation_fn,
             use_sde=use_sde,
             log_std_init=log_std_init,
             use_expln=use_expln,
@@ -206,14 +124,30 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
             n_critics=n_critics,
             share_features_extractor=share_features_extractor,
         )
+        check_sb3_arguments(dict(observation_space=observation_space, action_space=action_space) | sb3)
+        self.arguments = arguments = self.arguments_class(**others)
+        self.refinement = arguments.make_refinement()
+        self.energy = arguments.make_energy()
+        if getattr(self.energy, "needs_potential", False) and not self.has_potential:
+            raise ValueError(f"energy={arguments.energy!r} needs a potential, which the policies of PGAC have; use energy='q'")
+        if use_sde and not self.refinement.is_identity:
+            raise ValueError(
+                f"use_sde=True keeps its noise for several steps and needs refiner='none', got {arguments.refiner!r}"
+            )
+        self._quantiles = arguments.quantiles()
+        self.backbone = arguments.backbone
+        self._refines = True
+        default = default_activation(self.backbone)
+        sb3["activation_fn"] = default if activation_fn is None else find_activation(activation_fn)
+        super().__init__(observation_space, action_space, lr_schedule, **sb3)
         _check_networks(self)
-        # What the energy is divided by: SAC's entropy coefficient, which the algorithm keeps up to date
+        # The energy is divided by SAC's entropy coefficient, which the algorithm keeps up to date
         self.register_buffer("temperature", th.ones(()))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         # SB3's own policy forgets the first one
-        return data | dict(share_features_extractor=self.share_features_extractor) | self._own_parameters
+        return data | dict(share_features_extractor=self.share_features_extractor) | vars(self.arguments)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> BackboneActor:
         """
@@ -229,13 +163,41 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
         :return: the critics
         """
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        critic_class = EnsembleCritic if self._quantile_kwargs is None else QuantileCritic
-        critic_kwargs |= self._quantile_kwargs or {}
+        critic_class = EnsembleCritic if self._quantiles is None else QuantileCritic
+        critic_kwargs |= self._quantiles or {}
         return critic_class(**critic_kwargs, backbone=self.backbone).to(self.device)
+
+    def make_head(self) -> LearnedHead | None:
+        """
+        :return: the network that the refiner learns beside the energy, ``None`` for a refiner that learns nothing
+        """
+        name = getattr(self.refinement.refiner, "head", None)
+        if name is None:
+            return None
+        settings = self.arguments.head_settings(name)
+        defaults: dict[str, Any] = dict(backbone=self.backbone, net_arch=self.actor.net_arch, activation_fn=nn.SiLU)
+        head_class: Any = HEADS[name]
+        head = head_class(self.actor.features_dim, get_action_dim(self.action_space), **(defaults | settings))
+        if settings and not any(True for _ in head.parameters()):
+            raise ValueError(f"head_kwargs={settings!r} needs actions of more than one coordinate, got one, without prefix")
+        return head.to(self.device)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.head = head = self.make_head()
+        if isinstance(head, nn.Module):
+            self._add_optimizer(head, lr_schedule)
+
+    def _add_optimizer(self, network: nn.Module, lr_schedule: Schedule) -> None:
+        """Give a network an optimiser of its own, unless it has no parameters."""
+        optimizer_class: Any = self.optimizer_class
+        parameters = list(network.parameters())
+        if parameters:
+            network.optimizer = optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)
 
     def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """
-        As in SB3, and refuses NaN and infinity.
+        As in SB3, but raises for NaN and infinity.
 
         :param observation: the input observation
         :return: The observation as PyTorch tensor
@@ -250,7 +212,7 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
 
     def update_normalization(self, obs: PyTorchObs) -> None:
         """
-        Show observations to the running statistics of actor and critic, where the backbone has them.
+        Update the running statistics of actor and critic, where the backbone has them.
 
         :param obs: ``B`` observations
         """
@@ -259,14 +221,31 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
 
     def networks(self) -> Networks:
         """
-        :return: what energies are made of
+        :return: the networks that energies are made of
         """
         return Networks(critic=self.critic)
+
+    def base(self, obs: PyTorchObs) -> Gaussian:
+        """
+        :param obs: ``B`` observations
+        :return: the Gaussian actor's mean and standard deviation ``(B, A)``, pre-tanh
+        """
+        mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        return Gaussian(mean, log_std.exp())
+
+    def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
+        """
+        :param obs: ``B`` observations
+        :param base: the Gaussian actor at these observations, if known
+        :return: the Gaussian that particles start from: the actor's, or a standard one where ``starts_normal``
+        """
+        base = self.base(obs) if base is None else base
+        return Gaussian(th.zeros_like(base.mean), th.ones_like(base.std)) if self.starts_normal else base
 
     def energy_fn(self, obs: PyTorchObs) -> EnergyFn:
         """
         :param obs: ``B`` observations, which are encoded once
-        :return: ``(B, N, A) -> (B, N)``: the energy of actions scaled to [-1, 1], temperature not included
+        :return: ``(B, N, A) -> (B, N)``: the energy of actions scaled to [-1, 1], without the temperature
         """
         if not self._energy_is_checked:
             self.check_energy()
@@ -274,6 +253,35 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
         if self.refinement.tolerance is None:
             return self.energy.bind(networks, obs)
         return bind_sliceable(self.energy, networks, obs)
+
+    def check_energy(self, needs_gradient: bool | None = None) -> None:
+        """
+        Try an energy of the user's own, see :func:`sb3_energy.policies.own_energy.check_policy_energy`. :meth:`energy_fn`
+        does so at its first call.
+
+        :param needs_gradient: whether a gradient is needed (``None``: if the refiner follows it)
+        :raises ValueError: if a shape or a device is wrong, there is no gradient, or no value is finite
+        :raises TypeError: if the energy is no tensor of floats
+        """
+        check_policy_energy(self, needs_gradient)
+        self._energy_is_checked = True
+
+    def features(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        The actor's features, which learned heads see too. They learn from the actor's loss only.
+
+        :param obs: ``B`` observations
+        :return: ``(B, F)``, without a graph
+        """
+        with th.no_grad():
+            return self.actor.extract_features(obs, self.actor.features_extractor)
+
+    def bound_head(self, obs: PyTorchObs) -> Head:
+        """
+        :param obs: ``B`` observations
+        :return: the learned head at these observations, empty where the refiner learns nothing
+        """
+        return Head() if self.head is None else self.head.bind(self.features(obs))
 
     def refine(
         self,
@@ -287,17 +295,18 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
         n_particles: int | None = None,
     ) -> th.Tensor:
         """
-        Refined actions, before the squash.
+        Refined actions, pre-tanh.
 
         :param obs: ``B`` observations
-        :param deterministic: the lowest energy that a noise-free descent finds, in place of a draw
-        :param base: the Gaussian at these observations, if it is known already
-        :param energy: what :meth:`energy_fn` gives for these observations, if it is known already
+        :param deterministic: whether to return the lowest energy that a descent without noise finds, in place of a draw
+        :param base: the Gaussian actor at these observations, if known
+        :param energy: :meth:`energy_fn` of these observations, if known
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
         :param plans: with ``mppi`` and ``warm_start=True``, where to start from and where to write the plans
-        :param n_particles: draw chains from no more proposals than these (``None``: from all)
-        :return: ``(B, A)``; ``tanh`` of it are the actions scaled to [-1, 1]
+        :param n_particles: draw chains from at most this many proposals (``None``: from all)
+        :return: ``(B, A)``; their ``tanh`` are the actions scaled to [-1, 1]
+        :raises RuntimeError: while the policy is traced or exported
         """
         if th.jit.is_tracing() or th.compiler.is_exporting():
             raise RuntimeError(
@@ -309,30 +318,89 @@ class RefinedPolicy(FastPredict, WarmPredict, OwnEnergy, PolicyDraws, Persistent
                 unseen = is_flow(self.refinement.refiner) and not deterministic and infos is None
                 energy = zero_energy if unseen else self.energy_fn(obs)
             head = self.bound_head(obs)
+            refinement = self.refinement.thinned(n_particles)
             if deterministic:
                 if head.prefix_energy is not None:  # as the energy itself: without the temperature
                     head = head._replace(prefix_energy=tempered(head.prefix_energy, 1.0 / self.temperature))
-                return self.refinement.thinned(n_particles).best(base, energy, infos, plans, head)
-            refinement = self.refinement.thinned(n_particles)
+                return refinement.best(base, energy, infos, plans, head)
             if self.compiled_sample is not None and generator is None and plans is None:
                 return self.compiled_sample(refinement, base, energy, self.temperature, infos)
             is_finite = type(self.energy) in FINITE  # on the box, as long as the networks' parameters are
             return refinement.sample(base, energy, self.temperature, generator, infos, plans, head, is_finite)
 
+    def simulate(
+        self,
+        obs: PyTorchObs,
+        n_chains: int,
+        base: Gaussian | None = None,
+        energy: EnergyFn | None = None,
+        n_particles: int | None = None,
+    ) -> Chains:
+        """
+        Independent chains of the refinement before their first step, for estimators of its entropy.
+
+        :param obs: ``B`` observations
+        :param n_chains: how many for each; a refiner that compares particles has its ``n_particles`` instead
+        :param base: the Gaussian actor at these observations, if known
+        :param energy: :meth:`energy_fn` of these observations, if known
+        :param n_particles: draw chains from at most this many proposals (``None``: from all)
+        :return: the chains
+        """
+        with th.no_grad():
+            base = self.start_base(obs, base)
+            energy = self.energy_fn(obs) if energy is None else energy
+            refinement = self.refinement.thinned(n_particles)
+            return refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))
+
+    def sample_actions(self, obs: Any, n: int) -> th.Tensor:
+        """
+        Several refined actions for each observation, for diagnostics such as
+        :func:`sb3_energy.entropy.von_neumann_entropy`.
+
+        :param obs: ``B`` observations as tensors, or one or several as ``predict`` takes them
+        :param n: how many for each
+        :return: ``(B, n, A)`` independent draws, scaled to [-1, 1]
+        :raises ValueError: if ``n`` is below 1, or an observation is not finite
+        :raises TypeError: if ``n`` is no integer
+        """
+        n = check_integer("n", n, minimum=1)
+        batch = obs if _is_batch_of_tensors(obs, self.observation_space) else self.obs_to_tensor(obs)[0]
+        if _n_observations(batch) == 0:
+            return th.zeros((0, n, get_action_dim(self.action_space)), device=self.device)
+        with th.no_grad():
+            if self.refinement.is_identity:
+                return th.tanh(draw_proposals(self.base(batch), n, 0.0).particles)
+        if isinstance(batch, dict):
+            repeated: PyTorchObs = {key: part.repeat_interleave(n, 0) for key, part in batch.items()}
+        else:
+            repeated = batch.repeat_interleave(n, 0)
+        return th.tanh(self.refine(repeated)).unflatten(0, (-1, n))
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        if len(next(iter(observation.values())) if isinstance(observation, dict) else observation) == 0:
+        if _n_observations(observation) == 0:
             return th.zeros((0, get_action_dim(self.action_space)), device=self.device)
         if self.refinement.is_identity or not self._refines:
             actions = self.actor(observation, deterministic)
-            # torch's distributions look at their parameters, but not after torch.compile or with python -O
+            # torch's distributions check their parameters, but not after torch.compile or with python -O
             if not (th.jit.is_tracing() or th.compiler.is_exporting() or bool(th.isfinite(actions).all())):
                 raise NonFiniteError("the action is NaN or infinity", "a lower learning_rate or backbone='layer_norm'")
             return actions
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))
 
 
+def _n_observations(obs: PyTorchObs) -> int:
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+
+
+def _is_batch_of_tensors(obs: Any, space: Any) -> bool:
+    """Whether these are tensors with an axis of observations, which need no conversion."""
+    parts = obs if isinstance(space, spaces.Dict) else {"": obs}
+    whole: Any = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    return all(isinstance(part, th.Tensor) and part.dim() > len(whole[key].shape) for key, part in parts.items())
+
+
 def _check_networks(policy: RefinedPolicy) -> None:
-    # A subclass may make its own, which have to know what SB3's do not: encode once, evaluate many actions
+    # A subclass may make its own. SB3's do not encode observations once and evaluate many actions
     for make, network, known in (
         ("make_actor", policy.actor, BackboneActor),
         ("make_critic", policy.critic, EnsembleCritic),

@@ -1,138 +1,199 @@
-"""The arguments of a refined policy, checked one sentence each."""
+"""The arguments of a refinement: each is named, described, checked and given its default here, once."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from sb3_energy.checks import check_bool, check_choice, check_integer, check_positive, check_tolerance, plain
+import torch as th
+
+from sb3_energy.checks import check_bool, check_integer, check_positive, check_tolerance
+from sb3_energy.energies import ENERGIES, QEnergy, as_imported, make_energy
+from sb3_energy.keywords import argument, check_arguments
 from sb3_energy.refinement.boxes import BOXES
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refinement.starts import is_flow
 from sb3_energy.refiners import REFINERS, Identity
 from sb3_energy.registry import resolve
-from sb3_energy.types import Refiner
+from sb3_energy.types import Energy, Refiner
 
 
-def make_refinement(
-    refiner: str | type[Refiner],
-    refiner_kwargs: dict[str, Any] | None,
-    refiner_steps: int | None,
-    n_particles: int | None,
-    initial_particles: str | None,
-    precondition: bool | None,
-    trust_region: float | None,
-    box: str = "tanh",
-    tolerance: float | None = None,
-    deterministic_particles: int | None = None,
-) -> Refinement:
+def _check_dict(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class RefinementArguments:
     """
-    Check the arguments of a refined policy and put them together.
+    The arguments of a refinement and its energy as they were given. Policies and algorithms that refine take their keywords,
+    defaults, checks and descriptions from the fields, the RL Zoo's search takes the choices.
 
-    :param refiner: a name in :data:`sb3_energy.refiners.REFINERS`, or a class
-    :param refiner_kwargs: its arguments
-    :param refiner_steps: how many steps (``None``: the refiner's own default)
-    :param n_particles: how many particles (``None``: the refiner's own default)
-    :param initial_particles: ``"base"``, ``"uniform"`` or ``"mixture"`` (``None``: ``"base"`` for a flow, else ``"mixture"``)
-    :param precondition: whether steps are measured in units of the base's standard deviation (``None``: unless it is a flow)
-    :param trust_region: step of the JKO transport cost, or ``None``
-    :param box: ``"tanh"`` or ``"reflect"``
-    :param tolerance: by how much the energy must fall for a deterministic refinement to go on, or ``None``
-    :param deterministic_particles: how many particles without noise (``None``: as many as with it)
-    :return: the refinement
-    :raises ValueError: if a number or a name is not one of those that are accepted
-    :raises TypeError: if something has the wrong type
+    :raises ValueError: if a name or a number is not one of those that are accepted
+    :raises TypeError: if an argument has the wrong type
     """
-    instance = resolve(REFINERS, refiner, refiner_kwargs, "refiner")
-    missing = [name for name in ("init", "step", "deterministic", "resamples") if not hasattr(instance, name)]
-    if missing:
-        raise TypeError(
-            f"refiner must have init, step, deterministic and resamples, but {type(instance).__name__} lacks {missing}"
-        )
-    n_steps = getattr(instance, "default_steps", 1) if refiner_steps is None else refiner_steps
-    n_steps = check_integer("refiner_steps", n_steps, minimum=0)
-    max_steps = getattr(instance, "max_steps", None)
-    if max_steps is not None and n_steps > max_steps:
-        raise ValueError(f"refiner_steps must be at most {max_steps} with refiner={refiner!r}, got {n_steps}")
-    n_particles = getattr(instance, "default_particles", 1) if n_particles is None else n_particles
-    n_particles = check_integer("n_particles", n_particles, minimum=1)
-    if isinstance(instance, Identity) and (n_particles > 1 or trust_region is not None):
-        raise ValueError(
-            f"refiner={refiner!r} leaves actions as they are and takes n_particles=1 and trust_region=None, "
-            f"got {n_particles} and {trust_region!r}"
-        )
-    if isinstance(instance, Identity):
-        initial_particles, precondition = _check_identity(refiner, initial_particles, precondition, box)
-    if is_flow(instance):
-        initial_particles, precondition = _check_flow(refiner, initial_particles, precondition, trust_region, box)
-    initial_particles = "mixture" if initial_particles is None else initial_particles
-    precondition = True if precondition is None else precondition
-    check_choice("initial_particles", initial_particles, sorted(INITIAL_PARTICLES))
-    precondition = check_bool("precondition", precondition)
-    _check_options(refiner, instance, n_steps, trust_region, box, tolerance)
-    _check_descents(refiner, instance, deterministic_particles)
-    refinement = Refinement(
-        instance,
-        n_steps,
-        n_particles,
-        initial_particles,
-        precondition,
-        plain(trust_region),
-        BOXES[box],
-        plain(tolerance),
-        plain(deterministic_particles),
+
+    refiner: str | type[Refiner] = argument(
+        "langevin",
+        "How the proposals are refined: a name in :data:`sb3_energy.refiners.REFINERS` "
+        f"({', '.join(f'``{name!r}``' for name in REFINERS)}) or a class",
     )
-    if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
-        raise ValueError(
-            f"warm_start=True needs n_particles of at least 2 and refiner_steps of at least 1, got {n_particles} and {n_steps}"
-        )
-    return refinement
-
-
-def _check_options(refiner: Any, instance: Refiner, n_steps: int, trust_region: Any, box: Any, tolerance: Any) -> None:
-    check_positive("trust_region", trust_region)
-    if trust_region is not None and instance.resamples:
-        raise ValueError(f"trust_region needs a refiner that moves each particle alone, such as 'langevin', got {refiner!r}")
-    check_choice("box", box, sorted(BOXES))
-    check_tolerance("tolerance", tolerance)
-    if tolerance is not None and n_steps < 2:
-        raise ValueError(
-            f"tolerance saves steps after the first and needs refiner_steps of at least 2, got {n_steps} "
-            f"with refiner={refiner!r}"
-        )
-    if tolerance is not None and getattr(instance, "head", None) is not None:
-        raise ValueError(f"tolerance needs a refiner whose steps descend the energy, got {refiner!r}")
-
-
-def _check_descents(refiner: Any, instance: Refiner, deterministic_particles: Any) -> None:
-    if deterministic_particles is None:
-        return
-    check_integer("deterministic_particles", deterministic_particles, minimum=1)
-    if instance.resamples or isinstance(instance, Identity):
-        raise ValueError(
-            "deterministic_particles needs a refiner that moves each particle alone, such as 'langevin', "
-            f"got {deterministic_particles} with refiner={refiner!r}"
-        )
-
-
-def _check_identity(refiner: Any, initial_particles: Any, precondition: Any, box: Any) -> tuple[str, bool]:
-    only = (("initial_particles", initial_particles, "base"), ("precondition", precondition, False), ("box", box, "tanh"))
-    _refuse_others(only, refiner, "which moves nothing")
-    return "base", False
-
-
-def _check_flow(refiner: Any, initial_particles: Any, precondition: Any, trust_region: Any, box: Any) -> tuple[str, bool]:
-    # What a flow has learned starts at the base, before the squash, and nowhere else
-    only = (
-        ("initial_particles", initial_particles, "base"),
-        ("precondition", precondition, False),
-        ("trust_region", trust_region, None),
-        ("box", box, "tanh"),
+    refiner_kwargs: dict[str, Any] | None = argument(None, "Keyword arguments of the refiner")
+    refiner_steps: int | None = argument(
+        None, "Number of refinement steps (``None``: the refiner's own default)", partial(check_integer, minimum=0)
     )
-    _refuse_others(only, refiner, "which follows what it has learned")
-    return "base", False
+    n_particles: int | None = argument(
+        None,
+        "Number of particles for each observation (``None``: the refiner's own default)",
+        partial(check_integer, minimum=1),
+    )
+    initial_particles: str | None = argument(
+        None,
+        "Where the proposals are drawn from: ``'base'`` (the Gaussian), ``'uniform'`` (the box) or ``'mixture'`` (half and "
+        "half, the first from the base); ``None``: ``'base'`` for flows, ``'mixture'`` for all other refiners",
+        choices=INITIAL_PARTICLES,
+    )
+    precondition: bool | None = argument(
+        None,
+        "Whether step sizes are in units of the Gaussian's standard deviation (of 1, where it is wider); ``None``: unless the "
+        "refiner is a flow",
+        check_bool,
+    )
+    head_kwargs: dict[str, Any] | None = argument(
+        None,
+        "Keyword arguments of the network that the refiner learns (``'flow'``, ``'mean_flow'``, "
+        "``'autoregressive_derivative_free'``): ``net_arch`` (``None``: the actor's), ``activation_fn`` (``None``: SiLU), "
+        "``backbone`` (``None``: the policy's), for flows ``gated`` and ``n_frequencies``, for ``'mean_flow'`` "
+        "``same_fraction``",
+        _check_dict,
+    )
+    energy: str | type[Energy] | Callable[..., th.Tensor] = argument(
+        "q",
+        "The energy, which is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES`, a class with a "
+        "method ``bind(networks, obs)``, or a function ``(observations, actions) -> (B, N)`` at the top level of a module",
+        lambda name, value: as_imported(value),
+    )
+    energy_kwargs: dict[str, Any] | None = argument(None, "Keyword arguments of the energy, such as ``dict(aggregate='min')``")
+    trust_region: float | None = argument(
+        None, "Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)", check_positive
+    )
+    box: str = argument(
+        "tanh",
+        "How particles stay in the box of actions: ``'tanh'`` (they move pre-tanh) or ``'reflect'`` (they move in the box and "
+        "are reflected at its walls)",
+        choices=BOXES,
+    )
+    tolerance: float | None = argument(
+        None,
+        "In deterministic predictions, an observation whose lowest energy falls by at most this in a step, in units of Q, "
+        "takes no further step (``None``: all take all steps)",
+        check_tolerance,
+    )
+    deterministic_particles: int | None = argument(
+        None,
+        "Number of particles in deterministic predictions, for refiners that move each particle alone (``None``: "
+        "``n_particles``); the first starts at the mean of the Gaussian, and the one of lowest energy is returned",
+        partial(check_integer, minimum=1),
+    )
+
+    def __post_init__(self) -> None:
+        check_arguments(self)
+
+    def make_refinement(self) -> Refinement:
+        """
+        :return: the refinement
+        :raises ValueError: if two arguments do not go together, or one would have no effect beside the others
+        :raises TypeError: if the refiner is none
+        """
+        refiner = self._make_refiner()
+        n_steps, n_particles = self._sizes(refiner)
+        fixed = isinstance(refiner, Identity) or is_flow(refiner)  # to start at the base, where it was learned
+        self._check_unread(refiner, n_steps, n_particles)
+        refinement = Refinement(
+            refiner,
+            n_steps=n_steps,
+            n_particles=n_particles,
+            initial_particles=self.initial_particles or ("base" if fixed else "mixture"),
+            precondition=not fixed if self.precondition is None else self.precondition,
+            trust_region=self.trust_region,
+            box=BOXES[self.box],
+            tolerance=self.tolerance,
+            deterministic_particles=self.deterministic_particles,
+        )
+        if refinement.keeps_plans and (n_particles < 2 or n_steps < 1):
+            raise ValueError(
+                "warm_start=True needs n_particles of at least 2 and refiner_steps of at least 1, "
+                f"got {n_particles} and {n_steps}"
+            )
+        return refinement
+
+    def make_energy(self) -> Energy:
+        """
+        :return: the energy
+        :raises ValueError: if its name or an argument is not accepted, or nothing would follow it
+        :raises TypeError: if it is no energy, or does not take these arguments
+        """
+        energy = make_energy(ENERGIES, self.energy, self.energy_kwargs)
+        if isinstance(self._make_refiner(), Identity) and energy != QEnergy():
+            raise ValueError(
+                f"energy and energy_kwargs need a refiner that follows them, got {energy!r} with refiner={self.refiner!r}"
+            )
+        return energy
+
+    def _make_refiner(self) -> Refiner:
+        refiner = resolve(REFINERS, self.refiner, self.refiner_kwargs, "refiner")
+        missing = [name for name in ("init", "step", "deterministic", "resamples") if not hasattr(refiner, name)]
+        if missing:
+            raise TypeError(
+                f"refiner must have init, step, deterministic and resamples, but {type(refiner).__name__} lacks {missing}"
+            )
+        return refiner
+
+    def _sizes(self, refiner: Refiner) -> tuple[int, int]:
+        """Numbers of steps and particles, the refiner's own where none are given."""
+        n_steps = getattr(refiner, "default_steps", 1) if self.refiner_steps is None else self.refiner_steps
+        n_steps = check_integer("refiner_steps", n_steps, minimum=0)
+        max_steps = getattr(refiner, "max_steps", None)
+        if max_steps is not None and n_steps > max_steps:
+            raise ValueError(f"refiner_steps must be at most {max_steps} with refiner={self.refiner!r}, got {n_steps}")
+        n_particles = getattr(refiner, "default_particles", 1) if self.n_particles is None else self.n_particles
+        return n_steps, check_integer("n_particles", n_particles, minimum=1)
+
+    def _check_unread(self, refiner: Refiner, n_steps: int, n_particles: int) -> None:
+        """Raise where an argument would have no effect with this refiner."""
+        given = f"with refiner={self.refiner!r}"
+        has_head = getattr(refiner, "head", None) is not None
+        if isinstance(refiner, Identity):
+            if n_particles > 1 or self.trust_region is not None:
+                raise ValueError(
+                    f"refiner={self.refiner!r} leaves actions as they are and takes n_particles=1 and trust_region=None, "
+                    f"got {n_particles} and {self.trust_region!r}"
+                )
+            self._check_only(f"{given}, which moves nothing", initial_particles="base", precondition=False, box="tanh")
+        if is_flow(refiner):  # it starts at the base, pre-tanh, where it has learned
+            because = f"{given}, which follows what it has learned"
+            self._check_only(because, initial_particles="base", precondition=False, trust_region=None, box="tanh")
+        if self.trust_region is not None and refiner.resamples:
+            raise ValueError(f"trust_region {_NEEDS_ALONE}, got {self.refiner!r}")
+        if self.tolerance is not None and n_steps < 2:
+            raise ValueError(
+                f"tolerance saves steps after the first and needs refiner_steps of at least 2, got {n_steps} {given}"
+            )
+        if self.tolerance is not None and has_head:
+            raise ValueError(f"tolerance needs a refiner whose steps descend the energy, got {self.refiner!r}")
+        if self.deterministic_particles is not None and (refiner.resamples or isinstance(refiner, Identity)):
+            raise ValueError(f"deterministic_particles {_NEEDS_ALONE}, got {self.deterministic_particles} {given}")
+        if self.head_kwargs is not None and not has_head:
+            raise ValueError(
+                f"head_kwargs needs a refiner that learns, such as 'flow', got {self.head_kwargs!r} with {self.refiner!r}"
+            )
+
+    def _check_only(self, because: str, **accepted: Any) -> None:
+        for name, only in accepted.items():
+            if getattr(self, name) not in (None, only):
+                raise ValueError(f"{name} must be {only!r} {because}, got {getattr(self, name)!r}")
 
 
-def _refuse_others(only: tuple[tuple[str, Any, Any], ...], refiner: Any, because: str) -> None:
-    """What is given, by name, and the one value that says what happens."""
-    for name, value, accepted in only:
-        if value is not None and not (isinstance(value, (str, bool)) and value == accepted):
-            raise ValueError(f"{name} must be {accepted!r} with refiner={refiner!r}, {because}, got {value!r}")
+_NEEDS_ALONE = "needs a refiner that moves each particle alone, such as 'langevin'"

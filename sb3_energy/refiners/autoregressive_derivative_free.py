@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 
@@ -49,6 +49,7 @@ class AutoregressiveDerivativeFree:
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("base",)
     head: ClassVar[str | None] = "prefix_energy"
+    search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 3), particles_pow=(4, 7), noise_std=(0.03, 1.0))
 
     def __post_init__(self) -> None:
         plain_fields(self)

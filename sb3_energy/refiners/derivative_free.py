@@ -1,7 +1,7 @@
 """The derivative-free optimiser of implicit behavioral cloning."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 
@@ -41,6 +41,7 @@ class DerivativeFree:
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("base",)
     head: ClassVar[str | None] = None
+    search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 4), particles_pow=(4, 7), noise_std=(0.03, 1.0))
 
     def __post_init__(self) -> None:
         plain_fields(self)

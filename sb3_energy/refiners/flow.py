@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 
@@ -48,6 +48,7 @@ class Flow(TransportSteps):
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("divergence", "base", "soft_value")
     head: ClassVar[str | None] = "velocity"
+    search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 8), particles_pow=(0, 4))
 
     def __post_init__(self) -> None:
         check_choice("solver", self.solver, sorted(SOLVERS))

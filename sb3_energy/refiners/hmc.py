@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import Schedule
@@ -51,6 +51,7 @@ class HamiltonianMonteCarlo(TunedStart):
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value")
     head: ClassVar[str | None] = None
+    search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 3), particles_pow=(0, 7), step_size=(0.03, 1.0))
 
     def __post_init__(self) -> None:
         plain_fields(self)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import Schedule
@@ -47,6 +47,7 @@ class Langevin:
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "mixture", "path")
     head: ClassVar[str | None] = None
+    search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 10), particles_pow=(0, 7), step_size=(1e-3, 0.5))
 
     def __post_init__(self) -> None:
         plain_fields(self)

@@ -1,7 +1,7 @@
 """One step with a learned average velocity."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 
@@ -26,6 +26,7 @@ class MeanFlow(TransportSteps):
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("divergence", "base", "soft_value")
     head: ClassVar[str | None] = "average_velocity"
+    search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 2), particles_pow=(0, 4))
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """

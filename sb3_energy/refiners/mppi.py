@@ -1,7 +1,7 @@
 """Model predictive path integral control, on any energy."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 
@@ -50,6 +50,7 @@ class MPPI:
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("base",)
     head: ClassVar[str | None] = None
+    search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 6), particles_pow=(4, 7))
 
     def __post_init__(self) -> None:
         plain_fields(self)

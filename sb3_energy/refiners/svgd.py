@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import Schedule
@@ -56,6 +56,7 @@ class SteinVariationalGradientDescent:
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "trace")
     head: ClassVar[str | None] = None
+    search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 10), particles_pow=(2, 5), step_size=(1e-2, 1.0))
 
     def __post_init__(self) -> None:
         plain_fields(self)

@@ -14,9 +14,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_energy.checks import check_unit_interval
 from sb3_energy.deferred import NonFiniteError
-from sb3_energy.policies.action_bounds import check_action_bounds
+from sb3_energy.policies.arguments import check_action_bounds
 from sb3_energy.policies.causes import broken_network
 from sb3_energy.policies.critics import EnsembleCritic
+from sb3_energy.policies.own_energy import check_energy_at
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.training.causes import training_cause
 from sb3_energy.training.experience_arguments import check_buffer
@@ -80,7 +81,7 @@ class TrackedCollection(OffPolicyAlgorithm):
         check_finite("observation", self._last_obs)
         if self._last_original_obs is not None:
             check_finite("observation", self._last_original_obs)
-        self.policy.check_energy_at(self.policy.obs_to_tensor(self._last_obs)[0])
+        check_energy_at(self.policy, self.policy.obs_to_tensor(self._last_obs)[0])
         return result
 
     def _sample_action(

@@ -1,7 +1,8 @@
 """
-Optuna search spaces for the RL Zoo. They hold valid combinations only: the zoo prunes a trial whose arguments are refused.
+Optuna search spaces for the RL Zoo. They hold valid combinations only: the zoo prunes a trial whose arguments raise.
 
-rl_zoo3 is imported inside the functions: the module may be asked for while the zoo is half imported.
+A name has one distribution in all trials of a study, so that names of ranges that depend on the refiner begin with its name.
+rl_zoo3 is imported inside the functions, since this module may be imported while the zoo is half imported.
 """
 
 from typing import Any
@@ -9,34 +10,22 @@ from typing import Any
 import optuna
 
 from sb3_energy.energies import ENERGIES
+from sb3_energy.energies.q_ensemble import AGGREGATES
+from sb3_energy.keywords import choices_of
 from sb3_energy.networks import BACKBONES
-from sb3_energy.pgac.potential_policy import NORMAL
-from sb3_energy.refinement.boxes import BOXES
+from sb3_energy.pgac.arguments import PotentialArguments
+from sb3_energy.policies.arguments import PolicyArguments
 from sb3_energy.refinement.estimators import valid_estimators
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.starts import is_flow
 from sb3_energy.refiners import REFINERS, Identity
 
-# A name has one distribution in all trials of a study, so that ranges that depend on the refiner carry its name.
 ONE_TO_128, EIGHT_OR_MORE = (0, 7), (3, 7)
-"""Particles, as powers of two."""
-SEARCH_SPACES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "langevin": dict(steps=(1, 10), particles_pow=ONE_TO_128, step_size=(1e-3, 0.5)),
-    "mala": dict(steps=(1, 10), particles_pow=ONE_TO_128, step_size=(1e-2, 1.0)),
-    "hmc": dict(steps=(1, 3), particles_pow=ONE_TO_128, step_size=(0.03, 1.0)),
-    "svgd": dict(steps=(1, 10), particles_pow=(2, 5), step_size=(1e-2, 1.0)),
-    "mppi": dict(steps=(1, 6), particles_pow=(4, 7)),
-    "derivative_free": dict(steps=(1, 4), particles_pow=(4, 7), noise_std=(0.03, 1.0)),
-    "autoregressive_derivative_free": dict(steps=(1, 3), particles_pow=(4, 7), noise_std=(0.03, 1.0)),
-    "flow": dict(steps=(1, 8), particles_pow=(0, 4)),
-    "mean_flow": dict(steps=(1, 2), particles_pow=(0, 4)),
-    "snis": dict(particles_pow=EIGHT_OR_MORE),  # it has one step
-}
-"""Of the package's refiners, see :func:`search_space`."""
-AGGREGATES = ("mean", "min", "lcb")
+"""Particles, as powers of two, of refiners without a ``search_space``."""
 RESIDUAL_BACKBONES = ("simba", "bro")  # of one width, which the zoo's "big" is not
 
+Q: Any = PolicyArguments.energy
+GUIDED: Any = PotentialArguments.energy
+"""The default energies."""
 GUIDANCES, TEMPERATURES, DIVERGENCE_COEFS = (0.1, 10.0), (0.01, 1.0), (0.01, 1.0)
 JKO_STEPS, TRANSPORT_PARTS, JKO_PARTICLES_POW = (4, 16), (0.0, 0.9), (0, 7)
 VALUE_WEIGHTS = (None, "relu", "exp")
@@ -120,19 +109,18 @@ def _converted_without(ours: dict[str, Any], sampled_params: dict[str, Any]) -> 
 
 def search_space(refiner: str) -> dict[str, Any]:
     """
-    What is searched for a refiner: ``steps`` and ``particles_pow`` (powers of two), pairs of integers, and arguments of the
-    refiner by their names: a pair of numbers is a range, logarithmic if it holds a float, and a list holds the choices. One of
-    the user's own has its class attribute ``search_space``; without it steps and particles are searched.
+    The search space of a refiner: ``steps`` and ``particles_pow`` (powers of two), pairs of integers, and arguments of the
+    refiner by their names: a pair of numbers is a range, logarithmic if it holds a float, and a list holds the choices. It is
+    the class attribute ``search_space``; without one, steps and particles are searched. A user's subclass of one of the
+    package's refiners does not inherit it.
 
     :param refiner: a name in :data:`sb3_energy.refiners.REFINERS`
     :return: ranges and choices by name
     """
     cls: Any = REFINERS[refiner]
-    declared = getattr(cls, "search_space", None)
-    if declared is not None:
-        return dict(declared)
-    if refiner in SEARCH_SPACES and _is_of_the_package(cls):
-        return SEARCH_SPACES[refiner]
+    for parent in cls.__mro__:
+        if "search_space" in vars(parent) and (parent is cls or not _is_of_the_package(parent)):
+            return dict(parent.search_space)
     if issubclass(cls, Identity):
         return {}
     max_steps = getattr(cls, "max_steps", None)
@@ -161,16 +149,16 @@ def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
         return params
     for name, values in search_space(refiner).items():
         params[f"{refiner}_{name}"] = _suggest(trial, f"{refiner}_{name}", values)
-    if not is_flow(cls):  # which starts at the Gaussian, before the squash
-        params["initial_particles"] = trial.suggest_categorical("initial_particles", tuple(INITIAL_PARTICLES))
-        params["box"] = trial.suggest_categorical("box", tuple(BOXES))
+    if not is_flow(cls):  # which starts at the Gaussian, pre-tanh
+        for name in ("initial_particles", "box"):
+            params[name] = trial.suggest_categorical(name, choices_of(PolicyArguments, name))
     if own := own_energies(needs_potential=False):
-        params["energy"] = trial.suggest_categorical("energy", ("q", *own))
-    if params.get("energy", "q") == "q":
+        params["energy"] = trial.suggest_categorical("energy", (Q, *own))
+    if params.get("energy", Q) == Q:
         params["aggregate"] = trial.suggest_categorical("aggregate", AGGREGATES)
     params["refine_exploration"] = trial.suggest_categorical("refine_exploration", [True, False])
     params["refine_target"] = trial.suggest_categorical("refine_target", [True, False])
-    if params["refine_target"]:  # the soft value of a target that is not refined is refused with a fixed ent_coef
+    if params["refine_target"]:  # otherwise an estimator is not used with a fixed ent_coef, and raises
         estimators = _estimators(refiner)
         if len(estimators) > 1:
             params[f"{refiner}_entropy"] = trial.suggest_categorical(f"{refiner}_entropy", estimators)
@@ -186,7 +174,7 @@ def _suggest(trial: optuna.Trial, name: str, values: Any) -> Any:
 
 
 def _estimators(refiner: str) -> tuple[str, ...]:
-    # Those whose validity hangs on the refiner alone, and not on the box or the number of particles too
+    # Those that are valid whatever the box and the number of particles
     return tuple(name for name in valid_estimators(REFINERS[refiner]) if name not in ("mixture", "path", "trace"))
 
 
@@ -215,8 +203,8 @@ def _add_refinement(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict
 
 def _sample_potential(trial: optuna.Trial) -> dict[str, Any]:
     own = own_energies(needs_potential=True)
-    energy: dict[str, Any] = {"energy": trial.suggest_categorical("energy", ("guided_potential", *own))} if own else {}
-    if energy.get("energy", "guided_potential") == "guided_potential":
+    energy: dict[str, Any] = {"energy": trial.suggest_categorical("energy", (GUIDED, *own))} if own else {}
+    if energy.get("energy", GUIDED) == GUIDED:
         energy |= {
             "guidance": trial.suggest_float("guidance", *GUIDANCES, log=True),
             "temperature": trial.suggest_float("temperature", *TEMPERATURES, log=True),
@@ -227,7 +215,9 @@ def _sample_potential(trial: optuna.Trial) -> dict[str, Any]:
         "refiner_steps": trial.suggest_int("refiner_steps", *JKO_STEPS),
         "transport_part": trial.suggest_float("transport_part", *TRANSPORT_PARTS),
         "n_particles_pow": trial.suggest_int("n_particles_pow", *JKO_PARTICLES_POW),
-        "initial_particles": trial.suggest_categorical("initial_particles", (*INITIAL_PARTICLES, NORMAL)),
+        "initial_particles": trial.suggest_categorical(
+            "initial_particles", choices_of(PotentialArguments, "initial_particles")
+        ),
         "backbone": trial.suggest_categorical("backbone", sorted(BACKBONES)),
         "divergence_coef": trial.suggest_float("divergence_coef", *DIVERGENCE_COEFS, log=True),
         "value_weight": trial.suggest_categorical("value_weight", VALUE_WEIGHTS),

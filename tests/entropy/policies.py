@@ -10,7 +10,7 @@ import torch as th
 from sb3_energy.energies import log_tanh_jacobian
 from sb3_energy.networks import FieldNetwork
 from sb3_energy.policies.heads import HEADS, HeadBatch, HeadTraining
-from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.proposals import Gaussian, draw_proposals, squashed_log_prob
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.types import Chains, EntropyContext, EntropyEstimate, Head
@@ -33,8 +33,7 @@ def covering(dimension, batch=1, dtype=th.float32):
 
 def refinement_of(name, **kwargs):
     """As a policy makes it; what is not said has the refiner's documented default."""
-    names = ("refiner_kwargs", "refiner_steps", "n_particles", "initial_particles", "precondition", "trust_region")
-    return make_refinement(name, *(kwargs.pop(key, None) for key in names), **kwargs)
+    return RefinementArguments(name, **kwargs).make_refinement()
 
 
 class Setting(NamedTuple):

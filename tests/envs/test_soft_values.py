@@ -6,7 +6,7 @@ import torch as th
 
 from sb3_energy.envs.multi_goal import GOALS, step_dynamics
 from sb3_energy.envs.soft_values import SoftValues, action_grid, soft_value_iteration
-from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.proposals import Gaussian
 
 ORIGIN = np.zeros(2)
@@ -125,7 +125,7 @@ def _exact_energy(q_table: th.Tensor, actions: th.Tensor) -> th.Tensor:
 def test_default_refinement_of_a_one_sided_gaussian_reaches_all_four_goals(coarse, refiner):
     actions, _ = action_grid(81)
     energy = partial(_exact_energy, th.as_tensor(coarse.q_value(ORIGIN, actions), dtype=th.float32))
-    refinement = make_refinement(refiner, None, None, None, "mixture", True, None)
+    refinement = RefinementArguments(refiner, initial_particles="mixture").make_refinement()
     # what SAC's actor ends as: all of it on one goal
     base = Gaussian(th.tensor([[1.2, 0.0]]).repeat(4000, 1), th.full((4000, 2), 0.3))
     particles = th.tanh(refinement.sample(base, energy, th.tensor(1.0), th.Generator().manual_seed(0)))

@@ -8,7 +8,7 @@ import torch as th
 
 from sb3_energy import EnergySAC
 from sb3_energy.energies import folded, reflected
-from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.boxes import BOXES
 from sb3_energy.refinement.proposals import Gaussian, draw_proposals
 from sb3_energy.refiners import REFINERS, Langevin, refine
@@ -21,8 +21,8 @@ AT_THE_WALL = modes_energy([[1.0, 0.2], [-0.5, -1.0]], 0.3, [1.0, 2.0])
 
 
 def refinement(box, refiner="langevin", **kwargs):
-    defaults = dict(refiner_kwargs=None, refiner_steps=None, n_particles=None, initial_particles="mixture")
-    return make_refinement(refiner, **(defaults | dict(precondition=True, trust_region=None) | kwargs), box=box)
+    defaults = dict(initial_particles="mixture", precondition=True)
+    return RefinementArguments(refiner, **(defaults | kwargs), box=box).make_refinement()
 
 
 def base(n=1, mean=0.7, std=0.5):

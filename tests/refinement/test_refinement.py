@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch as th
 
-from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.proposals import Gaussian, squashed_log_prob
 from sb3_energy.refinement.records import refinement_records
 from sb3_energy.refiners import REFINERS, Langevin, normal_quantiles, refine
@@ -20,8 +20,7 @@ FLOWS = ("flow", "mean_flow")
 
 
 def refinement(refiner="langevin", **kwargs):
-    defaults = dict(refiner_kwargs=None, refiner_steps=None, n_particles=None, initial_particles=None)
-    return make_refinement(refiner, **(defaults | dict(precondition=None, trust_region=None) | kwargs))
+    return RefinementArguments(refiner, **kwargs).make_refinement()
 
 
 def still(x, *times):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_energy.refinement.arguments import make_refinement
+from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.proposals import Gaussian
 from sb3_energy.refinement.warm_start import Plans, n_warm
 from sb3_energy.refiners import normal_quantiles
@@ -16,7 +16,8 @@ STARTS = np.array([False, True, False])
 
 
 def refinement(n_particles=64, **kwargs):
-    return make_refinement("mppi", dict(warm_start=True), kwargs.pop("steps", 3), n_particles, "base", True, None, **kwargs)
+    steps = kwargs.pop("steps", 3)
+    return RefinementArguments("mppi", dict(warm_start=True), steps, n_particles, "base", True, **kwargs).make_refinement()
 
 
 def test_a_quarter_is_drawn_around_the_plan_with_the_base_s_width():
@@ -103,8 +104,8 @@ def test_the_mean_that_is_kept_is_the_last_fit_s():
 
 def test_who_has_no_plans_takes_none():
     for way in (
-        make_refinement("mppi", None, 3, 8, "mixture", True, None),
-        make_refinement("langevin", *[None] * 3, "base", True, None),
+        RefinementArguments("mppi", refiner_steps=3, n_particles=8).make_refinement(),
+        RefinementArguments("langevin", initial_particles="base").make_refinement(),
     ):
         with pytest.raises(ValueError, match=r"plans need refiner='mppi' with refiner_kwargs=dict\(warm_start=True\), got"):
             way.best(BASE, lambda a: a.sum(-1), plans=Plans())

@@ -1,0 +1,182 @@
+"""The arguments of a policy with a potential: a refined policy's with other defaults, and those of the JKO scheme."""
+
+from collections import ChainMap
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch as th
+
+from sb3_energy.checks import check_integer, check_keywords, check_number
+from sb3_energy.energies import ENERGIES, make_energy
+from sb3_energy.keywords import argument, changed
+from sb3_energy.networks import PotentialNetwork, find_activation
+from sb3_energy.policies.arguments import PolicyArguments
+from sb3_energy.refinement.arguments import RefinementArguments
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES
+from sb3_energy.refinement.refinement import Refinement
+from sb3_energy.refiners import REFINERS, Identity, Langevin, jko_langevin
+from sb3_energy.registry import resolve
+from sb3_energy.types import Energy, Refiner
+
+JKO_STEPS = 6
+"""Default number of steps with ``"langevin"``: transport and sampling together."""
+
+JKO_PARTICLES = 32
+"""Default number of particles with ``"langevin"``: fewer than elsewhere, since transport also leads to the modes."""
+
+POTENTIAL_ARGUMENTS = ("net_arch", "activation_fn", "layer_norm", "spectral_norm", "input_gain")
+
+NORMAL = "normal"
+"""A further choice of ``initial_particles``: a standard Gaussian, pre-tanh, at every observation."""
+
+
+def potential_settings(potential_kwargs: Any) -> dict[str, Any]:
+    """
+    :param potential_kwargs: of the policy, or ``None``
+    :return: keyword arguments of :class:`sb3_energy.networks.PotentialNetwork`, without those that are ``None``
+    :raises ValueError: if a value is not accepted
+    :raises TypeError: if they are no dict, or the network does not take one of them
+    """
+    if potential_kwargs is None:
+        return {}
+    if not isinstance(potential_kwargs, dict):
+        raise TypeError(f"potential_kwargs must be a dict, got {potential_kwargs!r}")
+    check_keywords("potential_kwargs", potential_kwargs, POTENTIAL_ARGUMENTS)
+    given = {name: value for name, value in potential_kwargs.items() if value is not None}
+    if "activation_fn" in given:
+        given["activation_fn"] = find_activation(given["activation_fn"])
+    PotentialNetwork(1, 1, **(dict(net_arch=[1]) | given))  # raises for wrong values
+    return given
+
+
+@dataclass(frozen=True)
+class PotentialArguments(PolicyArguments):
+    """
+    The arguments of a policy with a potential that are not SB3's.
+
+    :raises ValueError: if a name or a number is not one of those that are accepted
+    :raises TypeError: if an argument has the wrong type
+    """
+
+    refiner: str | type[Refiner] = changed(
+        PolicyArguments,
+        "refiner",
+        doc="As in ``RefinedPolicy``, but not ``'none'``; ``'langevin'`` takes the steps of the JKO scheme",
+    )
+    refiner_kwargs: dict[str, Any] | None = argument(
+        None,
+        "Keyword arguments of the refiner; of ``'langevin'`` not ``step_size`` and ``noise_scale``, which follow from "
+        "``sampling_time`` and ``transport_time``",
+    )
+    refiner_steps: int | None = changed(
+        PolicyArguments, "refiner_steps", doc=f"Number of refinement steps (``None``: {JKO_STEPS} with ``'langevin'``)"
+    )
+    n_particles: int | None = changed(
+        PolicyArguments,
+        "n_particles",
+        doc=f"Number of particles for each observation (``None``: {JKO_PARTICLES} with ``'langevin'``)",
+    )
+    initial_particles: str | None = changed(
+        PolicyArguments,
+        "initial_particles",
+        doc="As in ``RefinedPolicy``, or ``'normal'``: a standard Gaussian, pre-tanh, at every observation",
+        choices=ChainMap({NORMAL: 0.0}, INITIAL_PARTICLES),
+    )
+    precondition: bool | None = changed(
+        PolicyArguments,
+        "precondition",
+        default=False,
+        doc="As in ``RefinedPolicy``, but ``False`` by default: the potential is a velocity in the box",
+    )
+    energy: str | type[Energy] | Callable[..., th.Tensor] = changed(
+        PolicyArguments,
+        "energy",
+        default="guided_potential",
+        doc="``'guided_potential'``, ``'potential'``, or a class with ``needs_potential = True`` and a ``temperature``",
+    )
+    energy_kwargs: dict[str, Any] | None = argument(
+        None,
+        "Keyword arguments of the energy: ``guidance`` (``λ``), ``temperature`` (``ε``), ``normalize_q``, ``aggregate``, "
+        "``coefficient``",
+    )
+    trust_region: float | None = changed(
+        PolicyArguments,
+        "trust_region",
+        doc="Step ``Δt`` of the transport cost ``|a - a_start|² / (2 Δt)``, in units of ``U`` (``None``: no cost)",
+    )
+    box: str = changed(PolicyArguments, "box", default="reflect")
+    tolerance: float | None = changed(PolicyArguments, "tolerance", doc="As in ``RefinedPolicy``, in units of ``U / ε``")
+    sampling_time: float | None = argument(
+        None, "Time of the JKO scheme, of all steps together (``None``: 1)", partial(check_number, strict=True)
+    )
+    transport_time: float | None = argument(
+        None, "``τ*``, until which there is no noise (``None``: half of the sampling time)", check_number
+    )
+    potential_kwargs: dict[str, Any] | None = argument(
+        None,
+        "Keyword arguments of the potential: ``net_arch`` (``None``: the critic's, or ``[64, 64]`` where that has no hidden "
+        "layer), ``activation_fn``, ``layer_norm``, ``spectral_norm``, ``input_gain``, see "
+        ":class:`sb3_energy.networks.PotentialNetwork`",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        potential_settings(self.potential_kwargs)
+
+    def make_energy(self) -> Energy:
+        """
+        :return: the energy
+        :raises ValueError: if its name or an argument is not accepted, or it is not made of the potential
+        :raises TypeError: if it is no energy, or does not take these arguments
+        """
+        energy = make_energy(ENERGIES, self.energy, self.energy_kwargs)
+        if not getattr(energy, "needs_potential", False):
+            raise ValueError(
+                "energy must be made of the potential and say so by needs_potential=True, such as 'guided_potential', "
+                f"got {self.energy!r}; EnergySAC follows other energies"
+            )
+        return energy
+
+    def make_refinement(self) -> Refinement:
+        """
+        :return: the refinement of the energy ``U / ε``; with ``"langevin"``, by the steps of the JKO scheme
+        :raises ValueError: if two arguments do not go together, or one would have no effect beside the others
+        :raises TypeError: if the refiner is none
+        """
+        if self.refiner == "none" or (isinstance(self.refiner, type) and issubclass(self.refiner, Identity)):
+            raise ValueError(
+                f"refiner must be one that follows the potential, such as 'langevin', got {self.refiner!r}; EnergySAC takes it"
+            )
+        epsilon = getattr(self.make_energy(), "temperature", 1.0)
+        changes: dict[str, Any] = dict(trust_region=None if self.trust_region is None else self.trust_region * epsilon)
+        if self.initial_particles == NORMAL:
+            changes |= dict(initial_particles="base")
+        if self.refiner in ("langevin", Langevin):
+            n_steps = JKO_STEPS if self.refiner_steps is None else self.refiner_steps
+            n_particles = JKO_PARTICLES if self.n_particles is None else self.n_particles
+            changes |= dict(refiner_steps=n_steps, n_particles=n_particles, refiner_kwargs=self._jko_kwargs(n_steps, epsilon))
+        else:
+            for name in ("sampling_time", "transport_time"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(
+                        f"{name} belongs to the JKO scheme of refiner='langevin', got {value!r} with {self.refiner!r}"
+                    )
+        same = {field.name: getattr(self, field.name) for field in fields(RefinementArguments)}
+        return RefinementArguments(**(same | changes)).make_refinement()
+
+    def _jko_kwargs(self, n_steps: int, epsilon: float) -> dict[str, Any]:
+        """Langevin's keyword arguments: those given, and the steps that follow from the times."""
+        given = dict(self.refiner_kwargs) if isinstance(self.refiner_kwargs, dict) else {}
+        fixed = sorted({"step_size", "noise_scale"} & set(given))
+        if fixed:
+            raise ValueError(
+                f"refiner_kwargs of a potential's 'langevin' must leave {fixed} to sampling_time and transport_time, "
+                f"got {given}"
+            )
+        resolve(REFINERS, self.refiner, self.refiner_kwargs, "refiner")  # raises for wrong arguments
+        check_integer("refiner_steps", n_steps, minimum=1)
+        time = 1.0 if self.sampling_time is None else self.sampling_time
+        jko = jko_langevin(n_steps, epsilon, time, 0.5 * time if self.transport_time is None else self.transport_time)
+        return given | dict(step_size=jko.step_size, noise_scale=jko.noise_scale)

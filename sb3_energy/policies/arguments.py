@@ -1,0 +1,185 @@
+"""The arguments of a refined policy: those of its networks beside the refinement's, and SB3's own, checked before use."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor
+from torch import nn
+
+from sb3_energy.checks import check_bool, check_finite_number, check_integer, check_keywords, did_you_mean
+from sb3_energy.keywords import accepted_keywords, argument
+from sb3_energy.networks import BACKBONES, find_activation
+from sb3_energy.policies.heads import HEAD_ARGUMENTS, HEADS
+from sb3_energy.refinement.arguments import RefinementArguments
+
+LARGEST_LOG_STD = 20.0
+"""The bound of SB3's learned standard deviations."""
+
+LARGEST_WIDTH = 2**16
+"""Of a layer: wider ones would need more memory than there is."""
+
+MOST_QUANTILES = 2**16
+
+
+@dataclass(frozen=True)
+class PolicyArguments(RefinementArguments):
+    """
+    The arguments of a refined policy that are not SB3's.
+
+    :raises ValueError: if a name or a number is not one of those that are accepted
+    :raises TypeError: if an argument has the wrong type
+    """
+
+    backbone: str = argument(
+        "layer_norm", f"Of actor and critics: {', '.join(f'``{name!r}``' for name in BACKBONES)}; ``'plain'`` is SB3's"
+    )
+    critic: str = argument("scalar", "``'scalar'`` Q-values (SAC) or ``'quantile'`` (TQC)", choices=("scalar", "quantile"))
+    n_quantiles: int | None = argument(
+        None, "Quantiles of each quantile critic (``None``: 25)", partial(check_integer, minimum=1, maximum=MOST_QUANTILES)
+    )
+    top_quantiles_to_drop_per_net: int | None = argument(
+        None, "Largest quantiles of each critic that the target leaves out (``None``: 2)", check_integer
+    )
+
+    def quantiles(self) -> dict[str, int] | None:
+        """
+        :return: what :class:`sb3_energy.policies.quantile_critic.QuantileCritic` takes, ``None`` for scalar critics
+        :raises ValueError: if scalar critics are given numbers of quantiles
+        """
+        given = {name: getattr(self, name) for name in ("n_quantiles", "top_quantiles_to_drop_per_net")}
+        if self.critic == "quantile":
+            return {name: value for name, value in given.items() if value is not None}
+        if any(value is not None for value in given.values()):
+            raise ValueError(
+                f"{' and '.join(given)} need critic='quantile', "
+                f"got {' and '.join(map(repr, given.values()))} with critic={self.critic!r}"
+            )
+        return None
+
+    def head_settings(self, head: str) -> dict[str, Any]:
+        """
+        :param head: a name in :data:`sb3_energy.policies.heads.HEADS`
+        :return: ``head_kwargs`` without those that are ``None``
+        :raises ValueError: if there is no such head, or a value is out of range
+        :raises TypeError: if the head does not take an argument, or one has the wrong type
+        """
+        if head not in HEADS:
+            near = did_you_mean(head, HEADS)
+            raise ValueError(f"the head of refiner={self.refiner!r} must be one of {sorted(HEADS)}, got {head!r}{near}")
+        given = self.head_kwargs or {}
+        own = HEAD_ARGUMENTS.get(head) or set(accepted_keywords(HEADS[head]) or ()) - {"features_dim", "action_dim"}
+        check_keywords(f"head_kwargs of refiner={self.refiner!r}", given, sorted(own))
+        check_net_arch("net_arch of head_kwargs", given.get("net_arch"), of_two=False)
+        check_activation("activation_fn of head_kwargs", given.get("activation_fn"))
+        settings = {name: value for name, value in given.items() if value is not None}
+        return settings | ({"activation_fn": find_activation(given["activation_fn"])} if "activation_fn" in settings else {})
+
+
+def check_sb3_arguments(given: Mapping[str, Any]) -> None:
+    """
+    :param given: SB3's arguments of a policy by name
+    :raises ValueError: if a value is out of range
+    :raises TypeError: if an argument has the wrong type
+    """
+    check_action_bounds(given["action_space"])
+    check_net_arch("net_arch", given["net_arch"])
+    check_activation("activation_fn", given["activation_fn"])
+    for name in ("use_sde", "use_expln", "normalize_images", "share_features_extractor"):
+        check_bool(name, given[name])
+    if not abs(check_finite_number("log_std_init", given["log_std_init"])) <= LARGEST_LOG_STD:
+        raise ValueError(
+            f"log_std_init must lie in [-{LARGEST_LOG_STD:g}, {LARGEST_LOG_STD:g}], got {given['log_std_init']!r}"
+        )
+    check_finite_number("clip_mean", given["clip_mean"])
+    check_integer("n_critics", given["n_critics"], minimum=1)
+    extractor, optimizer = given["features_extractor_class"], given["optimizer_class"]
+    if not _may_make(extractor, nn.Module):
+        raise TypeError(f"features_extractor_class must be a class of SB3's BaseFeaturesExtractor, got {extractor!r}")
+    if extractor is CombinedExtractor and not isinstance(given["observation_space"], spaces.Dict):
+        raise ValueError(
+            "CombinedExtractor, which MultiInputPolicy has, needs a Dict observation space, "
+            f"got {given['observation_space']}: use MlpPolicy, or CnnPolicy for images"
+        )
+    if not _may_make(optimizer, th.optim.Optimizer) or optimizer is th.optim.Optimizer:
+        raise TypeError(f"optimizer_class must be a class of torch.optim, such as Adam, got {optimizer!r}")
+    _check_kwargs("features_extractor_kwargs", given["features_extractor_kwargs"], extractor, ("observation_space",))
+    _check_kwargs("optimizer_kwargs", given["optimizer_kwargs"], optimizer, ("params", "lr"))
+
+
+def check_action_bounds(space: Any) -> None:
+    """
+    :param space: an action space; SB3 raises for those that are no ``Box``
+    :raises ValueError: if the width of a dimension is not finite and above 0
+    """
+    if not isinstance(space, spaces.Box):
+        return
+    low, high = np.asarray(space.low), np.asarray(space.high)
+    with np.errstate(all="ignore"):
+        fits = np.isfinite(low) & np.isfinite(high) & (low < high) & np.isfinite(high - low)
+    if fits.all():
+        return
+    index = tuple(int(i) for i in np.argwhere(~fits)[0])
+    name = index[0] if len(index) == 1 else index
+    raise ValueError(
+        f"the action space must have finite bounds with low < high in each dimension, got low={low[index].item()!r} and "
+        f"high={high[index].item()!r} in dimension {name}; bound it, or leave it out, by a wrapper of the environment"
+    )
+
+
+def check_net_arch(name: str, net_arch: Any, of_two: bool = True) -> None:
+    """
+    :param name: of the argument
+    :param net_arch: a list of widths, a dict of those of actor (``pi``) and critic (``qf``), or ``None``
+    :param of_two: whether such a dict is accepted
+    :raises ValueError: if a width is out of range
+    :raises TypeError: if it is none of these
+    """
+    if net_arch is None:
+        return
+    is_dict = of_two and isinstance(net_arch, dict) and set(net_arch) == {"pi", "qf"}
+    for part in net_arch.values() if is_dict else [net_arch]:
+        if not isinstance(part, list):
+            more = ", or a dict of those of 'pi' and 'qf'" if of_two else ""
+            raise TypeError(f"{name} must be a list of widths{more}, got {net_arch!r}")
+        for width in part:
+            check_integer(f"a width of {name}", width, minimum=1, maximum=LARGEST_WIDTH)
+
+
+def check_activation(name: str, value: Any) -> None:
+    """
+    :param name: of the argument
+    :param value: a callable that makes an activation, the name of a class of ``torch.nn``, or ``None``
+    :raises ValueError: if there is no class of this name
+    :raises TypeError: if the callable makes no ``nn.Module`` without arguments
+    """
+    if value is None:
+        return
+    make: Any = find_activation(value)
+    with th.random.fork_rng(devices=[]):  # a user's class may draw its parameters
+        try:
+            made = make()
+        except TypeError:
+            made = None
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"{name} must make a torch.nn.Module without arguments, such as nn.ReLU, got {value!r}")
+
+
+def _may_make(maker: Any, cls: type) -> bool:
+    """Whether it is a subclass, or a callable in its place, such as a ``functools.partial``."""
+    return issubclass(maker, cls) if isinstance(maker, type) else callable(maker)
+
+
+def _check_kwargs(name: str, kwargs: Any, maker: Any, own: tuple[str, ...]) -> None:
+    if not isinstance(kwargs, (dict, type(None))):
+        raise TypeError(f"{name} must be a dict or None, got {kwargs!r}")
+    if not kwargs or not isinstance(maker, type):
+        return
+    parameters = inspect.signature(maker).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        check_keywords(f"{name} of {maker.__name__}", kwargs, [known for known in parameters if known not in own])
