@@ -1,1 +1,1 @@
-"""Files that are written whole and read with a check."""
+"""Atomic writes, checksums, and readable errors for damaged files."""

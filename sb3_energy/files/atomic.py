@@ -1,4 +1,4 @@
-"""Writing files so that at a path there is always a whole one, whenever the process ends."""
+"""Atomic writes: a path always holds a whole file, even if the process is killed while it writes."""
 
 import errno
 import hashlib
@@ -29,14 +29,14 @@ ABANDONED_AFTER = 24 * 3600.0
 
 def write_whole(path: PathOrFile, suffix: str, write: Callable[[Any], None]) -> None:
     """
-    Write a file so that at its path there is always a whole one: the old one until the new one is complete.
+    Write a file atomically: its path holds the old file until the new one is complete.
 
-    It is written under a hidden name in the same folder, brought to the disk, and renamed. A link stays a link, and what it
-    points to is replaced. A file that is replaced hands its mode on, and its owner and group where that is allowed. What a
-    killed process has left in the folder is removed first (see :func:`remove_left_behind`).
+    The new file is written under a hidden name in the same folder, flushed to the disk, and renamed. A symbolic link stays and
+    its target is replaced. The new file gets the mode of the old one, and its owner and group where that is allowed. Temporary
+    files of killed processes are removed first (see :func:`remove_left_behind`).
 
     :param path: where to; a file-like, a device or a pipe is written to directly
-    :param suffix: appended to a path that has none, as SB3 does; ``""`` for nothing
+    :param suffix: appended to a path that has none, as SB3 does; ``""`` for none
     :param write: writes to a file-like
     :raises OSError: if there is no space, or the folder or the file must not be written to; it names the path
     """
@@ -76,7 +76,7 @@ def _status(final: pathlib.Path) -> os.stat_result | None:
 
 
 def _raise_cause(error: BaseException, final: pathlib.Path) -> None:
-    """What the operating system said, where a library has put an error of its own on top; with the path."""
+    """Raise the operating system's error with the path, where a library has raised its own error instead."""
     if not isinstance(error, Exception):
         return
     cause: BaseException | None = error
@@ -106,7 +106,7 @@ def _replace(final: pathlib.Path, old: os.stat_result | None, write: Callable[[A
 
 
 def _opened_beside(final: pathlib.Path, mode: int) -> tuple[IO[bytes], pathlib.Path]:
-    """A new file beside another, locked for as long as it is open. Its mode is never wider than what it will be."""
+    """A new file beside another, locked while it is open. Its mode is never wider than its final mode."""
     shown = os.fsencode(final.name)[:SHOWN_BYTES].decode(errors="ignore")  # a name may be as long as names can be
     while True:
         temporary = final.with_name(f".{shown}.{_machine()}.{secrets.token_hex(6)}.part")
@@ -117,7 +117,7 @@ def _opened_beside(final: pathlib.Path, mode: int) -> tuple[IO[bytes], pathlib.P
             raise OSError(error.errno, reason, str(final)) from error
         if fcntl is None or _is_locked(descriptor, temporary):
             return os.fdopen(descriptor, "wb"), temporary
-        os.close(descriptor)  # somebody who tidied up was quicker
+        os.close(descriptor)  # removed by another process between opening and locking
 
 
 def _is_locked(descriptor: int, temporary: pathlib.Path) -> bool:
@@ -125,7 +125,7 @@ def _is_locked(descriptor: int, temporary: pathlib.Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks, where nobody gets one to remove the file either
+    except OSError:  # a file system without locks, where no process gets one to remove the file either
         return True
     return temporary.exists()
 
@@ -144,21 +144,21 @@ def _hand_on(descriptor: int, old: os.stat_result) -> None:
         except OSError:  # only root gives files away
             with suppress(OSError):
                 os.fchown(descriptor, -1, old.st_gid)
-    if os.fstat(descriptor).st_gid != old.st_gid:  # another group gets no more than everybody
+    if os.fstat(descriptor).st_gid != old.st_gid:  # another group gets no more than others
         mode = mode & ~0o070 | (mode & 0o007) << 3
     os.fchmod(descriptor, mode)
 
 
 def remove_left_behind(folder: pathlib.Path) -> None:
     """
-    Remove the temporary files of writers that are gone.
+    Remove the temporary files of processes that have ended.
 
-    A writer holds a lock on its file (``flock``) until it is renamed, and the operating system lets go of it when the
-    process ends in whatever way. So whoever gets the lock knows that nobody writes. Locks may not reach other machines of a
-    network's file system: the name says which machine it was, and files of another one are removed after a day without a
-    change. Where there are no such locks (Windows) nothing is removed.
+    A writer holds a lock on its file (``flock``) until it is renamed, and the operating system releases the lock when the
+    process ends for any reason. So a process that gets the lock knows that the file is not being written. Locks may not reach
+    other machines of a network file system: the file's name contains a hash of the machine, and files of other machines are
+    removed after a day without a change. Without such locks (Windows) nothing is removed.
 
-    :param folder: where
+    :param folder: whose temporary files are removed
     """
     if fcntl is None:
         return

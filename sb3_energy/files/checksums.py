@@ -1,8 +1,7 @@
 """
-Files that notice when a byte of theirs has changed: what stands in them is followed by its length and its checksum (CRC-32).
+Files with a checksum: the content is followed by its length and its CRC-32.
 
-Whoever reads a pickle stops where the pickle does, so a checked file is read by ``pickle.load`` as well, and by
-Stable-Baselines3.
+Reading a pickle stops at its end, so ``pickle.load`` and Stable-Baselines3 read these files as well.
 """
 
 import os
@@ -20,16 +19,16 @@ UNREADABLE = (
     AssertionError, AttributeError, EOFError, ImportError, IndexError, KeyError, MemoryError, OverflowError, RecursionError,
     RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zlib.error,
 )  # fmt: skip
-"""What reading bytes that mean something else may end in."""
+"""Errors that reading a damaged file, or one of another kind, may raise."""
 
 
 class DamagedError(Exception):
-    """Says why a file cannot be read."""
+    """A file cannot be read; the message says why."""
 
 
 class CheckedWriter:
     """
-    Passes on what is written and counts it.
+    A file-like that counts what is written and computes its checksum.
 
     :param file: a file-like that is open for writing
     """
@@ -40,8 +39,10 @@ class CheckedWriter:
 
     def write(self, data: Any) -> int:
         """
+        Write bytes.
+
         :param data: bytes
-        :return: how many they are
+        :return: their number
         """
         view = memoryview(data)
         self.checksum = zlib.crc32(view, self.checksum)
@@ -50,16 +51,18 @@ class CheckedWriter:
         return view.nbytes
 
     def flush(self) -> None:
-        """Hand everything to the operating system."""
+        """Flush the file."""
         self.file.flush()
 
     def finish(self) -> None:
-        """Write the trailer."""
+        """Write length and checksum at the end."""
         self.file.write(MAGIC + _NUMBERS.pack(self.n_bytes, self.checksum))
 
 
 def dump_checked(value: Any, file: Any) -> None:
     """
+    Pickle a value, followed by a checksum.
+
     :param value: what to pickle
     :param file: a file-like that is open for writing
     """
@@ -70,11 +73,11 @@ def dump_checked(value: Any, file: Any) -> None:
 
 def verify(file: Any) -> bool:
     """
-    Look at the checksum, and come back to where the file was.
+    Compare the checksum at the end of a file, and restore the file's position.
 
-    :param file: a file-like that is open for reading and can be sought in
-    :return: whether there is a checksum at its end
-    :raises DamagedError: if it says that a byte has changed
+    :param file: a file-like that is open for reading and seekable
+    :return: whether there is a checksum
+    :raises DamagedError: if a byte has changed
     """
     start = file.tell()
     end = file.seek(0, os.SEEK_END)
@@ -93,10 +96,10 @@ def load_checked(file: Any, is_alone: bool) -> Any:
     Unpickle what :func:`dump_checked` wrote, or a plain pickle.
 
     :param file: a file-like that is open for reading
-    :param is_alone: whether nothing else may follow; otherwise the file is left behind the value
+    :param is_alone: whether nothing may follow; otherwise the file's position is behind the value and its checksum
     :return: the value
     :raises DamagedError: if a byte has changed
-    :raises Exception: whatever unpickling ends in
+    :raises Exception: any error of unpickling
     """
     if not file.seekable():
         return pickle.load(file)

@@ -1,4 +1,4 @@
-"""Nothing that is NaN or infinite goes into a file, or comes out of one."""
+"""A search for NaN and infinity in what is saved and loaded."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,9 +10,11 @@ NamedTensor = tuple[str, th.Tensor]
 
 def module_tensors(module: nn.Module, prefix: str = "") -> tuple[list[NamedTensor], list[NamedTensor]]:
     """
-    :param module: whose state is stored
+    The tensors of a module by name.
+
+    :param module: whose state is saved
     :param prefix: of the names
-    :return: the parameters, which must be finite, and the buffers, in which an infinity may be meant (a mask, say)
+    :return: the parameters, which must be finite, and the buffers, which may hold infinity on purpose (as masks do)
     """
     parameters, buffers = module.named_parameters(prefix), module.named_buffers(prefix)
     return list(parameters), list(buffers)
@@ -20,9 +22,11 @@ def module_tensors(module: nn.Module, prefix: str = "") -> tuple[list[NamedTenso
 
 def optimizer_tensors(optimizer: th.optim.Optimizer, prefix: str) -> Iterator[NamedTensor]:
     """
-    :param optimizer: whose state is stored
+    The tensors of an optimiser's state by name.
+
+    :param optimizer: whose state is saved
     :param prefix: of the names
-    :return: the tensors of its state
+    :return: names and tensors
     """
     for index, state in enumerate(optimizer.state.values()):
         for name, value in state.items():
@@ -32,13 +36,15 @@ def optimizer_tensors(optimizer: th.optim.Optimizer, prefix: str) -> Iterator[Na
 
 def not_finite(finite: Iterable[NamedTensor], not_nan: Iterable[NamedTensor] = ()) -> str | None:
     """
+    The first tensor that holds NaN or a forbidden infinity.
+
     :param finite: tensors that may hold neither NaN nor infinity, by name
     :param not_nan: tensors that may hold no NaN
-    :return: the name of one that does, or ``None``
+    :return: its name, or ``None``
     """
     strict = [(name, tensor.detach()) for name, tensor in finite if tensor.is_floating_point()]
     lenient = [(name, tensor.detach()) for name, tensor in not_nan if tensor.is_floating_point()]
-    # A sum takes a tenth of the time of looking at each number. It misses nothing, and is wrong now and then
+    # A sum takes a tenth of the time of isfinite. It misses nothing, but may overflow: suspects are looked at in full
     suspects = _where_not_finite(strict), _where_not_finite(lenient)
     for name, tensor in suspects[0]:
         if not th.isfinite(tensor).all():
@@ -50,7 +56,7 @@ def not_finite(finite: Iterable[NamedTensor], not_nan: Iterable[NamedTensor] = (
 
 
 def _where_not_finite(tensors: list[NamedTensor]) -> list[NamedTensor]:
-    """Those whose sum is not finite. A device is waited for once."""
+    """Those whose sum is not finite, with one synchronisation for each device."""
     found: list[NamedTensor] = []
     for device in {tensor.device for _, tensor in tensors}:
         there = [(name, tensor) for name, tensor in tensors if tensor.device == device]

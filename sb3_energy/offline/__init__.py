@@ -1,1 +1,1 @@
-"""Learning from data."""
+"""Offline algorithms: learning from a data set, without an environment."""

@@ -8,8 +8,9 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_energy.files.atomic import PathOrFile, write_whole
 from sb3_energy.files.checksums import DamagedError
-from sb3_energy.files.errors import existing, explained, load_tensors, opened, save_tensors
+from sb3_energy.files.errors import existing, explained, opened
 from sb3_energy.files.finite import module_tensors, not_finite
+from sb3_energy.files.tensors import load_tensors, save_tensors
 
 SelfPersistentModel = TypeVar("SelfPersistentModel", bound="PersistentModel")
 

@@ -1,4 +1,4 @@
-"""Energy Matching: one potential that is velocity field and energy at once, learned from samples or from expert pairs."""
+"""Energy Matching: a potential that is velocity field and energy at once, learned from samples or expert pairs."""
 
 from sb3_energy.offline.energy_matching.energy_matching import EnergyMatching
 

@@ -1,76 +1,83 @@
-"""Energy Matching from data: what users call."""
+"""EnergyMatching: fit, sample, energy, predict, save and load."""
 
 from copy import deepcopy
+from dataclasses import fields
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.logger import Logger, configure
-from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import get_device, update_learning_rate
 from torch import nn
 
 from sb3_energy.checks import check_device, check_integer, check_verbose
-from sb3_energy.deferred import NonFiniteError
 from sb3_energy.files.atomic import PathOrFile
 from sb3_energy.files.checksums import DamagedError
 from sb3_energy.files.errors import explained
 from sb3_energy.files.finite import module_tensors, not_finite, optimizer_tensors
+from sb3_energy.files.tensors import read_tensors, write_tensors
 from sb3_energy.keywords import plain_arguments
-from sb3_energy.networks import SMOOTH_ACTIVATIONS, PotentialNetwork, RunningNorm, find_activation
-from sb3_energy.offline.energy_matching import files
-from sb3_energy.offline.energy_matching.data import Samples, as_points, checked_samples
-from sb3_energy.offline.energy_matching.objective import Losses, joint_losses, warm_up_losses
+from sb3_energy.networks import PotentialNetwork, RunningNorm, find_activation
+from sb3_energy.offline.averaging import update_average
+from sb3_energy.offline.dataset import Dataset, as_points
+from sb3_energy.offline.energy_matching.data import checked_samples, training_batch
+from sb3_energy.offline.energy_matching.objective import joint_losses, warm_up_losses
 from sb3_energy.offline.energy_matching.sampling import PotentialSampler
 from sb3_energy.offline.energy_matching.settings import Settings
+from sb3_energy.offline.fit import descend, fit
 from sb3_energy.policies.causes import named
-from sb3_energy.training.guards import require_finite_gradients
+from sb3_energy.types import Tick
+
+WHAT = "EnergyMatching"
+ADVICE = "a lower learning_rate, a smaller divergence_coef, or layer_norm=True"
 
 
 class EnergyMatching:
     """
-    One potential ``V`` that does not depend on time. Far from the data ``-∇V`` carries draws of a base to it, and where the
-    data is, ``exp(-V / ε)`` is its density (Energy Matching, Balcerak et al. 2025). It learns a density from samples, or a
-    policy from the observations and actions of an expert.
+    A potential ``V(x)`` that is velocity field and energy at once, learned from data (Energy Matching, Balcerak et al. 2025).
 
-    Starts are paired with data by exact optimal transport within a batch, and with observations within each observation that
-    has several actions. Where each has one, its start is an independent draw from the base, which is plain conditional flow
-    matching: nothing is ever paired across observations, as that would carry actions of one to another.
+    Far from the data ``-∇V`` transports draws of a base distribution to it; near the data ``exp(-V / ε)`` is its density. It
+    learns a density from samples, or a policy from the observations and actions of an expert.
 
-    Distances count: data should have a spread of about 1, like the base.
+    Draws of the base are paired with data by exact optimal transport within a batch and, with observations, among the actions
+    of one observation. Where an observation has a single action its start is an independent draw, which is plain conditional
+    flow matching. Nothing is paired across observations: that would move actions from one observation to another.
+
+    The transport cost is a distance, so data should be scaled to a standard deviation of about 1, that of the base.
 
     :param net_arch: width of each hidden layer of the potential (default: three of 128)
     :param activation_fn: a smooth activation, one of :data:`sb3_energy.networks.SMOOTH_ACTIVATIONS`, or its name
     :param layer_norm: whether each hidden layer is normalised before its activation
     :param spectral_norm: whether weights are divided by their largest singular value; needs ``input_gain=1.0``
-    :param input_gain: by how much the first layer's initial weights of the samples are larger than torch's, under which a
-        potential learns detail of a tenth of the spread very slowly
-    :param normalize_observations: whether observations are standardised by mean and spread of those of the first ``fit``
-    :param learning_rate: of Adam, at the beginning of a ``fit``
-    :param final_learning_rate: to which it falls in a straight line until the end of that ``fit``
+    :param input_gain: factor on the first layer's initial weights of the samples; with 1, torch's own, a potential learns
+        detail of a tenth of the standard deviation very slowly
+    :param normalize_observations: whether observations are standardised by mean and standard deviation of the first ``fit``
+    :param learning_rate: of Adam, at the first gradient step of a ``fit``
+    :param final_learning_rate: of Adam, at the last gradient step of that ``fit``; linear in between
     :param batch_size: samples of a gradient step
     :param temperature: ``ε``, called ``ε_max`` in the paper
-    :param sampling_time: how long the sampler runs; transport takes a time of 1
-    :param transport_time: ``τ*`` in [0, 1), from which on the sampler has noise, and transport is learned less and less
-    :param n_steps: of the sampler, in training as later
-    :param n_particles: descents of which ``predict(deterministic=True)`` takes the lowest end
-    :param warm_up_steps: gradient steps, of all, that learn transport alone
+    :param sampling_time: time that the sampler simulates; transport takes a time of 1
+    :param transport_time: ``τ*`` in [0, 1): from there on the sampler has noise, and the weight of transport falls to 0
+    :param n_steps: steps of the sampler, in training and afterwards
+    :param n_particles: descents of which ``predict(deterministic=True)`` takes the one of lowest energy
+    :param warm_up_steps: gradient steps, counted from the first ``fit``, that learn transport alone
     :param transport_coef: weight of transport after the warm-up
     :param divergence_coef: weight of contrastive divergence after the warm-up
-    :param magnitude_coef: weight of ``E[V²] / ε`` at the data plus the same at the negatives, which keeps the potential from
-        running away
-    :param noise_fraction: part of the negatives whose chains start at the base; the others start at the data. Chains too short
-        to forget their starts leave a bias where both are mixed: those from the data go too far where those from the base do
-        not arrive. With 1 the sampler itself learns to end at the data, whatever its length; the paper has 0.5
-    :param ema_decay: of the running average of the parameters, which is what draws samples (``None``: no average is kept)
+    :param magnitude_coef: weight of ``(E[V²] of data + E[V²] of negatives) / ε``, which keeps the potential bounded
+    :param noise_fraction: fraction of the negatives whose chains start at the base; the others start at data. Chains too short
+        to forget their starts are biased where both are mixed. With 1 the sampler itself learns to end at the data, whatever
+        its length; the paper has 0.5
+    :param ema_decay: decay of the running average of the parameters, which draws the samples (``None``: no average)
     :param base: ``"normal"``, standard, or ``"uniform"`` on ``[-1, 1]``
-    :param box: ``None`` for samples in ``R^d``, ``"reflect"`` for actions in ``[-1, 1]``, whose chains walk between mirrors
-    :param seed: of everything that is drawn (``None``: another one each time)
+    :param box: ``None`` for samples in ``R^d``, ``"reflect"`` for actions in ``[-1, 1]``, with reflection at the bounds
+    :param seed: of everything that is drawn (``None``: a random one)
     :param device: of networks and data
     :param verbose: 1 prints the losses, unless there is a logger
     :param logger: Stable-Baselines3's, for the losses
     :raises ValueError: if a number is out of range
-    :raises TypeError: if something has the wrong type
+    :raises TypeError: if an argument has the wrong type
     """
 
     @plain_arguments
@@ -103,20 +110,20 @@ class EnergyMatching:
         verbose: int = 0,
         logger: Logger | None = None,
     ):
-        net_arch = [128, 128, 128] if net_arch is None else net_arch
-        activation_fn = find_activation(activation_fn)
-        with th.random.fork_rng(devices=[]):  # the network's own checks, now and not when its inputs are known
-            PotentialNetwork(0, 1, net_arch, activation_fn, layer_norm, spectral_norm, input_gain)
-        self.settings = Settings(
-            list(net_arch), activation_fn.__name__, layer_norm, spectral_norm, input_gain, normalize_observations,
-            learning_rate, final_learning_rate, batch_size, temperature, sampling_time, transport_time, n_steps, n_particles,
-            warm_up_steps, transport_coef, divergence_coef, magnitude_coef, noise_fraction, ema_decay, base, box,
-        )  # fmt: skip
+        given = dict(locals())
+        given["net_arch"] = [128, 128, 128] if net_arch is None else net_arch
+        given["activation_fn"] = find_activation(activation_fn).__name__
+        self.settings = Settings(**{field.name: given[field.name] for field in fields(Settings)})
+        with th.random.fork_rng(devices=[]):  # the network's own checks, before its number of inputs is known
+            self._new_network(0, 1)
         if logger is not None and not isinstance(logger, Logger):
             raise TypeError(f"logger must be Stable-Baselines3's Logger or None, got {logger!r}")
         check_device(device)
         self.device = get_device(device)
-        self.verbose, self.logger = check_verbose(verbose), logger
+        self.verbose = check_verbose(verbose)
+        if logger is None:
+            logger = configure(None, ["stdout"]) if self.verbose > 0 else Logger(None, [])
+        self.logger = logger
         self.generator = th.Generator(self.device)
         self.set_random_seed(seed)
         self.n_updates = 0
@@ -128,7 +135,9 @@ class EnergyMatching:
 
     def set_random_seed(self, seed: int | None) -> None:
         """
-        :param seed: of everything that is drawn from now on (``None``: another one each time)
+        Seed everything that is drawn from now on.
+
+        :param seed: an integer (``None``: a random one)
         :raises TypeError: if it is neither integer nor ``None``
         """
         if seed is None:
@@ -136,95 +145,90 @@ class EnergyMatching:
         else:
             self.generator.manual_seed(check_integer("seed", seed, maximum=2**63 - 1))
 
+    @property
+    def num_timesteps(self) -> int:
+        """Number of gradient steps so far, under the name that Stable-Baselines3's callbacks read."""
+        return self.n_updates
+
     def fit(
-        self, samples: Any, observations: Any = None, gradient_steps: int = 2000, log_interval: int = 100
+        self,
+        samples: Any,
+        observations: Any = None,
+        gradient_steps: int = 2000,
+        log_interval: int = 100,
+        callback: MaybeCallback = None,
+        progress_bar: bool = False,
     ) -> "EnergyMatching":
         """
-        Learn, or go on learning: the warm-up is over once for all, and the optimiser and the average are kept.
+        Learn, or go on learning: the warm-up happens once, and the optimiser and the average are kept.
 
         :param samples: ``(n, D)``; with observations, actions ``(n, A)`` or ``K`` of each observation ``(n, K, A)``
         :param observations: ``(n, O)``, or ``None`` for a density
-        :param gradient_steps: how many
+        :param gradient_steps: number of gradient steps
         :param log_interval: gradient steps between two lines of the log
+        :param callback: called after each gradient step, see :func:`sb3_energy.offline.fit.fit`
+        :param progress_bar: whether to show a progress bar (needs tqdm and rich)
         :return: self
-        :raises TypeError: if something is no array of numbers, or a number of steps no integer
-        :raises ValueError: if shapes do not fit each other or those of before, or a number is not finite
-        :raises FloatingPointError: if a loss or a chain is not finite; no parameter is changed by that step
+        :raises TypeError: if something is not an array of numbers, or an argument has the wrong type
+        :raises ValueError: if shapes do not fit each other or those of the first ``fit``, or a number is NaN or infinity
+        :raises FloatingPointError: if a loss or a chain is NaN or infinity; no parameter is changed by that step
         """
-        gradient_steps = check_integer("gradient_steps", gradient_steps, minimum=1)
-        log_interval = check_integer("log_interval", log_interval, minimum=1)
         data = checked_samples(samples, observations, self.settings.box, self.device)
-        dims = (0 if data.observations is None else data.observations.shape[1], data.actions.shape[2])
-        if self.dims is None:
-            self._build(dims)
-            if self.normalizer is not None and data.observations is not None:
-                self.normalizer.update(data.observations)
-        if self.dims != dims:
-            raise ValueError(f"observations and samples must have the dimensions of before, {self.dims}, got {dims}")
-        logger = self.logger
-        if logger is None and self.verbose > 0:
-            logger = configure(None, ["stdout"])
-        assert self.network is not None
-        self.network.train()
-        try:
-            for step in range(gradient_steps):
-                rate = self.settings.learning_rate
-                rate += (self.settings.final_learning_rate - rate) * step / max(gradient_steps - 1, 1)
-                with named(self.network, "potential"):
-                    losses = self._update(data, rate)
-                if logger is not None and (step + 1) % log_interval == 0:
-                    for name, value in losses.items():
-                        logger.record(f"train/{name}", value.item())
-                    logger.record("train/learning_rate", rate)
-                    logger.dump(self.n_updates)
-        finally:
-            self.network.eval()
+        dims = _dims(data)
+        if self.dims not in (None, dims):
+            raise ValueError(f"observations and samples must have the dimensions of the first fit, {self.dims}, got {dims}")
+        fit(self, lambda tick: self._update(data, tick), gradient_steps, callback, log_interval, progress_bar)
         return self
+
+    def _new_network(self, n_observed: int, dim: int) -> PotentialNetwork:
+        s = self.settings
+        activation_fn = find_activation(s.activation_fn)
+        return PotentialNetwork(
+            n_observed,
+            dim,
+            s.net_arch,
+            activation_fn,
+            layer_norm=s.layer_norm,
+            spectral_norm=s.spectral_norm,
+            input_gain=s.input_gain,
+        )
 
     def _build(self, dims: tuple[int, int]) -> None:
         s = self.settings
-        activation = {smooth.__name__: smooth for smooth in SMOOTH_ACTIVATIONS}[s.activation_fn]
         seed = int(th.randint(2**62, (), generator=self.generator, device=self.device))
         with th.random.fork_rng(devices=[]):  # torch initialises from its global generator, which is left as it was
-            th.default_generator.manual_seed(seed)  # th.manual_seed would do it for GPUs as well
-            network = PotentialNetwork(*dims, s.net_arch, activation, s.layer_norm, s.spectral_norm, s.input_gain)
+            th.default_generator.manual_seed(seed)  # th.manual_seed would seed those of GPUs as well
+            network = self._new_network(*dims)
         self.dims = dims
-        self.network = network.to(self.device).eval()  # spectral norms change at each look at them while they learn
+        self.network = network.to(self.device).eval()  # in training mode each forward pass changes spectral norms
         self.optimizer = th.optim.Adam(self.network.parameters(), lr=s.learning_rate)
         if s.ema_decay is not None:
             self.average = deepcopy(self.network).requires_grad_(False)
         if s.normalize_observations and dims[0] > 0:
             self.normalizer = RunningNorm(dims[0]).to(self.device)
 
-    def _update(self, data: Samples, rate: float) -> Losses:
+    def _update(self, data: Dataset, tick: Tick) -> dict[str, th.Tensor | float]:
+        if self.network is None:
+            self._build(_dims(data))
+            if self.normalizer is not None and data.observations is not None:
+                self.normalizer.update(data.observations)
         assert self.network is not None
-        ends, observations = data.batch(self.settings.batch_size, self.generator)
-        features = self._features(observations)
+        rate = self.settings.learning_rate
+        rate += (self.settings.final_learning_rate - rate) * tick.step / max(tick.n_steps - 1, 1)
+        update_learning_rate(self.optimizer, rate)
+        ends, observations = training_batch(data, self.settings.batch_size, self.generator)
         compute = warm_up_losses if self.n_updates < self.settings.warm_up_steps else joint_losses
-        losses = compute(self.network, features, ends, self.settings, self.generator)
-        loss = losses["loss"]
-        if not th.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss of gradient step {self.n_updates + 1} is {loss.item()}: training stops before it changes the "
-                "potential",
-                "a lower learning_rate, a smaller divergence_coef, or layer_norm=True",
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        require_finite_gradients(self.optimizer, f"the loss of gradient step {self.n_updates + 1}")
-        self.optimizer.step()
+        self.network.train()
+        try:
+            with named(self.network, "potential"):
+                losses = compute(self.network, self._features(observations), ends, self.settings, self.generator)
+                descend(self.optimizer, losses["loss"], f"the loss of gradient step {self.n_updates + 1}", ADVICE)
+        finally:
+            self.network.eval()
         self.n_updates += 1
         if self.average is not None and self.settings.ema_decay is not None:
-            # Young averages forget their zero beginning faster
-            decay = min(self.settings.ema_decay, self.n_updates / (10 + self.n_updates))
-            with th.no_grad():
-                for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                    mean.lerp_(value, 1.0 - decay)
-                for statistic, latest in zip(self.average.buffers(), self.network.buffers(), strict=True):
-                    statistic.copy_(latest)
-        return losses
+            update_average(self.average, self.network, self.settings.ema_decay, self.n_updates)
+        return {**{name: value.detach() for name, value in losses.items()}, "learning_rate": rate}
 
     def _features(self, observations: th.Tensor | None) -> th.Tensor:
         if observations is None:
@@ -237,27 +241,29 @@ class EnergyMatching:
         return (self.network if self.average is None else self.average), self.dims
 
     def _conditions(self, observations: Any, n_observed: int) -> th.Tensor:
-        """Features ``(B, F)``; refuses observations that are missing, of another size, or that nobody has learned from."""
+        """Features ``(B, F)``; raises ValueError for observations that are missing, superfluous or of another size."""
         if n_observed == 0:
             if observations is not None:
                 raise ValueError("observations were given, but it has learned from samples without them")
             return self._features(None)
         if observations is None:
             raise ValueError(f"observations of {n_observed} numbers must be given: it has learned from pairs")
-        found = as_points("observations", observations, (2,), self.device, no_rows=True)
+        found = as_points("observations", observations, (2,), self.device, may_be_empty=True)
         if found.shape[1] != n_observed:
             raise ValueError(f"observations must have shape (B, {n_observed}), got {tuple(found.shape)}")
         return self._features(found)
 
     def sample(self, n: int = 1, observations: Any = None) -> np.ndarray:
         """
-        :param n: how many, for each observation
+        Draw samples, or actions of each observation.
+
+        :param n: number of draws, for each observation
         :param observations: ``(B, O)`` if it has learned from pairs, else ``None``
         :return: ``(n, D)``, or ``(B, n, A)``
         :raises RuntimeError: before the first ``fit``
         :raises ValueError: if observations are missing, superfluous or of another shape, or ``n`` is below 1
-        :raises TypeError: if ``n`` is no integer
-        :raises FloatingPointError: if a chain is not finite
+        :raises TypeError: if ``n`` is not an integer
+        :raises FloatingPointError: if a chain reaches NaN or infinity
         """
         network, (n_observed, dim) = self._fitted()
         n = check_integer("n", n, minimum=1)
@@ -272,11 +278,13 @@ class EnergyMatching:
 
     def energy(self, samples: Any, observations: Any = None) -> np.ndarray:
         """
+        The potential. The density is ``exp(-V / ε)`` up to an unknown factor.
+
         :param samples: ``(n, D)``; with observations, one action of each ``(B, A)`` or some ``(B, N, A)``
         :param observations: ``(B, O)`` if it has learned from pairs, else ``None``
-        :return: ``V`` of each, ``(n,)`` or ``(B, N)``; the density is ``exp(-V / ε)`` up to a factor that nobody knows
+        :return: ``V`` of each, ``(n,)`` or ``(B, N)``
         :raises RuntimeError: before the first ``fit``
-        :raises ValueError: if a shape is wrong or a number is not finite
+        :raises ValueError: if a shape is wrong or a number is NaN or infinity
         """
         network, (n_observed, dim) = self._fitted()
         features = self._conditions(observations, n_observed)
@@ -297,21 +305,21 @@ class EnergyMatching:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        The action of an observation, in the form of Stable-Baselines3's policies.
+        The action of an observation, with the signature of Stable-Baselines3's policies.
 
         :param observation: ``(O,)`` or ``(B, O)``
-        :param state: of a recurrent policy, which this is not: it is handed back
-        :param episode_start: has no meaning without such a state
-        :param deterministic: whether to take the end of lowest energy of descents without noise, not a draw
+        :param state: hidden state of recurrent policies, returned unchanged
+        :param episode_start: not used without a hidden state
+        :param deterministic: whether to descend from fixed starts without noise and take the end of lowest energy
         :return: ``(A,)`` or ``(B, A)``, and the state
         :raises RuntimeError: before the first ``fit``
         :raises ValueError: if it has not learned from pairs, or the observation has another shape
-        :raises FloatingPointError: if a chain is not finite
+        :raises FloatingPointError: if a chain reaches NaN or infinity
         """
         network, (n_observed, dim) = self._fitted()
         if n_observed == 0:
             raise ValueError("predict needs a potential of observations: fit(actions, observations=...), or call sample(n)")
-        found = as_points("observation", observation, (1, 2), self.device, no_rows=True)
+        found = as_points("observation", observation, (1, 2), self.device, may_be_empty=True)
         rows = found.reshape(1, -1) if found.dim() == 1 else found
         if deterministic and len(rows) > 0:
             features = self._conditions(rows, n_observed)
@@ -324,11 +332,12 @@ class EnergyMatching:
 
     def save(self, path: PathOrFile) -> None:
         """
-        Everything but the data: settings, networks, optimiser and the state of the random numbers.
+        Save settings, networks, optimiser and the state of the random number generator; the data are not saved.
 
-        :param path: where to, ``.pt`` is appended to a path without suffix; killed in between, the old file is whole
+        :param path: where to; ``.pt`` is appended to a path without suffix. The old file stays whole until the new one is
+            complete
         :raises RuntimeError: before the first ``fit``
-        :raises FloatingPointError: if a parameter, or the optimiser's state, is not finite; no file is touched
+        :raises FloatingPointError: if a parameter or the optimiser's state is NaN or infinity; no file is changed
         :raises OSError: if the file cannot be written
         """
         self._fitted()
@@ -344,13 +353,13 @@ class EnergyMatching:
             random_device=self.device.type,
             **{name: None if module is None else module.state_dict() for name, module in self._modules().items()},
         )
-        files.write(path, content)
+        write_tensors(path, content, WHAT)
 
     def _modules(self) -> dict[str, nn.Module | None]:
         return dict(network=self.network, average=self.average, normalizer=self.normalizer)
 
     def _not_finite(self) -> str | None:
-        """The name of a tensor that is not finite, if there is one."""
+        """The name of a tensor with NaN or infinity, if there is one."""
         found = [item for name, part in self._modules().items() if part is not None for item in module_tensors(part, name)]
         return not_finite([*chain.from_iterable(found), *optimizer_tensors(self.optimizer, "optimizer")])
 
@@ -359,19 +368,20 @@ class EnergyMatching:
         cls, path: PathOrFile, device: th.device | str = "auto", verbose: int = 0, logger: Logger | None = None
     ) -> "EnergyMatching":
         """
-        The file is read with torch's ``weights_only=True``.
+        Load what ``save`` has written, with torch's ``weights_only=True``. Samples and further training are those that the
+        saved instance would have made.
 
         :param path: as it was saved
-        :param device: where to put it; on another type of device random numbers begin anew
+        :param device: where to put it; on another type of device the random number generator is seeded anew
         :param verbose: as in the constructor
         :param logger: as in the constructor
-        :return: what was saved; samples and further training are those that it would have made
+        :return: what was saved
         :raises FileNotFoundError: if there is no such file
-        :raises ValueError: if it is another one, or damaged
+        :raises ValueError: if it is another file, or damaged
         """
-        content = files.read(path, get_device(device))
+        content = read_tensors(path, get_device(device), WHAT)
         model = cls(device=device, verbose=verbose, logger=logger)
-        with explained(path, files.WHAT):
+        with explained(path, WHAT):
             unknown = sorted(set(content["settings"]) - set(model.settings.as_dict()))
             if unknown:
                 raise DamagedError(f"it has settings that this version does not know, {unknown}")
@@ -392,3 +402,7 @@ class EnergyMatching:
         self.n_updates = content["n_updates"]
         if content["random_device"] == self.device.type:
             self.generator.set_state(content["random_state"].cpu())
+
+
+def _dims(data: Dataset) -> tuple[int, int]:
+    return 0 if data.observations is None else data.observations.shape[1], data.actions.shape[2]

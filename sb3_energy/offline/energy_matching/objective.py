@@ -1,4 +1,4 @@
-"""What one gradient step of an Energy Matching descends: transport far from the data, contrastive divergence near it."""
+"""The losses of an Energy Matching: transport far from the data, contrastive divergence near it."""
 
 import torch as th
 
@@ -15,7 +15,7 @@ def warm_up_losses(
     network: PotentialNetwork, features: th.Tensor, ends: th.Tensor, settings: Settings, generator: th.Generator
 ) -> Losses:
     """
-    The first phase: transport alone, at times that are uniform in [0, 1].
+    The losses of the warm-up: transport alone, at uniform times in [0, 1].
 
     :param network: of the potential
     :param features: ``(B, F)``
@@ -33,12 +33,11 @@ def joint_losses(
     network: PotentialNetwork, features: th.Tensor, ends: th.Tensor, settings: Settings, generator: th.Generator
 ) -> Losses:
     """
-    The second phase: ``c_t · transport + c_d · contrastive divergence + c_m · (E[V(x⁺)²] + E[V(x⁻)²]) / ε``.
+    The losses after the warm-up: ``c_t · transport + c_d · contrastive divergence + c_m · (E[V(x⁺)²] + E[V(x⁻)²]) / ε``.
 
-    At the data ``exp(-V / ε)`` has to be the density, and its slope is not the mean way of those who arrive; so from ``τ*`` on
-    transport counts less and less, in a straight line to nothing (the time gate of Balcerak et al. 2025). The last term keeps
-    V where numbers are: nothing else says at which height it lies, and only the sampler says how steep it may be
-    (Du and Mordatch 2019, section 3.3).
+    At the data ``exp(-V / ε)`` has to be the density, whose gradient is not the mean transport velocity. So the weight of
+    transport falls linearly from 1 at ``τ*`` to 0 at 1 (the time gate of Balcerak et al. 2025). The last term bounds the
+    potential, whose offset is not identified and whose steepness only the sampler limits (Du and Mordatch 2019, section 3.3).
 
     :param network: of the potential
     :param features: ``(B, F)``
@@ -63,8 +62,8 @@ def draw_negatives(
     network: PotentialNetwork, features: th.Tensor, ends: th.Tensor, settings: Settings, generator: th.Generator
 ) -> th.Tensor:
     """
-    Draws of the model as it is now: a part of the chains starts at the base and takes the sampler's whole way, so that what is
-    sampled later is what was trained; the others start at the data and stay at the temperature ``ε``.
+    Draws of the current model. A fraction of the chains starts at the base and runs the whole sampler, so that training and
+    sampling use the same chains; the others start at the data and run at the temperature ``ε``.
 
     :param network: of the potential
     :param features: ``(B, F)``
@@ -76,14 +75,14 @@ def draw_negatives(
     sampler = PotentialSampler(settings)
     n_observations, n, dim = ends.shape
     with th.no_grad():
-        if n > 1:  # a part of the particles of each observation
+        if n > 1:  # a fraction of the particles of each observation
             potential, held = network.bind(features), n - round(settings.noise_fraction * n)
             parts = [sampler.moved(potential, ends[:, :held], generator, at_data=True)] if held > 0 else []
             if held < n:
                 starts = sampler.starts(n_observations, n - held, dim, generator)
                 parts.append(sampler.moved(potential, starts, generator))
             return th.cat(parts, dim=1)
-        held = n_observations - round(settings.noise_fraction * n_observations)  # of one particle each: a part of these
+        held = n_observations - round(settings.noise_fraction * n_observations)  # a fraction of the observations
         parts = [sampler.moved(network.bind(features[:held]), ends[:held], generator, at_data=True)] if held > 0 else []
         if held < n_observations:
             starts = sampler.starts(n_observations - held, 1, dim, generator)

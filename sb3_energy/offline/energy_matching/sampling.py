@@ -1,4 +1,4 @@
-"""Where particles start and how the potential moves them, on R^d or between mirrors."""
+"""Sampling from a potential: starts and Langevin chains, on R^d or in a box with reflection."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from sb3_energy.types import EnergyFn, Target
 @dataclass(frozen=True)
 class PotentialSampler:
     """
-    Langevin chains of ``exp(-V / ε)``. With ``box="reflect"`` they walk between mirrors at -1 and 1.
+    Langevin chains of ``exp(-V / ε)``. With ``box="reflect"`` they are reflected at -1 and 1.
 
-    :param settings: of which base, box, temperature, times and numbers of steps and particles are used
+    :param settings: of the training; base, box, temperature, times and numbers of steps and particles are used
     """
 
     settings: Settings
@@ -29,16 +29,18 @@ class PotentialSampler:
 
     @property
     def equilibrium(self) -> Langevin:
-        """The same steps at the full temperature from the first one on, for chains that start at data."""
+        """The same steps at the temperature ``ε`` from the first one on, for chains that start at data."""
         return Langevin(self.refiner.step_size, 1.0)
 
     def starts(self, n_observations: int, n: int, dim: int, generator: th.Generator) -> th.Tensor:
         """
+        Draw starts from the base. In a box, a normal base is folded into it.
+
         :param n_observations: ``B``
         :param n: ``N``
         :param dim: ``D``
         :param generator: source of the draws
-        :return: ``(B, N, D)`` draws from the base; in a box a normal one is folded into it
+        :return: ``(B, N, D)``
         """
         shape = (n_observations, n, dim)
         if self.settings.base == "uniform":
@@ -54,12 +56,14 @@ class PotentialSampler:
 
     def moved(self, potential: EnergyFn, particles: th.Tensor, generator: th.Generator, at_data: bool = False) -> th.Tensor:
         """
+        Run the chains.
+
         :param potential: bound, ``(B, N, D) -> (B, N)``
         :param particles: ``(B, N, D)``
         :param generator: source of the noise
-        :param at_data: whether they start at data, where there is nothing to transport
+        :param at_data: whether they start at data, where nothing is left to transport
         :return: ``(B, N, D)``, without a graph
-        :raises FloatingPointError: if an energy is not finite
+        :raises FloatingPointError: if an energy is NaN or infinity
         """
         refiner = self.equilibrium if at_data else self.refiner
         try:
@@ -69,12 +73,12 @@ class PotentialSampler:
 
     def lowest(self, potential: EnergyFn, like: th.Tensor) -> th.Tensor:
         """
-        Descent from fixed quantiles of the base, without noise; starts and ends compete.
+        The lowest point of descents without noise from fixed quantiles of the base, starts included.
 
         :param potential: bound, ``(B, N, D) -> (B, N)``
         :param like: ``(B, D)``, for shape and device
         :return: ``(B, D)``
-        :raises FloatingPointError: if an energy is not finite
+        :raises FloatingPointError: if an energy is NaN or infinity
         """
         points = normal_quantiles(self.settings.n_particles, like)
         points = th.erf(points / 2.0**0.5) if self.settings.base == "uniform" else self._end(points)
@@ -93,6 +97,6 @@ class PotentialSampler:
 
 def _diverged() -> FloatingPointError:
     return NonFiniteError(
-        "the potential is not finite where its chains went",
+        "the potential is NaN or infinite where its chains went",
         "a lower learning_rate, a larger magnitude_coef, a larger n_steps, or layer_norm=True",
     )

@@ -1,4 +1,4 @@
-"""The numbers of an Energy Matching and their checks, one sentence each."""
+"""The settings of an Energy Matching and their checks."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,8 +12,8 @@ BOXES = (None, "reflect")
 @dataclass(frozen=True)
 class Settings:
     """
-    The arguments of :class:`~sb3_energy.offline.energy_matching.EnergyMatching`, under the same names. Plain values, so that
-    a file can hold them without running code when it is read.
+    The arguments of :class:`~sb3_energy.offline.energy_matching.EnergyMatching`, under the same names. They are plain values,
+    so that reading them from a file runs no code.
 
     :raises ValueError: if a number is out of range, or two settings exclude each other
     :raises TypeError: if something has the wrong type
@@ -69,6 +69,8 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """
-        :return: by name
+        The settings by name, for a file.
+
+        :return: plain values
         """
         return {field.name: getattr(self, field.name) for field in fields(self)}
