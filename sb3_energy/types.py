@@ -65,6 +65,15 @@ class Head(NamedTuple):
     average_divergence: AverageDivergenceFn | None = None
     prefix_energy: PrefixEnergyFn | None = None
 
+    def through(self, transform: Callable[[EnergyFn], EnergyFn]) -> "Head":
+        """
+        The head where its energy, if it has one, goes through the same transform as the energy of the whole event.
+
+        :param transform: such as :func:`sb3_energy.energies.squashed`
+        :return: the head after it; velocities stay as they are
+        """
+        return self if self.prefix_energy is None else self._replace(prefix_energy=transform(self.prefix_energy))
+
 
 class Tick(NamedTuple):
     """
@@ -126,6 +135,26 @@ class RefinerInfo(NamedTuple):
     effective_sample_size: th.Tensor | None = None
     energy_drop: th.Tensor | None = None
     computed: th.Tensor | None = None
+
+    @classmethod
+    def of_move(
+        cls,
+        before: th.Tensor,
+        after: th.Tensor,
+        acceptance: th.Tensor | None = None,
+        effective_sample_size: th.Tensor | None = None,
+    ) -> "RefinerInfo":
+        """
+        The info of a step, with the lengths of the moves.
+
+        :param before: ``(B, N, *E)`` particles before the step
+        :param after: ``(B, N, *E)`` particles after it
+        :param acceptance: ``(B, N)`` (``None``: 1)
+        :param effective_sample_size: ``(B,)``, where something was resampled
+        :return: the info, without a graph
+        """
+        length = (after.detach() - before.detach()).flatten(2).norm(dim=-1)
+        return cls(th.ones_like(length) if acceptance is None else acceptance, length, effective_sample_size)
 
 
 ProposeFn = Callable[[int, float], tuple[th.Tensor, th.Tensor]]

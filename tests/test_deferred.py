@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_energy import EnergySAC, deferred
 from sb3_energy.deferred import require, require_finite
-from sb3_energy.refiners.loop import draw_indices
+from sb3_energy.stats import draw_indices
 from sb3_energy.training.guards import as_floats, can_skip, guarded_step
 
 NO, YES = th.tensor(False), th.tensor(True)

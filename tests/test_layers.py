@@ -13,7 +13,21 @@ HOOK = ROOT / "_sb3_energy_autoload.py"
 
 RANKS = {
     **dict.fromkeys(
-        ("types", "schedules", "autodiff", "deferred", "matmul", "checks", "conversion", "keywords", "registry", "files"), 0
+        (
+            "types",
+            "schedules",
+            "autodiff",
+            "deferred",
+            "matmul",
+            "checks",
+            "conversion",
+            "keywords",
+            "registry",
+            "files",
+            "stats",
+            "steps",
+        ),
+        0,
     ),
     **dict.fromkeys(("energies", "refiners", "entropy", "losses", "networks"), 1),
     "refinement": 2,

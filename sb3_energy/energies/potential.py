@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_bool, check_number, plain_fields
 from sb3_energy.energies.q_ensemble import QEnergy
+from sb3_energy.steps import zero_energy
 from sb3_energy.types import EnergyFn, Networks
 
 
@@ -133,11 +134,3 @@ class _BoundPotential:
         how it falls around each mode, and hardly how deep one mode is beside another that no chain reaches from it.
         """
         return self if self.q_energy is None else _BoundPotential(zero_energy, self.q_energy, self.factor, self.temperature)
-
-
-def zero_energy(x: th.Tensor) -> th.Tensor:
-    """
-    :param x: ``(B, N, A)``
-    :return: ``(B, N)``, the potential that is 0
-    """
-    return x.new_zeros(x.shape[:2])

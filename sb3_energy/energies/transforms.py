@@ -3,12 +3,12 @@
 Each function returns a ``functools.partial`` of a module-level function, so that what is built can be pickled.
 """
 
-import math
 from functools import partial
 
 import torch as th
 
 from sb3_energy.autodiff import energy_and_grad, gradient_of
+from sb3_energy.stats import log_tanh_jacobian
 from sb3_energy.types import EnergyFn
 
 Known = tuple[th.Tensor, th.Tensor]
@@ -121,16 +121,6 @@ def folded(x: th.Tensor) -> th.Tensor:
     :return: the same shape, in [-1, 1]
     """
     return (th.remainder(x - 1.0, 4.0) - 2.0).abs() - 1.0
-
-
-def log_tanh_jacobian(x: th.Tensor) -> th.Tensor:
-    """
-    ``Σ log(1 - tanh² x)`` over the event, without cancellation: ``1 - tanh² x = (2 / (e^x + e^-x))²``.
-
-    :param x: ``(B, N, *E)``
-    :return: ``(B, N)``
-    """
-    return (2.0 * (math.log(2.0) - x - th.nn.functional.softplus(-2.0 * x))).flatten(2).sum(-1)
 
 
 def added(*fns: EnergyFn) -> EnergyFn:

@@ -8,6 +8,8 @@ import torch as th
 
 from sb3_energy.autodiff import directional_derivative, jacobian
 from sb3_energy.checks import check_choice, check_integer, plain_fields
+from sb3_energy.entropy.chains import known_log_prob
+from sb3_energy.steps import steps, zero_energy
 from sb3_energy.types import Chains, EntropyContext, EntropyEstimate, Tick
 
 METHODS = ("exact", "hutchinson", "learned")
@@ -48,14 +50,12 @@ class DivergenceEntropy:
         :return: the log-density where it ends
         """
         chains = context.simulate(self.n_chains)
-        assert chains.log_prob is not None  # a flow starts at draws from the base
-        refiner: Any = chains.refiner
-        particles, log_prob = chains.particles, chains.log_prob
-        for k in range(chains.n_steps):
-            tick = Tick(k, chains.n_steps)
-            log_prob = log_prob - self._log_volume(chains, particles, tick)
-            particles = refiner.transport(particles, chains.target, tick)
-        log_prob = log_prob - chains.log_jacobian(particles)
+        log_prob, ends = known_log_prob(chains), chains.particles
+        target = chains.target._replace(energy=zero_energy)  # a flow does not follow it
+        for before, after, _, tick in steps(chains.refiner, chains.particles, target, n_steps=chains.n_steps):
+            log_prob = log_prob - self._log_volume(chains, before.particles, tick)
+            ends = after.particles
+        log_prob = log_prob - chains.log_jacobian(ends)
         return EntropyEstimate(log_prob.mean(dim=1, keepdim=True))
 
     def _log_volume(self, chains: Chains, particles: th.Tensor, tick: Tick) -> th.Tensor:
@@ -64,7 +64,7 @@ class DivergenceEntropy:
             transport = partial(refiner.transport, target=chains.target, tick=tick)
             return th.linalg.slogdet(jacobian(transport, particles)).logabsdet
         if self.method == "learned":
-            assert chains.target.average_divergence is not None  # seen to at construction
+            assert chains.target.average_divergence is not None  # checked at construction
             return tick.dt * chains.target.average_divergence(particles, *refiner.times(particles, tick))
         if chains.target.velocity is None:  # a mean flow: the divergence of its average velocity
             assert chains.target.average_velocity is not None

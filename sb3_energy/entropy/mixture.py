@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch as th
 
 from sb3_energy.checks import check_integer, plain_fields
 from sb3_energy.deferred import require
-from sb3_energy.entropy.kernels import KernelRefiner, gaussian_log_prob
-from sb3_energy.types import EntropyContext, EntropyEstimate, Tick
+from sb3_energy.stats import gaussian_log_prob, log_mean_exp
+from sb3_energy.steps import KernelSteps, steps
+from sb3_energy.types import EntropyContext, EntropyEstimate
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,14 @@ class MixtureEntropy:
         :return: minus the middle of the bounds, and both of them
         """
         chains = context.simulate(self.n_chains)
-        refiner: KernelRefiner = chains.refiner  # type: ignore[assignment]
-        state = refiner.init(chains.particles, chains.target)
-        for k in range(chains.n_steps - 1):
-            state, _ = refiner.step(state, chains.target, Tick(k, chains.n_steps))
-        means, std = refiner.kernel(state, chains.target, Tick(chains.n_steps - 1, chains.n_steps))
-        ends = means + std * th.randn_like(means)
+        refiner: Any = chains.refiner
+        *_, last = steps(KernelSteps(refiner), chains.particles, chains.target, n_steps=chains.n_steps)
+        means, std = refiner.kernel(last.before, chains.target, last.tick)
+        log_jacobian = chains.log_jacobian(last.after.particles)
+        means, ends = means.flatten(2), last.after.particles.flatten(2)
         log_kernels = gaussian_log_prob(ends.unsqueeze(2), means.unsqueeze(1), std)  # (B, M, M)
-        log_jacobian = chains.log_jacobian(ends)
         m = means.shape[1]
-        inclusive = log_kernels.logsumexp(dim=2) - math.log(m) - log_jacobian
+        inclusive = log_mean_exp(log_kernels, dim=2) - log_jacobian
         wide = (std**2 + _spread_of_others(means) * m ** (-2.0 / (means.shape[2] + 4.0))).sqrt().unsqueeze(2)
         log_wide = gaussian_log_prob(ends.unsqueeze(2), means.unsqueeze(1), wide)
         own = th.eye(m, dtype=th.bool, device=means.device)
@@ -70,5 +70,5 @@ def _spread_of_others(x: th.Tensor) -> th.Tensor:
     """``(B, M, D) -> (B, M, D)``, the variance of all but one, for each of them."""
     n, centred = x.shape[1], x - x.mean(dim=1, keepdim=True)
     squares = centred.square()
-    # By Welford's update, taken back
+    # Welford's update, in reverse
     return ((squares.sum(dim=1, keepdim=True) - squares * n / (n - 1.0)) / (n - 1.0)).clamp(min=0.0)

@@ -1,13 +1,16 @@
 """A bound of the entropy of Langevin chains from their whole path and a reverse path."""
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 
 from sb3_energy.checks import check_integer, plain_fields
-from sb3_energy.entropy.kernels import KernelRefiner, gaussian_log_prob
-from sb3_energy.types import EntropyContext, EntropyEstimate, Tick
+from sb3_energy.entropy.chains import known_log_prob
+from sb3_energy.stats import gaussian_log_prob, normal_log_prob
+from sb3_energy.steps import steps
+from sb3_energy.types import EntropyContext, EntropyEstimate
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,19 @@ class PathEntropy:
         :return: the bound in the mean over chains, and the loss of the reverse drift
         """
         chains = context.simulate(self.n_chains)
-        assert chains.log_prob is not None and context.reverse is not None  # seen to at construction
-        refiner: KernelRefiner = chains.refiner  # type: ignore[assignment]
-        state, log_ratio = refiner.init(chains.particles, chains.target), chains.log_prob
+        assert context.reverse is not None  # checked at construction
+        refiner: Any = chains.refiner
+        log_ratio, ends = known_log_prob(chains), chains.particles
         loss = log_ratio.new_zeros(())
-        for k in range(chains.n_steps):
-            tick, before = Tick(k, chains.n_steps), state
+        for before, after, _, tick in steps(refiner, chains.particles, chains.target, n_steps=chains.n_steps):
             mean, std = refiner.kernel(before, chains.target, tick)
-            state, _ = refiner.step(before, chains.target, tick)
-            # The drift at the end, as a step back from there has it
-            drift = refiner.kernel(state, chains.target, tick)[0] - state.particles
+            ends = after.particles
+            drift = refiner.kernel(after, chains.target, tick)[0] - ends  # of a step back from the end
             with th.enable_grad():
-                learned = context.reverse(state.particles, tick.remaining)
-                residual = before.particles - state.particles - drift - std * learned
-                loss = loss + 0.5 * (residual / std).square().sum(-1).mean()
-            back = gaussian_log_prob(residual.detach(), th.zeros_like(residual), std)
-            log_ratio = log_ratio + gaussian_log_prob(state.particles, mean, std) - back
-        log_ratio = log_ratio - chains.log_jacobian(state.particles)
+                learned = context.reverse(ends, tick.remaining)
+                noise_back = ((before.particles - ends - drift - std * learned) / std).flatten(2)
+                loss = loss + 0.5 * noise_back.square().sum(-1).mean()
+            back = normal_log_prob(noise_back.detach(), math.log(std))
+            log_ratio = log_ratio + gaussian_log_prob(ends.flatten(2), mean.flatten(2), std) - back
+        log_ratio = log_ratio - chains.log_jacobian(ends)
         return EntropyEstimate(log_ratio.mean(dim=1, keepdim=True), None, loss)

@@ -1,18 +1,18 @@
 """The soft value of an energy by importance sampling."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch as th
 
 from sb3_energy.checks import check_fraction, check_integer, plain_fields
+from sb3_energy.stats import effective_sample_size, log_mean_exp
 from sb3_energy.types import EntropyContext, EntropyEstimate
 
 
 class SoftValue(NamedTuple):
     """
-    What importance sampling says of ``p(a) ∝ exp(-E(a))``, in nats.
+    Estimates of ``p(a) ∝ exp(-E(a))`` by importance sampling, in nats.
 
     :param log_normalizer: ``(B,)`` estimate of ``log ∫ exp(-E(a)) da``; times the temperature it is the soft value
     :param entropy: ``(B,)`` estimate of the entropy of ``p``
@@ -41,11 +41,10 @@ def soft_value(energies: th.Tensor, proposal_log_prob: th.Tensor) -> SoftValue:
             f"and {tuple(proposal_log_prob.shape)}"
         )
     log_weights = -energies - proposal_log_prob
-    weights = log_weights.softmax(dim=1)
-    log_normalizer = log_weights.logsumexp(dim=1) - math.log(energies.shape[1])
-    # a proposal which the energy forbids has no weight, and 0 · ∞ is no number
+    weights, log_normalizer = log_weights.softmax(dim=1), log_mean_exp(log_weights, dim=1)
+    # A proposal which the energy forbids has no weight, and 0 · ∞ is NaN
     entropy = log_normalizer + th.where(weights > 0.0, weights * energies, 0.0).sum(dim=1)
-    return SoftValue(log_normalizer, entropy, 1.0 / weights.square().sum(dim=1))
+    return SoftValue(log_normalizer, entropy, effective_sample_size(log_weights))
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class SoftValueEntropy:
     :param n_proposals: proposals for each observation
     :param uniform_fraction: part of them that is uniform on the box, in [0, 1)
     :raises ValueError: if a number is out of range
-    :raises TypeError: if something is no number
+    :raises TypeError: if something is not a number
     """
 
     n_proposals: int = 16
@@ -72,9 +71,8 @@ class SoftValueEntropy:
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
-        :param context: which draws proposals and says their energies and densities
-        :return: minus the entropy: what SAC's backup calls ``log π(a|s)``, in the mean over actions; and how many proposals
-            the weights are worth
+        :param context: which draws proposals, with their energies and densities
+        :return: minus the entropy, which stands for ``log π(a|s)`` in SAC's backup, and the proposals' effective sample size
         """
         found = soft_value(*context.propose(self.n_proposals, self.uniform_fraction))
         records = dict(entropy_effective_sample_size=found.effective_sample_size)

@@ -2,37 +2,15 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch as th
 
 from sb3_energy.autodiff import hessian_trace
 from sb3_energy.checks import check_bool, plain_fields
-from sb3_energy.types import EntropyContext, EntropyEstimate, RefinerState, Target, Tick
-
-
-class SteinRefiner(Protocol):
-    """What is asked of a refiner."""
-
-    def deterministic(self) -> "SteinRefiner":
-        """The same steps without a permutation."""
-        ...
-
-    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
-        """As a refiner's."""
-        ...
-
-    def step(self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None) -> tuple:
-        """As a refiner's."""
-        ...
-
-    def step_jacobian(self, state: RefinerState, tick: Tick) -> th.Tensor:
-        """``ε ∂φ(x_i)/∂x_i``, ``(B, N, D, D)``, without the particle's own gradient's share."""
-        ...
-
-    def own_share(self, state: RefinerState, tick: Tick) -> float | th.Tensor:
-        """The factor of ``-∇²E(x_i)`` that is left out there."""
-        ...
+from sb3_energy.entropy.chains import known_log_prob
+from sb3_energy.steps import steps
+from sb3_energy.types import EntropyContext, EntropyEstimate, Target
 
 
 @dataclass(frozen=True)
@@ -65,35 +43,33 @@ class TraceEntropy:
         :return: the mean over particles, and the longest step in units of where the first order fails
         """
         chains = context.simulate(1)
-        assert chains.log_prob is not None  # refiners that compare particles start without a resampling
-        refiner: SteinRefiner = chains.refiner.deterministic()  # type: ignore[assignment]
-        state, log_prob = refiner.init(chains.particles, chains.target), chains.log_prob
+        refiner: Any = chains.refiner.deterministic()
+        log_prob, ends = known_log_prob(chains), chains.particles
         longest = log_prob.new_zeros(len(log_prob))
-        for k in range(chains.n_steps):
-            tick = Tick(k, chains.n_steps)
-            jacobian = refiner.step_jacobian(state, tick)
-            log_prob = log_prob - self._log_volume(refiner, state, chains.target, tick, jacobian)
+        for before, after, _, tick in steps(refiner, chains.particles, chains.target, n_steps=chains.n_steps):
+            jacobian = refiner.step_jacobian(before, tick)
+            log_prob = log_prob - self._log_volume(jacobian)
+            if self.self_term:
+                log_prob = log_prob + refiner.own_share(before, tick) * _hessian_trace(chains.target, before.particles)
             longest = th.maximum(longest, jacobian.flatten(2).norm(dim=2).amax(dim=1))
-            state, _ = refiner.step(state, chains.target, tick)
-        log_prob = log_prob - chains.log_jacobian(state.particles)
+            ends = after.particles
+        log_prob = log_prob - chains.log_jacobian(ends)
         if longest.mean() > 1.0:
             warnings.warn(
-                # no number in it, so that it is said once; entropy_step_norm is logged
+                # Without the number, so that Python shows it once; entropy_step_norm is logged
                 "entropy_estimator='trace' counts steps to first order, and these are too long for it: ε|∇φ| passes 1 in the "
                 "mean over observations (train/entropy_step_norm); try a smaller step_size or max_step_norm=0.5",
                 stacklevel=2,
             )
         return EntropyEstimate(log_prob.mean(dim=1, keepdim=True), dict(entropy_step_norm=longest))
 
-    def _log_volume(
-        self, refiner: SteinRefiner, state: RefinerState, target: Target, tick: Tick, jacobian: th.Tensor
-    ) -> th.Tensor:
-        if self.determinant:
-            identity = th.eye(jacobian.shape[-1], device=jacobian.device, dtype=jacobian.dtype)
-            return th.linalg.slogdet(identity + jacobian).logabsdet
-        trace = jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
-        if not self.self_term:
-            return trace
-        probes = th.randint_like(state.particles, 0, 2) * 2.0 - 1.0
-        hessian = hessian_trace(target.energy, state.particles, probes)
-        return trace - refiner.own_share(state, tick) * hessian
+    def _log_volume(self, jacobian: th.Tensor) -> th.Tensor:
+        if not self.determinant:
+            return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
+        identity = th.eye(jacobian.shape[-1], device=jacobian.device, dtype=jacobian.dtype)
+        return th.linalg.slogdet(identity + jacobian).logabsdet
+
+
+def _hessian_trace(target: Target, particles: th.Tensor) -> th.Tensor:
+    probes = th.randint_like(particles, 0, 2) * 2.0 - 1.0
+    return hessian_trace(target.energy, particles, probes)

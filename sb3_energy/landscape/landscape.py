@@ -15,6 +15,7 @@ from sb3_energy.energies import PotentialEnergy, QEnergy
 from sb3_energy.pgac.potential_policy import PotentialPolicy
 from sb3_energy.refiners import Flow, MeanFlow, SteinVariationalGradientDescent
 from sb3_energy.schedules import value_at
+from sb3_energy.steps import steps
 from sb3_energy.types import Refiner, Target, Tick
 
 N_BETWEEN = 16
@@ -119,7 +120,7 @@ def potential_policy_of(model: Any) -> PotentialPolicy:
 
 
 def trajectories(
-    refiner: Refiner, particles: th.Tensor, target: Target, n_steps: int, generator: th.Generator | None = None
+    refiner: Refiner, particles: th.Tensor, target: Target, *, n_steps: int, generator: th.Generator | None = None
 ) -> th.Tensor:
     """
     Where :func:`sb3_energy.refiners.refined_particles` has its particles before and after each step. It ends where that ends,
@@ -133,11 +134,8 @@ def trajectories(
     :return: ``(n_steps + 1, B, N, *E)``, without a graph
     """
     with th.no_grad():
-        state, found = refiner.init(particles, target), [particles]
-        for step in range(n_steps):
-            state, _ = refiner.step(state, target, Tick(step, n_steps), generator)
-            found.append(state.particles)
-    return th.stack(found)
+        taken = steps(refiner, particles, target, n_steps=n_steps, generator=generator)
+        return th.stack([particles, *(step.after.particles for step in taken)])
 
 
 def _look(policy: PotentialPolicy, obs: PyTorchObs, dims: tuple[int, ...], n_grid: int, n_particles: int) -> Landscape:
@@ -174,7 +172,7 @@ def _followed(policy: PotentialPolicy, obs: PyTorchObs, n_particles: int) -> tup
     chains = policy.simulate(obs, n_particles, base=base)
     is_still = isinstance(chains.refiner, WITHOUT_NOISE)
     refiner = chains.refiner.deterministic() if is_still else chains.refiner  # a permutation is not where a particle goes
-    found = trajectories(refiner, chains.particles, chains.target, chains.n_steps)
+    found = trajectories(refiner, chains.particles, chains.target, n_steps=chains.n_steps)
     parts = th.linspace(0.0, 1.0, N_BETWEEN + 1, device=found.device)[:, None, None, None]
     between = th.lerp(found[:-1, None], found[1:, None], parts)  # (K, N_BETWEEN + 1, 1, N, A), in the refiner's coordinates
     noise_scale = 0.0 if is_still else getattr(refiner, "noise_scale", 1.0)

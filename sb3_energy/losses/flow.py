@@ -6,6 +6,7 @@ Time runs from the base at 0 to the target at 1: ``x_t = (1 - t) x_0 + t x_1``.
 import torch as th
 
 from sb3_energy.autodiff import directional_derivative
+from sb3_energy.stats import gaussian_log_prob
 from sb3_energy.types import AverageDivergenceFn, AverageVelocityFn
 
 
@@ -35,8 +36,8 @@ def posterior_velocity(
     """
     t = time[..., None, None]
     starts = (points.unsqueeze(2) - t * candidates.unsqueeze(1)) / (1.0 - t)
-    z = (starts - mean[:, None, None]) / std[:, None, None]
-    posterior = (log_weights.unsqueeze(1) - 0.5 * z.square().sum(-1)).softmax(dim=-1)
+    log_density = gaussian_log_prob(starts, mean[:, None, None], std[:, None, None])
+    posterior = (log_weights.unsqueeze(1) + log_density).softmax(dim=-1)
     return (posterior.unsqueeze(-1) * (candidates.unsqueeze(1) - starts)).sum(dim=2)
 
 

@@ -1,10 +1,9 @@
 """How energies of prefixes learn what the energy of the whole is worth once the coordinates that follow are integrated out."""
 
-import math
-
 import torch as th
 from torch.nn import functional as F
 
+from sb3_energy.stats import log_mean_exp
 from sb3_energy.types import EnergyFn, PrefixEnergyFn
 
 
@@ -20,7 +19,7 @@ def soft_marginal(energies: th.Tensor, proposal_log_prob: th.Tensor) -> th.Tenso
     :param proposal_log_prob: ``(..., K)`` log-densities of the proposals
     :return: ``(...)``
     """
-    return math.log(energies.shape[-1]) - (-energies - proposal_log_prob).logsumexp(dim=-1)
+    return -log_mean_exp(-energies - proposal_log_prob, dim=-1)
 
 
 def prefix_loss(

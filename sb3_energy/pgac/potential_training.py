@@ -240,7 +240,7 @@ def chain_ends(
     with th.no_grad():
         target = Target(reflected(tempered(network.bind(features), temperature)))
         refiner = Langevin(2.0 * temperature * training.negative_step)
-        return folded(refined_particles(refiner, starts, target, training.negative_steps))
+        return folded(refined_particles(refiner, starts, target, n_steps=training.negative_steps))
 
 
 def guarded_divergence_loss(

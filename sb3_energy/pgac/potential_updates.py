@@ -174,7 +174,7 @@ class PotentialUpdates(ChainMemory):
     def _refined(self, obs: PyTorchObs, base: Gaussian, n: int) -> th.Tensor:
         policy = self.policy
         chains = policy.simulate(obs, n, base=base, n_particles=self.update_particles)
-        ends = refined_particles(chains.refiner, chains.particles, chains.target, chains.n_steps)
+        ends = refined_particles(chains.refiner, chains.particles, chains.target, n_steps=chains.n_steps)
         return policy.refinement.actions(base, ends)
 
     def _negatives(self, features: th.Tensor, best: th.Tensor) -> th.Tensor:
@@ -205,7 +205,9 @@ class PotentialUpdates(ChainMemory):
         with frozen(self.critic):
             state = refine(
                 replace(refiner, differentiable=True),  # type: ignore[type-var]
-                *(chains.particles, chains.target, chains.n_steps),
+                chains.particles,
+                chains.target,
+                n_steps=chains.n_steps,
             )
             return q_energy(policy.refinement.actions(base, state.particles)).mean() / policy.q_scale.spread
 

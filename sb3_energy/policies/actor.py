@@ -1,6 +1,5 @@
 """SB3's Gaussian actor on a backbone of choice."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch as th
@@ -13,6 +12,7 @@ from torch import nn
 from sb3_energy.networks import Stack, make_backbone, make_normalizer
 from sb3_energy.policies.features import NormalizedFeatures
 from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.stats import normal_log_prob
 
 
 class Draw(NamedTuple):
@@ -150,4 +150,4 @@ def density_of_noise(noise: th.Tensor, log_std: th.Tensor, slope: th.Tensor) -> 
     :param slope: ``(B, A)``, ``1 - a² + δ`` at the actions
     :return: ``(B, 1)``
     """
-    return -(0.5 * noise.square() + (log_std + slope.log()) + 0.5 * math.log(2.0 * math.pi)).sum(dim=1, keepdim=True)
+    return normal_log_prob(noise, log_std + slope.log()).unsqueeze(1)

@@ -266,7 +266,7 @@ def way_points(
     :param generator: source of the draws (``None``: torch's global one)
     :return: points and velocities, ``(B, P, A)`` each
     """
-    ends, _ = importance_resample(candidates.particles, candidates.log_weights, time.shape[1], generator)
+    ends, _ = importance_resample(candidates.particles, candidates.log_weights, time.shape[1], generator=generator)
     noise = th.randn(ends.shape, generator=generator, device=ends.device, dtype=ends.dtype)
     starts = base.mean.unsqueeze(1) + base.std.unsqueeze(1) * noise
     points = starts + time.unsqueeze(-1) * (ends - starts)

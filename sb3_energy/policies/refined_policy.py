@@ -29,8 +29,9 @@ from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.policies.warm_predict import WarmPredict
 from sb3_energy.refinement.proposals import Gaussian, draw_proposals
 from sb3_energy.refinement.sliceable_energy import bind_sliceable
-from sb3_energy.refinement.starts import is_flow, zero_energy
+from sb3_energy.refinement.starts import is_flow
 from sb3_energy.refinement.warm_start import Plans
+from sb3_energy.steps import zero_energy
 from sb3_energy.types import Chains, EnergyFn, Head, Networks, RefinerInfo
 
 

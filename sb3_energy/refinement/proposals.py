@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_energy.energies import log_tanh_jacobian
+from sb3_energy.stats import gaussian_log_prob, log_tanh_jacobian, uniform_log_prob
 
 INITIAL_PARTICLES = {"base": 0.0, "uniform": 1.0, "mixture": 0.5}
 """Where particles start: the part of them that is uniform on the box. The others are the base's own draws."""
@@ -86,11 +86,10 @@ def mixture_log_prob(base: Gaussian, particles: th.Tensor, uniform_fraction: flo
     :param uniform_fraction: ``f``
     :return: ``(B, N)``
     """
-    z = (particles - base.mean.unsqueeze(1)) / base.std.unsqueeze(1)
-    log_base = -(0.5 * z.square() + base.std.log().unsqueeze(1) + 0.5 * math.log(2.0 * math.pi)).sum(-1)
+    log_base = gaussian_log_prob(particles, base.mean.unsqueeze(1), base.std.unsqueeze(1))
     if uniform_fraction == 0.0:
         return log_base
-    log_uniform = log_tanh_jacobian(particles) - particles.shape[-1] * math.log(2.0)
+    log_uniform = uniform_log_prob(particles)
     if uniform_fraction == 1.0:
         return log_uniform
     return th.logaddexp(math.log1p(-uniform_fraction) + log_base, math.log(uniform_fraction) + log_uniform)

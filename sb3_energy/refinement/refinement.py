@@ -9,19 +9,19 @@ from sb3_energy.energies import near_proposal, on_box, squashed, standardized, t
 from sb3_energy.refinement.boxes import BOXES, Box
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES, Gaussian, draw_proposals
 from sb3_energy.refinement.sliceable_energy import SliceableEnergy
-from sb3_energy.refinement.starts import Starts, energy_of_starts, is_flow, resampled_proposals, zero_energy
+from sb3_energy.refinement.starts import Starts, energy_of_starts, is_flow, resampled_proposals
 from sb3_energy.refinement.warm_start import Plans
 from sb3_energy.refiners import (
     MPPI,
     Identity,
     SelfNormalizedImportanceSampling,
-    effective_sample_size,
-    normal_quantiles,
     refine,
     refine_until_still,
     refined_particles,
     select,
 )
+from sb3_energy.stats import effective_sample_size, normal_quantiles
+from sb3_energy.steps import zero_energy
 from sb3_energy.types import Chains, EnergyFn, Head, Refiner, RefinerInfo, RefinerState, Target
 
 
@@ -126,8 +126,10 @@ class Refinement:
         target = self._target(base, self.box.sampled(energy_fn), known, self._sampled_head(head))
         particles = self._to(base, particles)
         if is_finite and infos is None and plans is None and not self.refiner.resamples:
-            return self._from(base, refined_particles(self.refiner, particles, target, self.n_steps, generator))[:, 0]
-        state = refine(self.refiner, particles, target, self.n_steps, generator, steps)
+            return self._from(
+                base, refined_particles(self.refiner, particles, target, n_steps=self.n_steps, generator=generator)
+            )[:, 0]
+        state = refine(self.refiner, particles, target, n_steps=self.n_steps, generator=generator, infos=steps)
         self._keep(base, state, plans)
         if infos is not None and steps:
             if starts.log_weights is not None:  # the resampling belongs to the step that follows it
@@ -240,14 +242,16 @@ class Refinement:
             head = head._replace(prefix_energy=self.box.descended(head.prefix_energy))
         target = self._descended(base, starts, energy, head)
         if self.tolerance is None:
-            return refine(refiner, particles, target, self.n_steps, infos=infos)
+            return refine(refiner, particles, target, n_steps=self.n_steps, infos=infos)
         if not isinstance(energy, SliceableEnergy):
             raise TypeError(
                 "tolerance needs an energy with a method rows(index), such as policy.energy_fn(obs), "
                 f"got {type(energy).__name__}"
             )
         target_of = partial(self._descended_rows, base, starts, energy)
-        return refine_until_still(refiner, particles, target, target_of, self.n_steps, self.tolerance, infos)
+        return refine_until_still(
+            refiner, particles, target, target_of=target_of, n_steps=self.n_steps, tolerance=self.tolerance, infos=infos
+        )
 
     def _descended(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn, head: Head | None = None) -> Target:
         if self.trust_region is not None:

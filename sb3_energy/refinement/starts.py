@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_energy.refinement.proposals import Proposals
-from sb3_energy.refiners import importance_resample
+from sb3_energy.stats import importance_resample
 from sb3_energy.types import EnergyFn, Refiner
 
 
@@ -27,14 +27,6 @@ def is_flow(refiner: Refiner) -> bool:
     :return: whether it follows a learned velocity from the base
     """
     return getattr(refiner, "head", None) in ("velocity", "average_velocity")
-
-
-def zero_energy(x: th.Tensor) -> th.Tensor:
-    """
-    :param x: ``(B, N, *E)``
-    :return: ``(B, N)``, what stands for an energy that nobody looks at
-    """
-    return 0.0 * x.flatten(2).sum(-1)  # and no number where a particle is none
 
 
 def energy_of_starts(energy: EnergyFn) -> EnergyFn:
@@ -62,5 +54,5 @@ def resampled_proposals(
     with th.no_grad():
         energies = energy_fn(proposals.particles.reshape(rows // n_chains, n_chains * n, *proposals.particles.shape[2:]))
         log_weights = -energies.reshape(rows, n) - proposals.log_prob
-    particles, index = importance_resample(proposals.particles, log_weights, 1, generator)
+    particles, index = importance_resample(proposals.particles, log_weights, 1, generator=generator)
     return Proposals(particles, proposals.log_prob.gather(1, index)), log_weights

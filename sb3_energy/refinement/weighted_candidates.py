@@ -10,7 +10,7 @@ from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_fraction, check_integer, check_number, check_positive, plain_fields
 from sb3_energy.energies import squashed
 from sb3_energy.refinement.proposals import Gaussian, draw_proposals, mixture_log_prob
-from sb3_energy.refiners import importance_resample
+from sb3_energy.stats import gaussian_log_prob, importance_resample, log_mean_exp
 from sb3_energy.types import EnergyFn
 
 
@@ -55,9 +55,7 @@ class Kernels(NamedTuple):
         :param particles: ``(B, N, A)``
         :return: ``(B, N)``
         """
-        z = (particles.unsqueeze(2) - self.means.unsqueeze(1)) / self.std.unsqueeze(1)
-        log_kernels = -0.5 * z.square().sum(-1) - (self.std.log() + 0.5 * math.log(2.0 * math.pi)).sum(-1, keepdim=True)
-        return log_kernels.logsumexp(dim=2) - math.log(self.means.shape[1])
+        return log_mean_exp(gaussian_log_prob(particles.unsqueeze(2), self.means.unsqueeze(1), self.std.unsqueeze(1)), dim=2)
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def _moved(
     generator: th.Generator | None,
 ) -> Kernels:
     """The kernels of one preconditioned Langevin step from resampled particles, whose drift is bounded by the base's width."""
-    centres, _ = importance_resample(particles, log_weights, n, generator)
+    centres, _ = importance_resample(particles, log_weights, n, generator=generator)
     std = base.std.unsqueeze(1).clamp(max=1.0)
     drift = -0.5 * settings.step_size * std * energy_and_grad(energy_fn, centres)[1]
     return Kernels(centres + std * drift.clamp(-1.0, 1.0), settings.step_size**0.5 * std)

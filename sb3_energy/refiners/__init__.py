@@ -8,20 +8,13 @@ from sb3_energy.refiners.hmc import HamiltonianMonteCarlo
 from sb3_energy.refiners.identity import Identity
 from sb3_energy.refiners.jko import jko_langevin
 from sb3_energy.refiners.langevin import Langevin
-from sb3_energy.refiners.loop import (
-    effective_sample_size,
-    importance_resample,
-    refine,
-    refined_particles,
-    select,
-    systematic_resample,
-)
+from sb3_energy.refiners.loop import refine, refined_particles, select
 from sb3_energy.refiners.mala import MetropolisAdjustedLangevin
 from sb3_energy.refiners.mean_flow import MeanFlow
 from sb3_energy.refiners.mppi import MPPI
-from sb3_energy.refiners.quasi import normal_quantiles
 from sb3_energy.refiners.snis import SelfNormalizedImportanceSampling
 from sb3_energy.refiners.svgd import SteinVariationalGradientDescent
+from sb3_energy.stats import effective_sample_size, importance_resample, normal_quantiles, systematic_resample
 from sb3_energy.types import Refiner
 
 REFINERS: dict[str, type[Refiner]] = {

@@ -1,4 +1,4 @@
-"""The loop around a refiner that lets an observation go once its energy stands still."""
+"""A refinement that stops for each observation once its energy no longer falls."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,22 +6,21 @@ from typing import Any
 import torch as th
 
 from sb3_energy.checks import check_tolerance
-from sb3_energy.refiners.diverged import refuse_diverged
-from sb3_energy.refiners.loop import check_energies, check_start, is_lost, refine
+from sb3_energy.refiners.loop import check_energies, check_start, is_lost, refine, refuse_diverged
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
 
 TargetOf = Callable[[th.Tensor], Target]
 """Indices ``(b,)`` of observations ``-> Target`` of these alone."""
 
 LARGEST_SHRUNK_PART = 0.75
-"""The batch is cut down once no more than this part of it moves: to bind an energy to fewer observations costs something
-too, and one or two of many are not worth it."""
+"""The batch shrinks once at most this part of it still moves: binding an energy to fewer observations costs time."""
 
 
 def refine_until_still(
     refiner: Refiner,
     particles: th.Tensor,
     target: Target,
+    *,
     target_of: TargetOf,
     n_steps: int,
     tolerance: float,
@@ -29,8 +28,8 @@ def refine_until_still(
 ) -> RefinerState:
     """
     As :func:`sb3_energy.refiners.refine`, but an observation whose lowest energy falls by no more than ``tolerance`` in a
-    step takes no further one. It keeps what it has, and the steps that remain are computed for the others: the depth
-    of a computation that its input decides on (Graves 2016), with the energy as the judge.
+    step takes no further one, and the remaining steps are computed for the others only: adaptive computation time
+    (Graves 2016) with the energy as the criterion.
 
     :param refiner: how to move; one without noise, whose energies do not rise by chance
     :param particles: ``(B, N, *E)`` where to start
@@ -38,7 +37,7 @@ def refine_until_still(
     :param target_of: the same for some of the observations
     :param n_steps: how many steps at most
     :param tolerance: in units of the energy
-    :param infos: a list to which one ``RefinerInfo`` a step is appended, those included that nobody took
+    :param infos: a list to which one ``RefinerInfo`` a step is appended, including those that no observation took
     :return: particles and energies of all observations, of each after its own last step
     :raises ValueError: if shapes, steps or the tolerance are wrong
     :raises TypeError: if the refiner carries something that has no row for each observation
@@ -47,7 +46,7 @@ def refine_until_still(
     check_start(particles, n_steps)
     check_tolerance("tolerance", tolerance)
     if n_steps == 0:
-        return refine(refiner, particles, target, 0)
+        return refine(refiner, particles, target, n_steps=0)
     rows = th.arange(len(particles), device=particles.device)
     moving, done = th.ones_like(rows, dtype=th.bool), []
     with th.no_grad():
@@ -58,10 +57,14 @@ def refine_until_still(
             check_energies(state)
             if infos is not None:
                 info = info._replace(energy_drop=(before - state.energies).mean(dim=1))
-                infos.append(_for_all(info, rows, moving, len(particles)))
+                infos.append(_for_all(info, rows, moving, n=len(particles)))
             falls = before.amin(dim=1) - state.energies.amin(dim=1) > tolerance
             stops = moving if tick.is_last else moving & ~falls
-            _refuse_lost(refiner, tick, rows, stops, before, state.energies, len(particles))
+            # A row that is lost falls no further, so it is found when it stops; numbered as the caller's rows are
+            lost = th.zeros(len(particles), dtype=th.bool, device=rows.device)
+            lost[rows] = stops & is_lost(state.energies)
+            from_the_start = k == 0 and (is_lost(before) & is_lost(state.energies)).any()
+            refuse_diverged(refiner, None if from_the_start else tick, lost)
             done.append((rows[stops], _taken(state, stops)))
             moving = moving & ~stops
             if not moving.any():
@@ -70,16 +73,16 @@ def refine_until_still(
                 rows, state = rows[moving], _taken(state, moving)
                 target, moving = target_of(rows), th.ones_like(rows, dtype=th.bool)
     if infos is not None:
-        infos += [_nobody(infos[-1])] * (n_steps - 1 - k)
+        infos += [_untaken(infos[-1])] * (n_steps - 1 - k)
     return _joined(done)
 
 
 def computed_part(infos: list[RefinerInfo]) -> float:
     """
-    What a refinement cost, in parts of what it costs when every observation takes every step.
+    The part of a refinement's steps that was computed.
 
     :param infos: of all its steps
-    :return: in [0, 1]: steps times observations that were computed, over steps times observations
+    :return: in [0, 1]: steps times observations that were computed, over all steps times all observations
     :raises ValueError: if there is no info
     """
     if not infos:
@@ -87,18 +90,8 @@ def computed_part(infos: list[RefinerInfo]) -> float:
     return sum(1.0 if info.computed is None else info.computed.float().mean().item() for info in infos) / len(infos)
 
 
-def _refuse_lost(
-    refiner: Refiner, tick: Tick, rows: th.Tensor, stops: th.Tensor, before: th.Tensor, after: th.Tensor, n: int
-) -> None:
-    # A row that is lost falls no further, so that it is looked at here; numbered as the caller's rows are
-    lost = th.zeros(n, dtype=th.bool, device=rows.device)
-    lost[rows] = stops & is_lost(after)
-    from_the_start = tick.step == 0 and (is_lost(before) & is_lost(after)).any()
-    refuse_diverged(refiner, None if from_the_start else tick, lost)
-
-
 def _for_all(info: RefinerInfo, rows: th.Tensor, moving: th.Tensor, n: int) -> RefinerInfo:
-    taken = rows[moving]  # the others were computed, and what came out is not used
+    taken = rows[moving]  # the results of the others are not used
 
     def spread(values: th.Tensor, rest: float) -> th.Tensor:
         return values.new_full((n, *values.shape[1:]), rest).index_copy(0, taken, values[moving])
@@ -113,7 +106,7 @@ def _for_all(info: RefinerInfo, rows: th.Tensor, moving: th.Tensor, n: int) -> R
     )
 
 
-def _nobody(info: RefinerInfo) -> RefinerInfo:
+def _untaken(info: RefinerInfo) -> RefinerInfo:
     nothing = th.zeros_like(info.displacement)
     return RefinerInfo(nothing + 1.0, nothing, None, nothing[:, 0], th.zeros_like(nothing[:, 0], dtype=th.bool))
 
@@ -148,7 +141,7 @@ def _joined(done: list[tuple[th.Tensor, RefinerState]]) -> RefinerState:
 
 
 def _joined_extra(parts: list[Any], order: th.Tensor) -> Any:
-    if any(part is None for part in parts):  # whoever took the last step may carry nothing on
+    if any(part is None for part in parts):  # a refiner may carry nothing on after the last step
         return None
     if isinstance(parts[0], tuple):
         joined = [_joined_extra([part[i] for part in parts], order) for i in range(len(parts[0]))]

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 import torch as th
 
 from sb3_energy.checks import plain_fields
-from sb3_energy.refiners.loop import effective_sample_size
-from sb3_energy.refiners.norms import squared_norm
-from sb3_energy.refiners.rounds import check_rounds, resample, standard_normal
+from sb3_energy.refiners.derivative_free import check_rounds
+from sb3_energy.stats import effective_sample_size, gaussian_log_prob, log_mean_exp, normal_noise, resample
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
@@ -82,7 +81,7 @@ class AutoregressiveDerivativeFree:
             that had the smallest
         """
         start = state.particles.flatten(2)
-        noise = standard_normal(start, self.quasi_random, generator)
+        noise = normal_noise(start, self.quasi_random, generator)
         rows, energies, sizes = start, th.zeros_like(state.energies), []
         for j in range(start.shape[2]):
             moves = noise[..., j]
@@ -92,16 +91,15 @@ class AutoregressiveDerivativeFree:
                 column = rows[..., j] + self.noise_std * self.noise_decay ** (tick.step - 1) * moves
                 log_density = th.zeros_like(energies)
             rows = th.cat([rows[..., :j], column.unsqueeze(2), rows[..., j + 1 :]], dim=2)
-            found = _energy(target, rows, j + 1, state.particles.shape)
+            found = _energy(target, rows[..., : j + 1], like=state.particles)
             log_weights = energies - found - log_density
             sizes.append(effective_sample_size(log_weights))
             if self.quasi_random and tick.is_last and j == start.shape[2] - 1:
                 energies = found  # all are kept, for the lowest energy to be selected
             else:
-                rows, index = resample(rows, log_weights, self.quasi_random, generator)
+                rows, index = resample(rows, log_weights, quasi_random=self.quasi_random, generator=generator)
                 energies = found.gather(1, index)
-        length = squared_norm(rows - start).sqrt()
-        info = RefinerInfo(th.ones_like(length), length, th.stack(sizes).amin(dim=0))
+        info = RefinerInfo.of_move(start, rows, effective_sample_size=th.stack(sizes).amin(dim=0))
         return RefinerState(rows.reshape(state.particles.shape), energies), info
 
     def deterministic(self) -> "AutoregressiveDerivativeFree":
@@ -132,16 +130,15 @@ def smoothed(pool: th.Tensor, noise: th.Tensor, lone_std: float) -> tuple[th.Ten
     widths = th.empty_like(pool).scatter(1, order, 0.5 * (above - below))
     widths = th.where(widths > 0.0, widths, lone_std)
     proposals = pool + widths * noise
-    z = (proposals.unsqueeze(2) - pool.unsqueeze(1)) / widths.unsqueeze(1)
-    log_kernels = -0.5 * z.square() - widths.log().unsqueeze(1)
-    return proposals, log_kernels.logsumexp(dim=2) - math.log(n) - 0.5 * math.log(2.0 * math.pi)
+    log_kernels = gaussian_log_prob(proposals[:, :, None, None], pool[:, None, :, None], widths[:, None, :, None])
+    return proposals, log_mean_exp(log_kernels, dim=2)
 
 
-def _energy(target: Target, rows: th.Tensor, n_coordinates: int, shape: th.Size) -> th.Tensor:
-    if n_coordinates == rows.shape[2]:
-        return target.energy(rows.reshape(shape))
-    assert target.prefix_energy is not None  # init has seen to it
-    energies = target.prefix_energy(rows[..., :n_coordinates])
-    if energies.shape != rows.shape[:2]:
-        raise ValueError(f"a prefix energy of {tuple(rows.shape[:2])} particles must be (B, N), got {tuple(energies.shape)}")
+def _energy(target: Target, prefix: th.Tensor, like: th.Tensor) -> th.Tensor:
+    if prefix.shape[2] == like.shape[2:].numel():
+        return target.energy(prefix.reshape(like.shape))
+    assert target.prefix_energy is not None  # init has checked it
+    energies = target.prefix_energy(prefix)
+    if energies.shape != prefix.shape[:2]:
+        raise ValueError(f"a prefix energy of {tuple(prefix.shape[:2])} particles must be (B, N), got {tuple(energies.shape)}")
     return energies

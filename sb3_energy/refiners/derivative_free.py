@@ -5,10 +5,8 @@ from typing import Any, ClassVar
 
 import torch as th
 
-from sb3_energy.checks import plain_fields
-from sb3_energy.refiners.loop import effective_sample_size
-from sb3_energy.refiners.norms import squared_norm
-from sb3_energy.refiners.rounds import check_rounds, resample, standard_normal
+from sb3_energy.checks import check_bool, check_number, check_part, plain_fields
+from sb3_energy.stats import effective_sample_size, normal_noise, resample
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
@@ -69,11 +67,11 @@ class DerivativeFree:
         """
         particles, energies = self._resampled(state, tick, generator)
         if not tick.is_last:
-            noise = standard_normal(particles, self.quasi_random, generator)
+            noise = normal_noise(particles, self.quasi_random, generator)
             particles = particles + self.noise_std * self.noise_decay**tick.step * noise
             energies = target.energy(particles)
-        length = squared_norm(particles - state.particles).sqrt()
-        info = RefinerInfo(th.ones_like(length), length, effective_sample_size(state.extra))
+        size = effective_sample_size(state.extra)
+        info = RefinerInfo.of_move(state.particles, particles, effective_sample_size=size)
         return RefinerState(particles, energies, -energies), info
 
     def deterministic(self) -> "DerivativeFree":
@@ -85,5 +83,20 @@ class DerivativeFree:
     def _resampled(self, state: RefinerState, tick: Tick, generator: th.Generator | None) -> tuple[th.Tensor, th.Tensor]:
         if self.quasi_random and tick.is_last:  # all are kept, for the lowest energy to be selected
             return state.particles, state.energies
-        particles, index = resample(state.particles, state.extra, self.quasi_random, generator)
+        particles, index = resample(state.particles, state.extra, quasi_random=self.quasi_random, generator=generator)
         return particles, state.energies.gather(1, index)
+
+
+def check_rounds(noise_std: Any, noise_decay: Any, quasi_random: Any) -> None:
+    """
+    Check the arguments of rounds of noise and resampling.
+
+    :param noise_std: a positive number
+    :param noise_decay: a number in (0, 1]
+    :param quasi_random: a bool
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if something has the wrong type
+    """
+    check_number("noise_std", noise_std, strict=True)
+    check_part("noise_decay", noise_decay)
+    check_bool("quasi_random", quasi_random)

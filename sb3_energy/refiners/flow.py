@@ -1,5 +1,6 @@
 """Integration of a learned velocity field."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -7,8 +8,41 @@ from typing import Any, ClassVar, NamedTuple
 import torch as th
 
 from sb3_energy.checks import check_choice
-from sb3_energy.refiners.transport import TransportSteps
-from sb3_energy.types import RefinerState, Target, Tick, VelocityFn
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick, VelocityFn
+
+
+class TransportSteps(ABC):
+    """Steps that move each particle by a function of its place alone: no noise, no energy."""
+
+    @abstractmethod
+    def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
+        """
+        One step as a function of the particles, which can be differentiated.
+
+        :param particles: ``(B, N, *E)``
+        :param target: with the velocity that has been learned
+        :param tick: which step of how many
+        :return: ``(B, N, *E)``
+        """
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: particles at the time the step begins
+        :param target: with the velocity that has been learned
+        :param tick: which step of how many
+        :param generator: not used
+        :return: particles at the time the step ends, and how far they went
+        """
+        particles = self.transport(state.particles, target, tick)
+        return RefinerState(particles, target.energy(particles)), RefinerInfo.of_move(state.particles, particles)
+
+    def deterministic(self) -> Any:
+        """
+        :return: itself
+        """
+        return self
 
 
 class Stage(NamedTuple):
@@ -65,14 +99,6 @@ class Flow(TransportSteps):
         return RefinerState(particles, target.energy(particles))
 
     def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
-        """
-        One step as a function of the particles, for whoever differentiates it.
-
-        :param particles: ``(B, N, *E)``
-        :param target: with its ``velocity``
-        :param tick: which step of how many
-        :return: ``(B, N, *E)``
-        """
         for stage in self.stages(particles, target, tick):
             particles = particles + stage.weight * stage.velocity
         return particles

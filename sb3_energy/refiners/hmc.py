@@ -8,17 +8,15 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_integer, plain_fields
-from sb3_energy.refiners.gradient_start import check_steps
-from sb3_energy.refiners.langevin import Langevin
-from sb3_energy.refiners.metropolis import accept
-from sb3_energy.refiners.norms import clipped_gradients, squared_norm
-from sb3_energy.refiners.tuned_start import TunedStart, check_target_acceptance, over_event
+from sb3_energy.refiners.langevin import Langevin, check_steps, clipped_gradients
+from sb3_energy.refiners.metropolis import MetropolisChain, check_target_acceptance
 from sb3_energy.schedules import Squared
-from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+from sb3_energy.stats import noise_like
+from sb3_energy.types import RefinerState, Target
 
 
 @dataclass(frozen=True)
-class HamiltonianMonteCarlo(TunedStart):
+class HamiltonianMonteCarlo(MetropolisChain):
     """
     A momentum, some leapfrog steps of Hamilton's equations, and the test that leaves ``exp(-E)`` as it is.
     HMC (Duane et al. 1987; Neal 2011, section 5.3), with a mass of 1 and an acceptance for each particle.
@@ -30,11 +28,8 @@ class HamiltonianMonteCarlo(TunedStart):
     :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
     :param max_displacement: largest move of a coordinate in one leapfrog (``None``: any)
     :param target_acceptance: mean acceptance that the step size of each observation is adapted to during the first half of
-        the steps (``None``: it is not adapted). .65 is best in many dimensions (Beskos et al. 2013). Only the second
-        half leaves the target as it is. In the first the step size follows the chain: with one particle or few for
-        an observation it is another one in each mode, and shifts the modes' weights. And a few steps are too few to find
-        a step size in: this is for dozens of steps, or to find the ``step_size`` that then serves a policy's two to ten.
-        Without noise nothing is tested, and nothing tuned.
+        the steps (``None``: it is not adapted), as in :class:`sb3_energy.refiners.MetropolisAdjustedLangevin`. .65 is best
+        in many dimensions (Beskos et al. 2013)
     :raises ValueError: if a number is out of range
     """
 
@@ -59,36 +54,18 @@ class HamiltonianMonteCarlo(TunedStart):
         check_integer("n_leapfrogs", self.n_leapfrogs, minimum=1)
         check_target_acceptance(self.target_acceptance)
 
-    def step(
-        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
-    ) -> tuple[RefinerState, RefinerInfo]:
-        """
-        :param state: with the gradients at its particles in ``extra``, and the scale of the step size if it is tuned
-        :param target: what to draw from
-        :param tick: which step of how many
-        :param generator: source of the momenta and the test's draws
-        :return: the next state, and with which probability each particle moved and how far
-        """
-        extra = state.extra
-        state, step_size = self._untuned(state, tick)
-        old = state.particles
-        momenta = th.randn(old.shape, generator=generator, device=old.device, dtype=old.dtype)
-        new, final_momenta = self._leapfrog(state, momenta, target, over_event(step_size, old))
-        log_ratio = state.energies - new.energies + 0.5 * (squared_norm(momenta) - squared_norm(final_momenta))
-        state, info = accept(self, tick, state, new, log_ratio, generator)
-        return self._tuned(extra, state, info, tick), info
-
-    def deterministic(self) -> Langevin:
-        """
-        :return: gradient descent, with steps of a leapfrog that starts at rest
-        """
-        step_size = Squared(self.step_size) if callable(self.step_size) else self.step_size**2
-        return Langevin(step_size, 0.0, self.max_grad_norm, self.max_displacement)
-
-    def _leapfrog(
-        self, state: RefinerState, momenta: th.Tensor, target: Target, step_size: float | th.Tensor
+    def propose(
+        self, state: RefinerState, target: Target, step_size: float | th.Tensor, generator: th.Generator | None
     ) -> tuple[RefinerState, th.Tensor]:
+        """
+        :param state: with the gradients at its particles in ``extra``
+        :param target: what to draw from
+        :param step_size: ``ε``, a number or ``(B, 1, *1)``
+        :param generator: source of the momenta
+        :return: the state after the leapfrog steps, and by how much they lowered the Hamiltonian
+        """
         particles, energies, gradients = state
+        first = momenta = noise_like(particles, generator)
         for _ in range(self.n_leapfrogs):
             momenta = momenta - 0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
             move = step_size * momenta
@@ -97,4 +74,12 @@ class HamiltonianMonteCarlo(TunedStart):
             particles = particles + move
             energies, gradients = energy_and_grad(target.energy, particles)
             momenta = momenta - 0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
-        return RefinerState(particles, energies, gradients), momenta
+        kinetic_drop = 0.5 * (first.flatten(2).square().sum(-1) - momenta.flatten(2).square().sum(-1))
+        return RefinerState(particles, energies, gradients), state.energies - energies + kinetic_drop
+
+    def deterministic(self) -> Langevin:
+        """
+        :return: gradient descent, with steps of a leapfrog that starts at rest
+        """
+        step_size = Squared(self.step_size) if callable(self.step_size) else self.step_size**2
+        return Langevin(step_size, 0.0, max_grad_norm=self.max_grad_norm, max_displacement=self.max_displacement)

@@ -38,7 +38,7 @@ class Identity:
         :param generator: not asked
         :return: the state, and a displacement of 0
         """
-        return state, RefinerInfo(th.ones_like(state.energies), th.zeros_like(state.energies))
+        return state, RefinerInfo.of_move(state.particles, state.particles)
 
     def deterministic(self) -> "Identity":
         """

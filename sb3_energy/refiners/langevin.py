@@ -1,4 +1,4 @@
-"""The unadjusted Langevin algorithm."""
+"""The unadjusted Langevin algorithm, and the drift that other refiners with gradients take over."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,11 +8,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.checks import check_bool, check_schedule, plain_fields
-from sb3_energy.refiners.gradient_start import check_steps
-from sb3_energy.refiners.loop import gaussian_step
-from sb3_energy.refiners.norms import clipped_gradients
+from sb3_energy.checks import check_bool, check_positive, check_schedule, plain_fields
 from sb3_energy.schedules import value_at
+from sb3_energy.stats import gaussian_draw
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
@@ -73,13 +71,12 @@ class Langevin:
         :param generator: source of the noise
         :return: the next state, and how far the particles went
         """
-        particles = gaussian_step(*self.kernel(state, target, tick), generator)
-        if tick.is_last:  # nobody will ask for the gradients
+        particles = gaussian_draw(*self.kernel(state, target, tick), generator)
+        if tick.is_last:  # no step follows that needs the gradients
             energies, next_gradients = target.energy(particles), None
         else:
             energies, next_gradients = self._energy_and_grad(target, particles)
-        length = (particles - state.particles).flatten(2).norm(dim=-1)
-        return RefinerState(particles, energies, next_gradients), RefinerInfo(th.ones_like(length), length)
+        return RefinerState(particles, energies, next_gradients), RefinerInfo.of_move(state.particles, particles)
 
     def deterministic(self) -> "Langevin":
         """
@@ -98,10 +95,52 @@ class Langevin:
         """
         gradients = self._energy_and_grad(target, state.particles)[1] if state.extra is None else state.extra
         step_size = value_at(self.step_size, tick.remaining)
-        drift = -0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
-        if self.max_displacement is not None:
-            drift = drift.clamp(-self.max_displacement, self.max_displacement)
-        return state.particles + drift, value_at(self.noise_scale, tick.remaining) * math.sqrt(step_size)
+        mean = state.particles + langevin_drift(self, gradients, step_size)
+        return mean, value_at(self.noise_scale, tick.remaining) * math.sqrt(step_size)
 
     def _energy_and_grad(self, target: Target, particles: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         return energy_and_grad(target.energy, particles, create_graph=self.differentiable and th.is_grad_enabled())
+
+
+def langevin_drift(refiner: Any, gradients: th.Tensor, step_size: float | th.Tensor) -> th.Tensor:
+    """
+    ``-(ε/2) ∇E``, within the refiner's bounds.
+
+    :param refiner: with ``max_grad_norm`` and ``max_displacement``
+    :param gradients: ``(B, N, *E)``
+    :param step_size: ``ε``, a number or ``(B, 1, *1)``
+    :return: ``(B, N, *E)``
+    """
+    drift = -0.5 * step_size * clipped_gradients(gradients, refiner.max_grad_norm)
+    return drift if refiner.max_displacement is None else drift.clamp(-refiner.max_displacement, refiner.max_displacement)
+
+
+def clipped_gradients(gradients: th.Tensor, max_norm: float | None) -> th.Tensor:
+    """
+    Gradients whose norm is bounded.
+
+    :param gradients: ``(B, N, *E)``
+    :param max_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
+    :return: the same, with longer ones shortened
+    """
+    if max_norm is None:
+        return gradients
+    squares = gradients.flatten(2).square().sum(-1)
+    squares = squares.clamp(min=th.finfo(squares.dtype).tiny)  # the root's derivative at 0 is infinite
+    norm = squares.sqrt().clamp(min=max_norm)
+    return gradients * (max_norm / norm).reshape(norm.shape + (1,) * (gradients.dim() - 2))
+
+
+def check_steps(step_size: float | Schedule, max_grad_norm: float | None, max_displacement: float | None) -> None:
+    """
+    Check the arguments of steps along gradients.
+
+    :param step_size: a positive number or a schedule
+    :param max_grad_norm: a positive number, or ``None``
+    :param max_displacement: a positive number, or ``None``
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if something has the wrong type
+    """
+    check_schedule("step_size", step_size, minimum=0.0, strict=True)
+    check_positive("max_grad_norm", max_grad_norm)
+    check_positive("max_displacement", max_displacement)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch as th
 
-from sb3_energy.refiners.transport import TransportSteps
+from sb3_energy.refiners.flow import TransportSteps
 from sb3_energy.types import RefinerState, Target, Tick
 
 
@@ -40,14 +40,6 @@ class MeanFlow(TransportSteps):
         return RefinerState(particles, target.energy(particles))
 
     def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
-        """
-        One step as a function of the particles, for whoever differentiates it.
-
-        :param particles: ``(B, N, *E)``
-        :param target: with its ``average_velocity``
-        :param tick: which step of how many
-        :return: ``(B, N, *E)``
-        """
         assert target.average_velocity is not None  # init has seen to it
         begin, end = self.times(particles, tick)
         return particles + tick.dt * target.average_velocity(particles, begin, end)

@@ -1,39 +1,121 @@
-"""The Metropolis test."""
+"""Chains with a Metropolis test: the test, and step sizes tuned to the acceptance."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_energy.refiners.diverged import refuse_diverged
-from sb3_energy.refiners.norms import squared_norm
-from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Tick
+from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.checks import check_part
+from sb3_energy.refiners.loop import refuse_diverged
+from sb3_energy.schedules import value_at
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+
+GAIN_POWER = 0.6
+"""Gains fall as ``(k + 1)^-0.6``: slow enough to reach any step size, fast enough to settle (Robbins and Monro 1951)."""
 
 
-def accept(
-    refiner: Refiner,
-    tick: Tick,
-    old: RefinerState,
-    new: RefinerState,
-    log_ratio: th.Tensor,
-    generator: th.Generator | None,
-) -> tuple[RefinerState, RefinerInfo]:
+class TunedGradients(NamedTuple):
     """
-    The test of Metropolis et al. (1953) and Hastings (1970), for each particle alone.
+    The ``extra`` of a chain whose step size is tuned.
 
-    :param refiner: who asks, for the error message
-    :param tick: at which step
-    :param old: particles, energies, and gradients in ``extra``
-    :param new: what is proposed, of the same form; an energy of plus infinity is never accepted
-    :param log_ratio: ``(B, N)`` logarithm of Hastings' ratio
-    :param generator: source of the draws
-    :return: the state after the test; the probabilities of acceptance, and how far the particles went
-    :raises FloatingPointError: if an energy that is proposed is NaN or minus infinity
+    :param gradients: ``(B, N, *E)`` at the particles
+    :param log_scale: ``(B, 1)`` logarithm of the factor of the step size
     """
-    log_ratio = th.where(new.energies.isposinf(), -th.inf, log_ratio)
-    refuse_diverged(refiner, tick, new.energies.isnan() | new.energies.isneginf() | log_ratio.isnan())
-    uniform = th.rand(log_ratio.shape, generator=generator, device=log_ratio.device, dtype=log_ratio.dtype)
-    accepted = uniform.log() < log_ratio
-    over_event = accepted.reshape(accepted.shape + (1,) * (old.particles.dim() - 2))
-    particles = th.where(over_event, new.particles, old.particles)
-    gradients = th.where(over_event, new.extra, old.extra)
-    state = RefinerState(particles, th.where(accepted, new.energies, old.energies), gradients)
-    info = RefinerInfo(log_ratio.clamp(max=0.0).exp(), squared_norm(particles - old.particles).sqrt())
-    return state, info
+
+    gradients: th.Tensor
+    log_scale: th.Tensor
+
+
+class MetropolisChain(ABC):
+    """
+    Steps that are proposed and then accepted or rejected, each particle alone, so that ``exp(-E)`` stays as it is: the test
+    of Metropolis et al. (1953) and Hastings (1970).
+
+    With a ``target_acceptance`` each observation has a step size of its own, which is multiplied by
+    ``exp(γ_k (mean acceptance - target))`` after step ``k`` of the first half and then left as it is. Global adaptive scaling
+    (Andrieu and Thoms 2008, algorithm 4), with the mean over the observation's particles.
+    """
+
+    step_size: float | Schedule
+    target_acceptance: float | None
+
+    @abstractmethod
+    def propose(
+        self, state: RefinerState, target: Target, step_size: float | th.Tensor, generator: th.Generator | None
+    ) -> tuple[RefinerState, th.Tensor]:
+        """
+        :param state: with the gradients at its particles in ``extra``
+        :param target: what to draw from
+        :param step_size: a number, or ``(B, 1, *1)``
+        :param generator: source of the noise
+        :return: the state that is proposed, and ``(B, N)`` the logarithm of Hastings' ratio
+        """
+
+    def init(self, particles: th.Tensor, target: Target) -> RefinerState:
+        """
+        :param particles: ``(B, N, *E)``
+        :param target: what to draw from
+        :return: particles, energies, and in ``extra`` the gradients, together with the scale where one is tuned
+        """
+        energies, gradients = energy_and_grad(target.energy, particles)
+        if self.target_acceptance is None:
+            return RefinerState(particles, energies, gradients)
+        return RefinerState(particles, energies, TunedGradients(gradients, energies.new_zeros(len(particles), 1)))
+
+    def step(
+        self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
+    ) -> tuple[RefinerState, RefinerInfo]:
+        """
+        :param state: with the gradients at its particles in ``extra``, and the scale of the step size if it is tuned
+        :param target: what to draw from
+        :param tick: which step of how many
+        :param generator: source of the noise and of the test's draws
+        :return: the next state; the probabilities of acceptance, and how far the particles went
+        :raises FloatingPointError: if an energy that is proposed is NaN or minus infinity
+        """
+        step_size: Any = value_at(self.step_size, tick.remaining)
+        log_scale, old = None, state
+        if self.target_acceptance is not None:
+            gradients, log_scale = state.extra
+            old = state._replace(extra=gradients)
+            step_size = _over_event(step_size * log_scale.exp(), like=state.particles)
+        new, log_ratio = self.propose(old, target, step_size, generator)
+        log_ratio = th.where(new.energies.isposinf(), -th.inf, log_ratio)  # never accepted
+        refuse_diverged(self, tick, new.energies.isnan() | new.energies.isneginf() | log_ratio.isnan())  # type: ignore[arg-type]
+        uniform = th.rand(log_ratio.shape, generator=generator, device=log_ratio.device, dtype=log_ratio.dtype)
+        accepted = uniform.log() < log_ratio
+        of_particles = _over_event(accepted, like=state.particles)
+        particles = th.where(of_particles, new.particles, old.particles)
+        extra: Any = th.where(of_particles, new.extra, old.extra)
+        info = RefinerInfo.of_move(old.particles, particles, acceptance=log_ratio.clamp(max=0.0).exp())
+        if log_scale is not None:
+            extra = TunedGradients(extra, self._tuned(log_scale, info.acceptance, tick))
+        return RefinerState(particles, th.where(accepted, new.energies, old.energies), extra), info
+
+    def _tuned(self, log_scale: th.Tensor, acceptance: th.Tensor, tick: Tick) -> th.Tensor:
+        assert self.target_acceptance is not None
+        if 2 * (tick.step + 1) > tick.n_steps:
+            return log_scale
+        return log_scale + (tick.step + 1) ** -GAIN_POWER * (acceptance.mean(dim=1, keepdim=True) - self.target_acceptance)
+
+
+def check_target_acceptance(value: float | None) -> None:
+    """
+    Check a target of the acceptance.
+
+    :param value: a number between 0 and 1, or ``None``
+    :raises ValueError: if it lies outside
+    :raises TypeError: if it is neither
+    """
+    if value is None:
+        return
+    check_part("target_acceptance", value)
+    if value == 1.0:
+        raise ValueError("target_acceptance must be below 1, which no step reaches, got 1.0")
+
+
+def _over_event(x: th.Tensor, like: th.Tensor) -> th.Tensor:
+    """``(B, n)`` -> ``(B, n, *1)``, with as many dimensions as particles have."""
+    return x.reshape(x.shape + (1,) * (like.dim() - 2))

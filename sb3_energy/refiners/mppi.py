@@ -6,8 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch as th
 
 from sb3_energy.checks import check_bool, check_integer, check_number, plain_fields
-from sb3_energy.refiners.loop import effective_sample_size, importance_resample
-from sb3_energy.refiners.rounds import standard_normal
+from sb3_energy.stats import effective_sample_size, importance_resample, normal_noise
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
@@ -86,11 +85,13 @@ class MPPI:
         particles = self._draw(plan, state.particles, generator)
         energies = target.energy(particles)
         if tick.is_last and not self.quasi_random:
-            particles, index = importance_resample(particles, self._log_weights(energies), energies.shape[1], generator)
+            particles, index = importance_resample(
+                particles, self._log_weights(energies), energies.shape[1], generator=generator
+            )
             energies = energies.gather(1, index)
-        displacement = (particles - state.particles).flatten(2).norm(dim=-1)
-        weighed = effective_sample_size(log_weights)
-        return RefinerState(particles, energies, plan), RefinerInfo(th.ones_like(energies), displacement, weighed)
+        size = effective_sample_size(log_weights)
+        info = RefinerInfo.of_move(state.particles, particles, effective_sample_size=size)
+        return RefinerState(particles, energies, plan), info
 
     def deterministic(self) -> "MPPI":
         """
@@ -113,4 +114,4 @@ class MPPI:
         return _Plan(mean, std.clamp(self.min_std, self.max_std))
 
     def _draw(self, plan: _Plan, like: th.Tensor, generator: th.Generator | None) -> th.Tensor:
-        return plan.mean + plan.std * standard_normal(like, self.quasi_random, generator)
+        return plan.mean + plan.std * normal_noise(like, self.quasi_random, generator)

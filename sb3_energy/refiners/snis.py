@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch as th
 
 from sb3_energy.refiners.identity import Identity
-from sb3_energy.refiners.loop import effective_sample_size, importance_resample
+from sb3_energy.stats import effective_sample_size, importance_resample
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
@@ -48,12 +48,12 @@ class SelfNormalizedImportanceSampling:
         :param generator: source of the draws
         :return: ``N`` draws from the weighted particles
         """
-        unmoved = RefinerInfo(th.ones_like(state.energies), th.zeros_like(state.energies))
         if state.extra is None:
-            return state, unmoved
-        particles, index = importance_resample(state.particles, state.extra, state.energies.shape[1], generator)
-        displacement = (particles - state.particles).flatten(2).norm(dim=-1)
-        info = RefinerInfo(unmoved.acceptance, displacement, effective_sample_size(state.extra))
+            return state, RefinerInfo.of_move(state.particles, state.particles)
+        n = state.particles.shape[1]
+        particles, index = importance_resample(state.particles, state.extra, n, generator=generator)
+        size = effective_sample_size(state.extra)
+        info = RefinerInfo.of_move(state.particles, particles, effective_sample_size=size)
         return RefinerState(particles, state.energies.gather(1, index)), info
 
     def deterministic(self) -> Identity:

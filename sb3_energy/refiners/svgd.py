@@ -9,8 +9,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_bool, check_positive, plain_fields
-from sb3_energy.refiners.gradient_start import check_steps
-from sb3_energy.refiners.norms import clipped_gradients, squared_norm
+from sb3_energy.refiners.langevin import check_steps, clipped_gradients
 from sb3_energy.schedules import value_at
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
@@ -88,8 +87,7 @@ class SteinVariationalGradientDescent:
         if self.max_displacement is not None:
             displacement = displacement.clamp(-self.max_displacement, self.max_displacement)
         particles = state.particles + displacement
-        length = squared_norm(displacement.detach()).sqrt()
-        info = RefinerInfo(th.ones_like(length), length)
+        info = RefinerInfo.of_move(state.particles, particles)
         if not tick.is_last:
             return RefinerState(particles, *self._energy_and_grad(target, particles)), info
         if self.shuffle:

@@ -61,7 +61,7 @@ def steps(refiner):
 
 def run(refiner, particles, seed=1, energy=quadratic):
     generator = None if seed is None else th.Generator().manual_seed(seed)
-    return refine(refiner, particles, target(particles, energy), steps(refiner), generator)
+    return refine(refiner, particles, target(particles, energy), n_steps=steps(refiner), generator=generator)
 
 
 @each_refiner
@@ -124,7 +124,7 @@ def test_deterministic_asks_no_random_numbers(name, shape):
     refiner, particles = REFINERS[name]().deterministic(), start(shape)
     generator = th.Generator().manual_seed(1)
     before, global_before = generator.get_state(), th.random.get_rng_state()
-    first = refine(refiner, particles, target(particles), steps(refiner), generator)
+    first = refine(refiner, particles, target(particles), n_steps=steps(refiner), generator=generator)
     assert th.equal(before, generator.get_state()) and th.equal(global_before, th.random.get_rng_state())
     assert th.equal(first.particles, run(refiner, particles, seed=None).particles)
     assert refiner.deterministic() == refiner
@@ -156,7 +156,7 @@ def test_the_start_is_not_changed_in_place(name):
 @each_refiner
 def test_no_steps_leave_the_particles(name):
     particles = start((3, 6, 2))
-    state = refine(REFINERS[name](), particles, target(particles), 0)
+    state = refine(REFINERS[name](), particles, target(particles), n_steps=0)
     assert th.equal(state.particles, particles) and th.equal(state.energies, quadratic(particles))
 
 
@@ -182,7 +182,13 @@ def test_each_observation_s_own_temperature_is_followed(name):
     log_prob = -0.5 * (particles / 1.5).square().sum(-1)
     refiner = REFINERS[name]()
     n_steps = 60 if refiner.max_steps is None and not refiner.resamples else steps(refiner)
-    state = refine(refiner, particles, Target(energy, proposal_log_prob=log_prob), n_steps, th.Generator().manual_seed(1))
+    state = refine(
+        refiner,
+        particles,
+        Target(energy, proposal_log_prob=log_prob),
+        n_steps=n_steps,
+        generator=th.Generator().manual_seed(1),
+    )
     cold, hot = quadratic(state.particles)
     assert cold.mean() < 0.5 * hot.mean()
     assert state.particles[0].std() < 0.7 * state.particles[1].std()
@@ -206,7 +212,7 @@ def test_who_calls_itself_exact_reproduces_a_density(name):
     refiner = REFINERS[name]()
     n_steps = 100 if refiner.max_steps is None else refiner.max_steps
     goal = Target(squashed(density), proposal_log_prob=log_tanh_jacobian(particles) - math.log(2.0))
-    state = refine(refiner, particles, goal, n_steps, th.Generator().manual_seed(1))
+    state = refine(refiner, particles, goal, n_steps=n_steps, generator=th.Generator().manual_seed(1))
     assert total_variation(box.reshape(-1, 1), density, 40) > 0.15
     assert total_variation(th.tanh(state.particles).reshape(-1, 1), density, 40) < 0.05
 
@@ -272,18 +278,18 @@ def test_flows_ask_for_their_velocities():
     assert FLOWS == ["flow", "mean_flow"]
     particles = start((3, 6, 2))
     with pytest.raises(ValueError, match=r"flow needs Target\.velocity, .*, got None"):
-        refine(REFINERS["flow"](), particles, target(particles)._replace(velocity=None), 1)
+        refine(REFINERS["flow"](), particles, target(particles)._replace(velocity=None), n_steps=1)
     with pytest.raises(ValueError, match=r"mean_flow needs Target\.average_velocity, .*, got None"):
-        refine(REFINERS["mean_flow"](), particles, target(particles)._replace(average_velocity=None), 1)
+        refine(REFINERS["mean_flow"](), particles, target(particles)._replace(average_velocity=None), n_steps=1)
 
 
 @each_refiner
 def test_the_loop_refuses_wrong_shapes_and_steps(name):
     refiner, particles = REFINERS[name](), start((3, 6, 2))
     with pytest.raises(ValueError, match=r"particles must have shape \(B, N, \*event\), got \(3, 6\)"):
-        refine(refiner, particles[..., 0], target(particles), 1)
+        refine(refiner, particles[..., 0], target(particles), n_steps=1)
     for n_steps in (-1, 1.0, True):
         with pytest.raises(ValueError, match="n_steps must be an integer of at least 0, got"):
-            refine(refiner, particles, target(particles), n_steps)
+            refine(refiner, particles, target(particles), n_steps=n_steps)
     with pytest.raises(ValueError, match=r"must be \(B, N\), got"):
-        refine(refiner, particles, Target(lambda x: x.sum(-1, keepdim=True)), 0)
+        refine(refiner, particles, Target(lambda x: x.sum(-1, keepdim=True)), n_steps=0)

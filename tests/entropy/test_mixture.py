@@ -8,8 +8,8 @@ from torch.distributions import Categorical as Weights
 from torch.distributions import Independent, MixtureSameFamily, Normal
 
 from sb3_energy.entropy import MixtureEntropy
-from sb3_energy.entropy.kernels import gaussian_log_prob
 from sb3_energy.refiners import Langevin
+from sb3_energy.stats import gaussian_log_prob
 from sb3_energy.types import Target
 from tests.entropy.policies import ENERGIES, Setting, context_of, flat, refinement_of
 from tests.laws import entropy, knn_entropy_on_box

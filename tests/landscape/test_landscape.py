@@ -91,9 +91,11 @@ def test_trajectories_end_where_refined_particles_end():
     policy, obs = model.policy, model.policy.obs_to_tensor(np.stack([OBSERVATION, -OBSERVATION]))[0]
     chains = policy.simulate(obs, 6)
     for refiner in (chains.refiner, chains.refiner.deterministic()):
-        arguments = (refiner, chains.particles, chains.target, chains.n_steps)
-        found = trajectories(*arguments, generator=th.Generator().manual_seed(3))
-        ends = refined_particles(*arguments, generator=th.Generator().manual_seed(3))
+        arguments = (refiner, chains.particles, chains.target)
+        found, ends = (
+            fn(*arguments, n_steps=chains.n_steps, generator=th.Generator().manual_seed(3))
+            for fn in (trajectories, refined_particles)
+        )
         assert found.shape == (6, 2, 6, 2) and not found.requires_grad
         th.testing.assert_close(found[-1], ends, rtol=0, atol=0)
         th.testing.assert_close(found[0], chains.particles, rtol=0, atol=0)

@@ -106,7 +106,7 @@ def test_without_a_potential_it_samples_the_gibbs_density(normalize_q, guidance,
     th.manual_seed(0)
     base = Gaussian(th.zeros(1, 1), th.ones(1, 1))
     chains = policy.simulate(obs, 100_000, base=base, energy=energy)
-    ends = refined_particles(chains.refiner, chains.particles, chains.target, chains.n_steps)
+    ends = refined_particles(chains.refiner, chains.particles, chains.target, n_steps=chains.n_steps)
     draws = policy.refinement.actions(base, ends).reshape(-1, 1)
 
     def gibbs(scale):
@@ -166,7 +166,7 @@ def test_the_potential_of_a_translation_translates():
     refiner = jko_langevin(10, 0.3, sampling_time=1.0, transport_time=1.0)
     with th.no_grad():
         target = Target(tempered(network.bind(th.zeros(1, 0)), 0.3))
-    ends = refine(refiner, starts, target, 10).particles
+    ends = refine(refiner, starts, target, n_steps=10).particles
     assert (ends - starts - shift).abs().max() < 0.1 and (ends - starts - shift).square().mean().sqrt() < 0.03
 
 

@@ -47,7 +47,7 @@ def starts(base_name, n=N_DRAWS):
 def bias(head, refiner, n_steps, base_name):
     with th.no_grad():
         target = Target(lambda x: 0.0 * x.sum(-1), **head.bind(th.ones(1, 3))._asdict())
-    ends = refine(refiner, starts(base_name), target, n_steps).particles[0]
+    ends = refine(refiner, starts(base_name), target, n_steps=n_steps).particles[0]
     return total_variation(th.tanh(ends), FOUR_MODES, BINS)
 
 

@@ -87,7 +87,9 @@ def test_a_flat_energy_gives_the_uniform_distribution(box):
 
 def test_clipping_would_leave_mass_on_the_walls():
     start = 2.0 * th.rand((1, 20_000, 1), generator=th.Generator().manual_seed(0)) - 1.0
-    moved = refine(Langevin(0.05), start, Target(lambda x: 0.0 * x.sum(-1)), 20, th.Generator().manual_seed(1)).particles
+    moved = refine(
+        Langevin(0.05), start, Target(lambda x: 0.0 * x.sum(-1)), n_steps=20, generator=th.Generator().manual_seed(1)
+    ).particles
     assert (moved.clamp(-1.0, 1.0).abs() > 0.99).double().mean() > 0.3
     assert 0.008 < (folded(moved).abs() > 0.99).double().mean() < 0.012
 

@@ -188,7 +188,9 @@ def test_simulated_chains_are_those_that_are_sampled(precondition, n_particles):
     way, base = refinement(precondition=precondition, n_particles=n_particles), narrow(3000)
     chains = way.simulate(base, FOUR_MODES, ONE, 6, generator=th.Generator().manual_seed(0))
     assert chains.particles.shape == (3000, 6, 2) and (chains.log_prob is None) == (n_particles > 1)
-    ends = refine(chains.refiner, chains.particles, chains.target, chains.n_steps, th.Generator().manual_seed(1)).particles
+    ends = refine(
+        chains.refiner, chains.particles, chains.target, n_steps=chains.n_steps, generator=th.Generator().manual_seed(1)
+    ).particles
     actions = th.tanh(way._from(base, ends))
     sampled = th.tanh(way.sample(narrow(18_000), FOUR_MODES, ONE, th.Generator().manual_seed(2)))
     assert 0.5 * (frequencies(actions.reshape(-1, 2), 10) - frequencies(sampled, 10)).abs().sum() < 0.06

@@ -35,7 +35,9 @@ class Counted:
 def until_still(refiner, tolerance, infos=None, start=START, n_steps=STEPS):
     wells = Counted()
     everyone = wells.target(th.arange(B))
-    return refine_until_still(refiner, start, everyone, wells.target, n_steps, tolerance, infos), wells.asked
+    return refine_until_still(
+        refiner, start, everyone, target_of=wells.target, n_steps=n_steps, tolerance=tolerance, infos=infos
+    ), wells.asked
 
 
 def expected(refiner, tolerance):
@@ -76,7 +78,7 @@ def test_who_stops_has_what_fewer_steps_give_and_who_does_not_has_what_all_give(
     state, _ = until_still(refiner, 3e-4)
     goal = Counted().target(th.arange(B))
     for b in range(B):
-        shorter = refine(refiner, START, goal, int(last[b]))
+        shorter = refine(refiner, START, goal, n_steps=int(last[b]))
         th.testing.assert_close(state.particles[b], shorter.particles[b])
 
 
@@ -169,7 +171,7 @@ def test_an_observation_that_leaves_the_numbers_is_named_as_the_caller_names_it(
     with pytest.raises(
         FloatingPointError, match=rf"{where} while Langevin refined the actions of observation 7 of a batch of 8"
     ):
-        refine_until_still(refiner, START, target_of(th.arange(B)), target_of, STEPS, 0.0)
+        refine_until_still(refiner, START, target_of(th.arange(B)), target_of=target_of, n_steps=STEPS, tolerance=0.0)
 
 
 def test_bad_arguments_are_refused():

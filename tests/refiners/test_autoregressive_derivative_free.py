@@ -68,7 +68,7 @@ def draws(energy, prefix, n_steps=1, start=None, infos=None):
     particles = uniform((400, 250, 2)) if start is None else start
     target = Target(squashed(energy), prefix_energy=squashed(prefix))
     generator = th.Generator().manual_seed(1)
-    state = refine(AutoregressiveDerivativeFree(), particles, target, n_steps, generator, infos)
+    state = refine(AutoregressiveDerivativeFree(), particles, target, n_steps=n_steps, generator=generator, infos=infos)
     return th.tanh(state.particles).flatten(0, 1)
 
 
@@ -182,7 +182,7 @@ def quadratic(x):
 def test_the_optimum_of_a_quadratic_is_found_without_gradients(refiner):
     start = th.randn(20, 64, 3, generator=th.Generator().manual_seed(0))
     target = Target(quadratic, prefix_energy=quadratic)
-    ends = refine(refiner, start, target, 5, th.Generator().manual_seed(1))
+    ends = refine(refiner, start, target, n_steps=5, generator=th.Generator().manual_seed(1))
     assert ends.energies.amin(1).mean() < 0.05 * quadratic(start).amin(1).mean()
 
 
@@ -191,8 +191,10 @@ def test_a_plan_is_its_coordinates():
     plan = Target(lambda x: x.square().flatten(2).sum(-1), prefix_energy=lambda x: x.square().sum(-1))
     flat = Target(lambda x: x.square().sum(-1), prefix_energy=plan.prefix_energy)
     refiner = AutoregressiveDerivativeFree()
-    ends = refine(refiner, start, plan, 3, th.Generator().manual_seed(1)).particles
-    assert th.equal(ends.flatten(2), refine(refiner, start.flatten(2), flat, 3, th.Generator().manual_seed(1)).particles)
+    ends = refine(refiner, start, plan, n_steps=3, generator=th.Generator().manual_seed(1)).particles
+    assert th.equal(
+        ends.flatten(2), refine(refiner, start.flatten(2), flat, n_steps=3, generator=th.Generator().manual_seed(1)).particles
+    )
 
 
 def test_a_round_costs_each_particle_one_energy_and_one_of_each_prefix():
@@ -203,7 +205,7 @@ def test_a_round_costs_each_particle_one_energy_and_one_of_each_prefix():
         return x.square().sum(-1)
 
     start = th.randn(2, 8, 3, generator=th.Generator().manual_seed(0))
-    refine(AutoregressiveDerivativeFree(), start, Target(counted, prefix_energy=counted), 2)
+    refine(AutoregressiveDerivativeFree(), start, Target(counted, prefix_energy=counted), n_steps=2)
     assert calls == [(2, 8, 3)] + 2 * [(2, 8, 1), (2, 8, 2), (2, 8, 3)]
 
 
@@ -239,7 +241,7 @@ def test_who_has_no_neighbours_is_smoothed_by_the_noise_s_width():
 
 def test_of_one_coordinate_no_prefix_is_asked():
     energy = modes_energy([[0.6], [-0.5]], 0.25, [1.0, 2.0])
-    state = refine(AutoregressiveDerivativeFree(), uniform((200, 500, 1)), Target(squashed(energy)), 1)
+    state = refine(AutoregressiveDerivativeFree(), uniform((200, 500, 1)), Target(squashed(energy)), n_steps=1)
     assert total_variation(th.tanh(state.particles).flatten(0, 1), energy, 40) < 0.05
 
 
@@ -249,13 +251,13 @@ def test_of_more_coordinates_prefix_energies_are_asked_for(shape):
         rf"autoregressive_derivative_free needs Target\.prefix_energy, .* of {math.prod(shape[2:])} coordinates, got None"
     )
     with pytest.raises(ValueError, match=message):
-        refine(AutoregressiveDerivativeFree(), th.zeros(shape), Target(lambda x: x.flatten(2).sum(-1)), 1)
+        refine(AutoregressiveDerivativeFree(), th.zeros(shape), Target(lambda x: x.flatten(2).sum(-1)), n_steps=1)
 
 
 def test_a_prefix_energy_of_the_wrong_shape_is_refused():
     target = Target(no_idea, prefix_energy=lambda prefix: prefix)
     with pytest.raises(ValueError, match=r"a prefix energy of \(2, 5\) particles must be \(B, N\), got \(2, 5, 1\)"):
-        refine(AutoregressiveDerivativeFree(), th.zeros(2, 5, 2), target, 1)
+        refine(AutoregressiveDerivativeFree(), th.zeros(2, 5, 2), target, n_steps=1)
 
 
 def test_what_is_forbidden_is_never_drawn_and_what_is_no_energy_fails():
@@ -264,7 +266,7 @@ def test_what_is_forbidden_is_never_drawn_and_what_is_no_energy_fails():
 
     start = uniform((5, 200, 2))
     for target in (Target(wall(math.inf), prefix_energy=no_idea), Target(wall(0.0), prefix_energy=wall(math.inf))):
-        assert (refine(AutoregressiveDerivativeFree(), start, target, 2).particles[..., 0] <= 0.0).all()
+        assert (refine(AutoregressiveDerivativeFree(), start, target, n_steps=2).particles[..., 0] <= 0.0).all()
     for target in (Target(wall(math.nan), prefix_energy=no_idea), Target(no_idea, prefix_energy=wall(math.nan))):
         with pytest.raises(FloatingPointError, match="non-finite energy"):
-            refine(AutoregressiveDerivativeFree(), start, target, 2)
+            refine(AutoregressiveDerivativeFree(), start, target, n_steps=2)

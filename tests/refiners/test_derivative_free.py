@@ -22,7 +22,7 @@ def uniform(shape, seed=0):
 def draws(refiner, n_steps):
     particles = uniform((200, 500, 2))
     target = Target(squashed(TWO_D), proposal_log_prob=log_tanh_jacobian(particles) - 2 * math.log(2.0))
-    state = refine(refiner, particles, target, n_steps, th.Generator().manual_seed(1))
+    state = refine(refiner, particles, target, n_steps=n_steps, generator=th.Generator().manual_seed(1))
     return th.tanh(state.particles).reshape(-1, 2)
 
 
@@ -40,17 +40,17 @@ def test_the_optimum_of_a_quadratic_is_found_without_gradients(refiner):
     optimum = th.tensor([0.4, -0.7])
     target = Target(lambda x: 200.0 * (x.detach() - optimum).square().sum(-1))
     start = th.randn(20, 64, 2, generator=th.Generator().manual_seed(0))
-    ends = refine(refiner, start, target, 6, th.Generator().manual_seed(1))
+    ends = refine(refiner, start, target, n_steps=6, generator=th.Generator().manual_seed(1))
     assert ends.energies.amin(1).mean() < 0.1 * target.energy(start).amin(1).mean()
 
 
 def test_the_noise_shrinks_from_round_to_round():
     target, infos = Target(lambda x: 0.0 * x.sum(-1)), []
     start = th.zeros(1, 20_000, 1)
-    refine(DerivativeFree(0.4, 0.5), start, target, 1, th.Generator().manual_seed(0), infos)
+    refine(DerivativeFree(0.4, 0.5), start, target, n_steps=1, generator=th.Generator().manual_seed(0), infos=infos)
     assert infos[0].displacement.max() == 0.0, "the last round only resamples"
     # all weights are equal, so what is resampled has the variance of what was there
-    moved = refine(DerivativeFree(0.4, 0.5), start, target, 3, th.Generator().manual_seed(0)).particles
+    moved = refine(DerivativeFree(0.4, 0.5), start, target, n_steps=3, generator=th.Generator().manual_seed(0)).particles
     assert moved.var().item() == pytest.approx(0.4**2 + 0.2**2, rel=0.03)
 
 
@@ -58,8 +58,8 @@ def test_without_a_density_the_weights_are_the_energy_s():
     particles = th.tensor([0.0, 1.0]).repeat(1000).reshape(1, 2000, 1)
     energy = Target(lambda x: x.sum(-1) * math.log(3.0))
     known = energy._replace(proposal_log_prob=-particles[..., 0] * math.log(3.0))
-    plain = refine(DerivativeFree(), particles, energy, 1, th.Generator().manual_seed(0)).particles.mean()
-    corrected = refine(DerivativeFree(), particles, known, 1, th.Generator().manual_seed(0)).particles.mean()
+    plain = refine(DerivativeFree(), particles, energy, n_steps=1, generator=th.Generator().manual_seed(0)).particles.mean()
+    corrected = refine(DerivativeFree(), particles, known, n_steps=1, generator=th.Generator().manual_seed(0)).particles.mean()
     assert plain.item() == pytest.approx(0.25, abs=0.03) and corrected.item() == pytest.approx(0.5, abs=0.03)
 
 

@@ -48,7 +48,7 @@ def stopped(x):
 
 
 def run(refiner, n_steps, x, **fields):
-    return refine(refiner, x, Target(energy, **fields), n_steps).particles
+    return refine(refiner, x, Target(energy, **fields), n_steps=n_steps).particles
 
 
 @pytest.mark.parametrize("velocity, solution", [(linear, lambda x: after(x, th.ones(x.shape[:2]))), (braked, stopped)])

@@ -45,7 +45,7 @@ def ends(start, slope, differentiable=True):
     def energy(x):
         return (slope * x).cos().sum(-1) + 0.3 * x.square().sum(-1)
 
-    return refine(refiner, start, Target(energy), 5, th.Generator().manual_seed(3)).particles
+    return refine(refiner, start, Target(energy), n_steps=5, generator=th.Generator().manual_seed(3)).particles
 
 
 def test_steps_with_a_graph_are_differentiated_through():

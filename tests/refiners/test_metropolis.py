@@ -29,7 +29,9 @@ def moved(refiner, energy, dimension, n_steps=20):
     start = exact_draws(energy, dimension, N_DRAWS, th.Generator().manual_seed(0))
     infos = []
     particles = th.atanh(start.float().clamp(-1 + 1e-6, 1 - 1e-6)).unsqueeze(0)
-    state = refine(refiner, particles, Target(squashed(energy)), n_steps, th.Generator().manual_seed(1), infos)
+    state = refine(
+        refiner, particles, Target(squashed(energy)), n_steps=n_steps, generator=th.Generator().manual_seed(1), infos=infos
+    )
     return th.tanh(state.particles[0]), infos
 
 
@@ -99,15 +101,15 @@ def test_without_noise_it_descends_by_the_steps_of_a_leapfrog_at_rest():
     scheduled = HamiltonianMonteCarlo(Polynomial(0.4, 0.1, 1.0), max_displacement=None).deterministic()
     fixed = HamiltonianMonteCarlo(Constant(0.4), max_displacement=None).deterministic()
     goal, start = Target(lambda x: 0.5 * x.square().sum(-1)), th.ones((1, 1, 1), dtype=th.float64)
-    assert refine(scheduled, start, goal, 2).particles.item() == pytest.approx((1 - 0.08) * (1 - 0.005))
-    assert refine(fixed, start, goal, 2).particles.item() == pytest.approx((1 - 0.08) ** 2)
+    assert refine(scheduled, start, goal, n_steps=2).particles.item() == pytest.approx((1 - 0.08) * (1 - 0.005))
+    assert refine(fixed, start, goal, n_steps=2).particles.item() == pytest.approx((1 - 0.08) ** 2)
 
 
 @pytest.mark.parametrize("name", ["mala", "hmc"])
 def test_a_wall_of_infinite_energy_is_never_entered(name):
     wall = Target(lambda x: th.where(x[..., 0] > 0.5, th.inf, x.square().sum(-1)))
     start = th.zeros((1, 500, 2))
-    particles = refine(REFINERS[name](), start, wall, 20, th.Generator().manual_seed(0)).particles
+    particles = refine(REFINERS[name](), start, wall, n_steps=20, generator=th.Generator().manual_seed(0)).particles
     assert (particles[..., 0] <= 0.5).all() and (particles[..., 0] > 0.3).any()
 
 
@@ -120,7 +122,7 @@ def test_a_chain_that_leaves_the_numbers_says_who_where_and_when(name):
         r"appeared at step \d of 9 while \w+ refined the actions of observation \d of a batch of 3; try .*smaller step_size"
     )
     with pytest.raises(FloatingPointError, match=message):
-        refine(REFINERS[name](1.0), start, broken, 9, th.Generator().manual_seed(0))
+        refine(REFINERS[name](1.0), start, broken, n_steps=9, generator=th.Generator().manual_seed(0))
     start[2] = 2.0  # broken from the start, which a test only sees when it compares
     with pytest.raises(FloatingPointError, match=r"(before the first step|at step 1 of 9) .* observation 2 of"):
-        refine(REFINERS[name](1e-4), start, broken, 9)
+        refine(REFINERS[name](1e-4), start, broken, n_steps=9)

@@ -59,7 +59,9 @@ def test_hmc_s_draws_have_the_moments_of_pyro_s(energy):
     chain.run()
     theirs = chain.get_samples()["x"]
     refiner = HamiltonianMonteCarlo(0.4, 4, max_displacement=None)
-    state = refine(refiner, 0.3 * standard_normal((1, 20_000, 2)), Target(energy), 60, th.Generator().manual_seed(1))
+    state = refine(
+        refiner, 0.3 * standard_normal((1, 20_000, 2)), Target(energy), n_steps=60, generator=th.Generator().manual_seed(1)
+    )
     ours = state.particles[0]
     for moment in (lambda x: x, lambda x: x.square(), lambda x: x.prod(-1, keepdim=True), lambda x: (x > 0.0).double()):
         values = moment(theirs)
@@ -82,6 +84,6 @@ def test_langevin_walks_torchebm_s_path_with_the_same_noise(energy):
     th.manual_seed(3)
     expected = theirs.sample(x=start, n_steps=40)
     th.manual_seed(3)
-    found = refine(Langevin(step_size, max_displacement=None), start.unsqueeze(0), Target(energy), 40).particles[0]
+    found = refine(Langevin(step_size, max_displacement=None), start.unsqueeze(0), Target(energy), n_steps=40).particles[0]
     th.testing.assert_close(found, expected)
     assert (found - start).abs().mean() > 0.3

@@ -54,13 +54,13 @@ def test_bandwidth_is_the_median_s_for_each_observation():
 def test_one_particle_descends():
     goal = Target(lambda x: 0.5 * x.square().sum(-1))
     start = th.ones((3, 1, 2), dtype=th.float64)
-    state = refine(SteinVariationalGradientDescent(0.2), start, goal, 4)
+    state = refine(SteinVariationalGradientDescent(0.2), start, goal, n_steps=4)
     th.testing.assert_close(state.particles, 0.8**4 * start)
 
 
 def test_particles_that_met_stay_numbers():
     start = th.zeros((2, 8, 2))
-    state = refine(SteinVariationalGradientDescent(), start, Target(lambda x: x.square().sum(-1)), 5)
+    state = refine(SteinVariationalGradientDescent(), start, Target(lambda x: x.square().sum(-1)), n_steps=5)
     assert th.equal(state.particles, start)
 
 
@@ -68,7 +68,7 @@ def test_particles_that_met_stay_numbers():
 def test_particles_take_the_mean_and_the_spread_of_a_gaussian(std):
     goal = Target(lambda x: 0.5 * ((x - 0.7) / std).square().sum(-1))
     refiner = SteinVariationalGradientDescent(0.5 * std**2, max_displacement=None)
-    particles = refine(refiner, normal((4, 50, 1)), goal, 500).particles
+    particles = refine(refiner, normal((4, 50, 1)), goal, n_steps=500).particles
     th.testing.assert_close(particles.mean(1), th.full((4, 1), 0.7, dtype=th.float64), rtol=0, atol=0.03 * std)
     th.testing.assert_close(particles.std(1), th.full((4, 1), std, dtype=th.float64), rtol=0.08, atol=0)
 
@@ -76,22 +76,28 @@ def test_particles_take_the_mean_and_the_spread_of_a_gaussian(std):
 def test_particles_share_the_modes_where_descent_alone_would_meet():
     energy = squashed(modes_energy(FOUR, 0.25))
     start = th.atanh(2.0 * th.rand((200, 16, 2), generator=th.Generator().manual_seed(0)) - 1.0)
-    particles = refine(SteinVariationalGradientDescent(), start, Target(energy), 30, th.Generator().manual_seed(1)).particles
+    particles = refine(
+        SteinVariationalGradientDescent(), start, Target(energy), n_steps=30, generator=th.Generator().manual_seed(1)
+    ).particles
     box = th.tanh(particles)
     quadrant = 2 * (box[..., 0] > 0).long() + (box[..., 1] > 0).long()
     shares = th.stack([(quadrant == k).double().mean() for k in range(4)])
     assert shares.min() > 0.2
     nearest = (box.unsqueeze(2) - th.tensor(FOUR)).norm(dim=-1).amin(-1)
     assert nearest.mean() < 0.35
-    descended = refine(Langevin(1.0, noise_scale=0.0), start, Target(energy), 30).particles
+    descended = refine(Langevin(1.0, noise_scale=0.0), start, Target(energy), n_steps=30).particles
     assert closest_pair(particles) > 0.15 > 2.0 * closest_pair(descended)
 
 
 def test_the_first_particle_is_a_draw_wherever_it_started():
     start = th.linspace(-1.0, 1.0, 4, dtype=th.float64).reshape(1, 4, 1).repeat(4000, 1, 1)
     goal = Target(lambda x: 0.5 * x.square().sum(-1))
-    kept = refine(SteinVariationalGradientDescent(shuffle=False), start, goal, 2, th.Generator().manual_seed(0)).particles
-    mixed = refine(SteinVariationalGradientDescent(), start, goal, 2, th.Generator().manual_seed(0)).particles
+    kept = refine(
+        SteinVariationalGradientDescent(shuffle=False), start, goal, n_steps=2, generator=th.Generator().manual_seed(0)
+    ).particles
+    mixed = refine(
+        SteinVariationalGradientDescent(), start, goal, n_steps=2, generator=th.Generator().manual_seed(0)
+    ).particles
     assert (kept == kept[:1]).all() and (kept[:, 0] < 0).all()
     th.testing.assert_close(mixed.sort(dim=1).values, kept.sort(dim=1).values)
     for value in kept[0]:
@@ -101,10 +107,10 @@ def test_the_first_particle_is_a_draw_wherever_it_started():
 def test_no_coordinate_moves_further_than_allowed():
     steep = Target(lambda x: (th.tensor([100.0, 0.1]) * x).sum(-1))
     refiner = SteinVariationalGradientDescent(1.0, max_displacement=0.2, shuffle=False)
-    moved = refine(refiner, th.zeros((1, 1, 2)), steep, 1).particles
+    moved = refine(refiner, th.zeros((1, 1, 2)), steep, n_steps=1).particles
     th.testing.assert_close(moved[0, 0], th.tensor([-0.2, -0.1]))
     refiner = SteinVariationalGradientDescent(1.0, max_grad_norm=0.5, max_displacement=None, shuffle=False)
-    moved = refine(refiner, th.zeros((1, 1, 2)), steep, 1).particles
+    moved = refine(refiner, th.zeros((1, 1, 2)), steep, n_steps=1).particles
     assert moved.norm().item() == pytest.approx(0.5)
 
 
@@ -166,7 +172,7 @@ def test_the_unrolled_steps_have_the_gradient_of_finite_differences(kwargs):
     x, weights, parameter = normal((2, 5, 2)).requires_grad_(True), normal((2, 5, 2), 1), net[0].weight
 
     def value(particles):
-        return (weights * refine(refiner, particles, goal, 4).particles).sum()
+        return (weights * refine(refiner, particles, goal, n_steps=4).particles).sum()
 
     of_start, of_parameter = th.autograd.grad(value(x), [x, parameter])
     h = 1e-6
@@ -184,18 +190,25 @@ def test_the_unrolled_steps_have_the_gradient_of_finite_differences(kwargs):
 def test_particles_and_energies_keep_the_graph_and_infos_do_not():
     x, infos = normal((2, 5, 2)).requires_grad_(True), []
     goal = Target(lambda x: 0.5 * x.square().sum(-1))
-    state = refine(SteinVariationalGradientDescent(differentiable=True), x, goal, 3, th.Generator().manual_seed(0), infos)
+    state = refine(
+        SteinVariationalGradientDescent(differentiable=True),
+        x,
+        goal,
+        n_steps=3,
+        generator=th.Generator().manual_seed(0),
+        infos=infos,
+    )
     assert state.particles.requires_grad and state.energies.requires_grad and x.grad is None
     assert not any(part.requires_grad for info in infos for part in (info.displacement, info.acceptance, info.energy_drop))
-    kept = refine(SteinVariationalGradientDescent(), x, goal, 3, th.Generator().manual_seed(0))
+    kept = refine(SteinVariationalGradientDescent(), x, goal, n_steps=3, generator=th.Generator().manual_seed(0))
     assert th.equal(state.particles, kept.particles) and not kept.particles.requires_grad
     with th.no_grad():
-        assert not refine(SteinVariationalGradientDescent(differentiable=True), x, goal, 3).particles.requires_grad
+        assert not refine(SteinVariationalGradientDescent(differentiable=True), x, goal, n_steps=3).particles.requires_grad
 
 
 def test_the_gradient_is_a_number_where_particles_met_and_no_force_is_left():
     x = th.zeros((1, 4, 2), dtype=th.float64, requires_grad=True)
     goal = Target(lambda x: 0.5 * x.square().sum(-1))
     refiner = SteinVariationalGradientDescent(max_grad_norm=1.0, max_step_norm=0.5, differentiable=True, shuffle=False)
-    (gradient,) = th.autograd.grad(refine(refiner, x, goal, 2).particles.sum(), x)
+    (gradient,) = th.autograd.grad(refine(refiner, x, goal, n_steps=2).particles.sum(), x)
     assert th.isfinite(gradient).all()

@@ -27,7 +27,7 @@ def run(refiner, stds, n_steps, n_particles=16, shift=0.0):
     infos, generator = [], th.Generator().manual_seed(0)
     start = stds[:, None, None] * th.randn((len(stds), n_particles, 6), generator=generator)
     start[1:] += shift
-    return refine(refiner, start, gaussian(stds), n_steps, generator, infos), infos
+    return refine(refiner, start, gaussian(stds), n_steps=n_steps, generator=generator, infos=infos), infos
 
 
 @each_chain
@@ -94,7 +94,7 @@ def test_observations_tune_alone(refiner):
 def moved(refiner, energy, n_particles):
     draws, infos = exact_draws(energy, 1, N_DRAWS, th.Generator().manual_seed(0)), []
     start = th.atanh(draws.float().clamp(-1 + 1e-6, 1 - 1e-6)).reshape(-1, n_particles, 1)
-    state = refine(refiner, start, Target(squashed(energy)), 60, th.Generator().manual_seed(1), infos)
+    state = refine(refiner, start, Target(squashed(energy)), n_steps=60, generator=th.Generator().manual_seed(1), infos=infos)
     assert infos[0].acceptance.mean() < 0.5 and infos[-1].displacement.mean() > 0.02
     assert (state.extra.log_scale < -0.3).double().mean() > 0.9, "the step was far too large"
     floor = total_variation(exact_draws(energy, 1, N_DRAWS, th.Generator().manual_seed(2)), energy, 40)

@@ -67,7 +67,11 @@ class PotentialSampler:
         """
         refiner = self.equilibrium if at_data else self.refiner
         try:
-            return self._end(refined_particles(refiner, particles, self._target(potential), self.settings.n_steps, generator))
+            return self._end(
+                refined_particles(
+                    refiner, particles, self._target(potential), n_steps=self.settings.n_steps, generator=generator
+                )
+            )
         except FloatingPointError as error:
             raise _diverged() from error
 
@@ -85,8 +89,8 @@ class PotentialSampler:
         starts = points.expand(len(like), -1, -1).contiguous()
         target = self._target(potential)
         try:
-            first = refine(self.refiner, starts, target, 0)
-            last = refine(self.refiner.deterministic(), starts, target, self.settings.n_steps)
+            first = refine(self.refiner, starts, target, n_steps=0)
+            last = refine(self.refiner.deterministic(), starts, target, n_steps=self.settings.n_steps)
         except FloatingPointError as error:
             raise _diverged() from error
         both = last._replace(
