@@ -20,7 +20,6 @@ html_math_renderer = "mathml"
 exclude_patterns = ["_build", "_ext"]
 
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 add_module_names = False
