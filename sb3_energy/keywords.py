@@ -75,29 +75,46 @@ def takes_arguments(arguments: type) -> Callable[[type[T]], type[T]]:
     :return: the decorator
     """
 
-    def decorate(cls: type[T]) -> type[T]:
-        above = next((vars(base)["__init__"] for base in cls.__mro__[1:] if "arguments_class" in vars(base)), None)
+    def decorate(cls: Any) -> Any:
+        if "__init__" not in vars(cls):
+            cls.__init__ = _inherited_init(cls)
         init: Any = vars(cls)["__init__"]
-        known = dict(inspect.signature(init).parameters) | ({} if above is None else dict(inspect.signature(above).parameters))
+        known = dict(inspect.signature(init).parameters)
+        above = next((vars(base)["__init__"] for base in cls.__mro__[1:] if "arguments_class" in vars(base)), None)
+        known |= {} if above is None else inspect.signature(above).parameters
         fields = {field.name: field for field in dataclasses.fields(arguments)}
-        kept = [one for one in known.values() if one.kind is not one.VAR_KEYWORD and one.name not in fields]
+        kept = [one for one in known.values() if one.kind is one.POSITIONAL_OR_KEYWORD and one.name not in fields]
         keyword = inspect.Parameter.KEYWORD_ONLY
         added = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields.values()]
         init.__signature__ = inspect.Signature([*kept, *added])
-        cls.__doc__ = _documented(cls.__doc__, {name: field.metadata["doc"] for name, field in fields.items()})
-        cls.arguments_class = arguments  # type: ignore[attr-defined]
-        return cls
+        vars(init).pop("__wrapped__", None)  # Sphinx would look up these defaults in its source
+        cls.arguments_class = arguments
+        return documented(cls, arguments)
 
     return decorate
 
 
-def _documented(doc: str | None, docs: Mapping[str, str]) -> str | None:
-    """The docstring with descriptions of more parameters before its first ``:raises``."""
-    if doc is None:  # python -OO
-        return None
-    text, raises, end = inspect.cleandoc(doc).partition(":raises")
-    lines = [textwrap.fill(f":param {name}: {text}", 120, subsequent_indent="    ") for name, text in docs.items()]
-    return "\n".join([text.rstrip(), *lines, raises + end])
+def _inherited_init(cls: Any) -> Callable[..., None]:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        super(cls, self).__init__(*args, **kwargs)
+
+    return __init__
+
+
+def documented(cls: type[T], arguments: Any = None) -> type[T]:
+    """
+    Write the descriptions of arguments into a class's docstring, before its first ``:raises``.
+
+    :param cls: a class
+    :param arguments: a dataclass of arguments (``None``: the class itself)
+    :return: the class
+    """
+    if cls.__doc__ is not None:  # there is none with python -OO
+        text, raises, end = inspect.cleandoc(cls.__doc__).partition(":raises")
+        docs = {field.name: field.metadata["doc"] for field in dataclasses.fields(arguments or cls)}  # type: ignore[arg-type]
+        lines = [textwrap.fill(f":param {name}: {doc}", 120, subsequent_indent="    ") for name, doc in docs.items()]
+        cls.__doc__ = "\n".join([*text.splitlines(), *lines, raises + end])
+    return cls
 
 
 def plain_arguments(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:

@@ -79,6 +79,7 @@ PAGES = {
         {
             "sb3_energy.refinement": (
                 "Refinement",
+                "RefinementArguments",
                 "Box",
                 "TanhBox",
                 "ReflectingBox",

@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_energy.checks import check_integer, check_keywords, check_number
 from sb3_energy.energies import ENERGIES, make_energy
-from sb3_energy.keywords import argument, changed
+from sb3_energy.keywords import argument, changed, documented
 from sb3_energy.networks import PotentialNetwork, find_activation
 from sb3_energy.policies.arguments import PolicyArguments
 from sb3_energy.refinement.arguments import RefinementArguments
@@ -51,6 +51,7 @@ def potential_settings(potential_kwargs: Any) -> dict[str, Any]:
     return given
 
 
+@documented
 @dataclass(frozen=True)
 class PotentialArguments(PolicyArguments):
     """

@@ -13,7 +13,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
 from sb3_energy.checks import check_bool, check_finite_number, check_integer, check_keywords, did_you_mean
-from sb3_energy.keywords import accepted_keywords, argument
+from sb3_energy.keywords import accepted_keywords, argument, documented
 from sb3_energy.networks import BACKBONES, find_activation
 from sb3_energy.policies.heads import HEAD_ARGUMENTS, HEADS
 from sb3_energy.refinement.arguments import RefinementArguments
@@ -27,6 +27,7 @@ LARGEST_WIDTH = 2**16
 MOST_QUANTILES = 2**16
 
 
+@documented
 @dataclass(frozen=True)
 class PolicyArguments(RefinementArguments):
     """

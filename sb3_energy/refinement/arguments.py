@@ -9,7 +9,7 @@ import torch as th
 
 from sb3_energy.checks import check_bool, check_integer, check_positive, check_tolerance
 from sb3_energy.energies import ENERGIES, QEnergy, as_imported, make_energy
-from sb3_energy.keywords import argument, check_arguments
+from sb3_energy.keywords import argument, check_arguments, documented
 from sb3_energy.refinement.boxes import BOXES
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
@@ -25,6 +25,7 @@ def _check_dict(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
+@documented
 @dataclass(frozen=True)
 class RefinementArguments:
     """
