@@ -5,7 +5,7 @@ from importlib import resources
 import sb3_energy.envs  # noqa: F401  (registers the environments with gymnasium)
 from sb3_energy.energy_sac import EnergySAC
 from sb3_energy.fast_updates.device_buffer import DeviceReplayBuffer
-from sb3_energy.landscape.callback import LandscapeCallback
+from sb3_energy.landscape import LandscapeCallback
 from sb3_energy.offline.energy_matching import EnergyMatching
 from sb3_energy.pgac import PGAC
 

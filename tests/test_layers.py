@@ -33,10 +33,10 @@ RANKS = {
     "refinement": 2,
     "policies": 3,
     "training": 4,
+    "landscape": 4.5,
     "fast_updates": 5,
     **dict.fromkeys(("energy_sac", "offline", "envs"), 6),
     "pgac": 6.25,  # an EnergySAC whose energy learns
-    "landscape": 6.4,
     "": 6.5,  # sb3_energy itself re-exports the algorithms
     "zoo": 7,
 }

@@ -1,6 +1,6 @@
 """Energies that are learned: a potential, alone or guided by the critic."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch as th
@@ -127,6 +127,11 @@ class _BoundPotential:
             q_values, q_gradients = energy_and_grad(self.q_energy, x)
             values, gradients = values + self.factor * q_values, gradients + self.factor * q_gradients
         return values / self.temperature, gradients / self.temperature
+
+    def parts(self) -> dict[str, EnergyFn]:
+        """The terms by name, over the temperature."""
+        terms: dict[str, EnergyFn] = {"V": replace(self, q_energy=None)}
+        return terms if self.q_energy is None else terms | {"-λQ": self.of_starts()}
 
     def of_starts(self) -> EnergyFn:
         """

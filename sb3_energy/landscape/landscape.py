@@ -1,4 +1,4 @@
-"""What a potential says of the actions at one observation, as arrays: for pictures, and for whoever wants the numbers."""
+"""The energy of a refined policy at one observation as arrays, for pictures and for analysis."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,69 +9,75 @@ import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.autodiff import energy_and_grad, has_gradient
 from sb3_energy.checks import check_integer, plain
 from sb3_energy.energies import PotentialEnergy, QEnergy
-from sb3_energy.pgac.potential_policy import PotentialPolicy
-from sb3_energy.refiners import Flow, MeanFlow, SteinVariationalGradientDescent
+from sb3_energy.policies.refined_policy import RefinedPolicy
+from sb3_energy.refinement.proposals import Gaussian, latent, squashed_log_prob
+from sb3_energy.refiners import REFINERS, Flow, MeanFlow, SteinVariationalGradientDescent
 from sb3_energy.schedules import value_at
 from sb3_energy.steps import steps
-from sb3_energy.types import Refiner, Target, Tick
+from sb3_energy.types import EnergyFn, Refiner, Target, Tick
 
 N_BETWEEN = 16
-"""Parts that a step is drawn in: a step that a wall reflects is no straight line between its ends."""
-
+"""Pieces that a step is drawn in: a step that a wall reflects is not a straight line between its ends."""
 
 WITHOUT_NOISE = (Flow, MeanFlow, SteinVariationalGradientDescent)
-"""Refiners whose steps have none: with and without dice they make the same, but for the order of particles."""
+"""Refiners whose steps have no noise. Their deterministic version moves particles alike, but does not permute them."""
 
 NO_NOISE = 1e-6
-"""Scale of a noise that is only what rounding has left where a schedule's ramp begins."""
+"""A noise scale below this is a rounding error of a schedule that starts at 0."""
 
 
 class Landscape(NamedTuple):
     """
-    Energies and velocities on a grid of actions scaled to [-1, 1], and ways of particles through the refinement, at one
-    observation. ``*G`` is ``(n,)`` for one dimension of actions and ``(n, n)`` for two, the first index along the first one.
+    Energies and velocities on a grid of actions scaled to [-1, 1], and paths of particles through the refinement, at one
+    observation. ``*G`` is ``(n,)`` for one-dimensional actions and ``(n, n)`` otherwise, the first index along ``dims[0]``.
 
-    :param axis: ``(n,)`` the numbers that the grid's actions have in the dimensions that are shown
-    :param actions: ``(*G, A)``; in the dimensions that are not shown they are the deterministic action
-    :param dims: which dimensions are shown
-    :param potential: ``(*G)``, ``V``
-    :param guided: ``(*G)``, ``U``, in the units of ``V``; without its transport cost, which each particle has for itself
-    :param q_values: ``(*G)``, of the critics as the energy aggregates them
-    :param potential_velocity: ``(*G, len(dims))``, ``-∇V``
-    :param velocity: ``(*G, len(dims))``, ``-∇U``
+    :param axis: ``(n,)``, coordinates of the grid in each dimension that is shown
+    :param actions: ``(*G, A)``; in the dimensions that are not shown they equal the deterministic action
+    :param dims: the dimensions that are shown
+    :param name: ``"U"`` for a policy with a potential, ``"E"`` for others
+    :param energy: ``(*G)``, the energy before it is divided by the temperature, in units of ``V`` for a policy with a
+        potential; without the transport cost of ``trust_region``, which differs from particle to particle
+    :param velocity: ``(*G, len(dims))``, minus the energy's gradient (``None``: it has no gradient)
+    :param parts: ``{name: (*G)}``, the terms of the energy where it names them: ``"V"`` and ``"-λQ"`` for PGAC, ``"-Q"``
+        for the default energy of EnergySAC
+    :param part_velocities: ``{name: (*G, len(dims))}``, minus the gradients of the terms that have one
+    :param q_values: ``(*G)``, Q aggregated over the critics as the energy does it (by the mean if the energy does not say)
+    :param gaussian: ``(*G)``, density of the Gaussian policy on the box in the dimensions that are shown; at the walls, where
+        it may have a pole, it is taken half a cell of the grid inside
     :param deterministic: ``(A,)``, the deterministic action
-    :param positions: ``(K + 1, N, A)`` where particles are before the first step and after each
-    :param paths: ``(K, N_BETWEEN + 1, N, A)`` the way of each step, which the walls may have reflected
-    :param noise: ``(K,)`` whether a step has noise, and so belongs to the second stage
-    :param temperature: ``ε``
+    :param positions: ``(K + 1, N, A)``, particles before the first step and after each
+    :param paths: ``(K, N_BETWEEN + 1, N, A)``, points along each step, reflected at the walls where the box reflects
+    :param noise: ``(K,)``, whether a step has noise
+    :param resamples: whether steps draw the particles anew from all of them, so that a particle has no path
+    :param refiner: its name in :data:`sb3_energy.refiners.REFINERS`, or that of its class
+    :param temperature: ``T`` of the target density ``exp(-energy / T)``: ``ε`` of PGAC, the entropy coefficient of EnergySAC
     """
 
     axis: np.ndarray
     actions: np.ndarray
     dims: tuple[int, ...]
-    potential: np.ndarray
-    guided: np.ndarray
+    name: str
+    energy: np.ndarray
+    velocity: np.ndarray | None
+    parts: dict[str, np.ndarray]
+    part_velocities: dict[str, np.ndarray]
     q_values: np.ndarray
-    potential_velocity: np.ndarray
-    velocity: np.ndarray
+    gaussian: np.ndarray
     deterministic: np.ndarray
     positions: np.ndarray
     paths: np.ndarray
     noise: np.ndarray
+    resamples: bool
+    refiner: str
     temperature: float
 
     @property
-    def guidance(self) -> np.ndarray:
-        """``(*G)``, ``U - V``: the critic's share of the energy, ``-λ Q`` in units of its spread where that is asked for."""
-        return self.guided - self.potential
-
-    @property
     def density(self) -> np.ndarray:
-        """``(*G)``, ``exp(-U / ε)``, 1 where it is largest on the grid."""
-        return np.exp((self.guided.min() - self.guided) / self.temperature)
+        """``(*G)``, ``exp(-energy / temperature)`` divided by its maximum over the grid."""
+        return np.exp((self.energy.min() - self.energy) / self.temperature)
 
 
 def landscape_of(
@@ -83,19 +89,20 @@ def landscape_of(
     seed: int = 0,
 ) -> Landscape:
     """
-    Look at the potential at one observation. The random number generators and the model stay as they are.
+    Evaluate a policy's energy on a grid of actions and follow its particles. The model and all random number generators stay
+    as they are.
 
-    :param model: a PGAC or its policy
-    :param observation: one observation, as ``model.predict`` is given it
-    :param dims: which dimensions of the actions are shown (``None``: the first two)
-    :param n_grid: how many points the grid has in each of them
-    :param n_particles: how many particles are followed; a refiner that compares them has its own number
+    :param model: an EnergySAC, a PGAC or a policy of theirs
+    :param observation: one observation, as for ``model.predict``
+    :param dims: the dimensions of the actions to show (``None``: the first two)
+    :param n_grid: number of grid points in each of them
+    :param n_particles: number of particles to follow; refiners that compare particles use their own number
     :param seed: of the particles
     :return: the arrays
     :raises ValueError: if there is more than one observation, or a number is out of range
-    :raises TypeError: if the model has no potential, or something has the wrong type
+    :raises TypeError: if the model has no refined policy, or something has the wrong type
     """
-    policy = potential_policy_of(model)
+    policy = refined_policy_of(model)
     check_integer("n_grid", n_grid, minimum=2)
     check_integer("n_particles", n_particles, minimum=1)
     dims = _checked_dims(dims, get_action_dim(policy.action_space))
@@ -103,19 +110,21 @@ def landscape_of(
     n_obs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
     if n_obs != 1:
         raise ValueError(f"observation must be a single one, got {n_obs}")
-    with _unnoticed(policy, seed):
+    with _prediction_mode(policy, seed):
         return _look(policy, obs, dims, n_grid, n_particles)
 
 
-def potential_policy_of(model: Any) -> PotentialPolicy:
+def refined_policy_of(model: Any) -> RefinedPolicy:
     """
-    :param model: a PGAC or its policy
+    :param model: an EnergySAC, a PGAC or a policy of theirs
     :return: the policy
-    :raises TypeError: if the model has no potential
+    :raises TypeError: if it is something else
     """
     policy = getattr(model, "policy", model)
-    if not isinstance(policy, PotentialPolicy):
-        raise TypeError(f"model must have a potential, as PGAC and its policies do, got {type(model).__name__}")
+    if not isinstance(policy, RefinedPolicy):
+        raise TypeError(
+            f"model must have a refined policy, as EnergySAC, PGAC and their policies do, got {type(model).__name__}"
+        )
     return policy
 
 
@@ -123,13 +132,13 @@ def trajectories(
     refiner: Refiner, particles: th.Tensor, target: Target, *, n_steps: int, generator: th.Generator | None = None
 ) -> th.Tensor:
     """
-    Where :func:`sb3_energy.refiners.refined_particles` has its particles before and after each step. It ends where that ends,
-    with the same random numbers.
+    Particles before and after each step of a refinement, with the random numbers and the result of
+    :func:`sb3_energy.refiners.refined_particles`.
 
-    :param refiner: how to move
-    :param particles: ``(B, N, *E)`` where to start
+    :param refiner: moves the particles
+    :param particles: ``(B, N, *E)``, where they start
     :param target: what to draw from
-    :param n_steps: how many steps
+    :param n_steps: number of steps
     :param generator: source of the noise (``None``: torch's global one)
     :return: ``(n_steps + 1, B, N, *E)``, without a graph
     """
@@ -138,40 +147,80 @@ def trajectories(
         return th.stack([particles, *(step.after.particles for step in taken)])
 
 
-def _look(policy: PotentialPolicy, obs: PyTorchObs, dims: tuple[int, ...], n_grid: int, n_particles: int) -> Landscape:
+def _look(policy: RefinedPolicy, obs: PyTorchObs, dims: tuple[int, ...], n_grid: int, n_particles: int) -> Landscape:
     deterministic = policy._predict(obs, deterministic=True)
-    axis = th.linspace(-1.0, 1.0, n_grid, device=policy.device)
-    shape = (n_grid,) * len(dims)
-    actions = deterministic.expand(n_grid ** len(dims), -1).clone()
-    actions[:, list(dims)] = th.stack(th.meshgrid(*[axis] * len(dims), indexing="ij"), dim=-1).reshape(-1, len(dims))
-    # A temperature of 1: the energy has ε itself, and what is drawn is U and V and not what they are divided by
-    potential, potential_slope = energy_and_grad(PotentialEnergy(1.0).bind(policy.networks(), obs), actions.unsqueeze(0))
-    energy, slope = energy_and_grad(policy.energy_fn(obs), actions.unsqueeze(0))
-    q_energy = QEnergy(getattr(policy.energy, "aggregate", "mean"), getattr(policy.energy, "coefficient", None))
-    q_values = -q_energy.bind(policy.networks(), obs)(actions.unsqueeze(0))
     positions, paths, noise = _followed(policy, obs, n_particles)
+    axis, shown = th.linspace(-1.0, 1.0, n_grid, device=policy.device), list(dims)
+    actions = deterministic.expand(1, n_grid ** len(dims), -1).clone()
+    actions[0][:, shown] = th.stack(th.meshgrid(*[axis] * len(dims), indexing="ij"), dim=-1).reshape(-1, len(dims))
+    networks, shape = policy.networks(), (n_grid,) * len(dims)
+    # The energy of a policy with a potential is U / ε: times ε, it is in units of V
+    unit = getattr(policy.energy, "temperature", 1.0) if policy.has_potential else 1.0
+    # Not policy.energy_fn, which with a tolerance wraps the energy, so that its terms could not be asked for
+    energy_fn = policy.energy.bind(networks, obs)
+    parts: dict[str, np.ndarray] = {}
+    part_velocities: dict[str, np.ndarray] = {}
+    for name, term in _terms(policy, obs, energy_fn, unit).items():
+        parts[name], velocity = _on_grid(term, actions, shown, shape, unit)
+        if velocity is not None:
+            part_velocities[name] = velocity
+    energy, velocity = _on_grid(energy_fn, actions, shown, shape, unit)
+    q_energy = QEnergy(getattr(policy.energy, "aggregate", "mean"), getattr(policy.energy, "coefficient", None))
+    base, wall = Gaussian(*(part[:, shown] for part in policy.base(obs))), 1.0 - 1.0 / (n_grid - 1)
+    refiner = policy.refinement.refiner
     return Landscape(
         axis=_array(axis),
         actions=_array(actions).reshape(*shape, -1),
         dims=dims,
-        potential=_array(potential).reshape(shape),
-        guided=_array(energy * policy.epsilon).reshape(shape),
-        q_values=_array(q_values).reshape(shape),
-        potential_velocity=_array(-potential_slope[0][:, list(dims)]).reshape(*shape, -1),
-        velocity=_array(-slope[0][:, list(dims)] * policy.epsilon).reshape(*shape, -1),
+        name="U" if policy.has_potential else "E",
+        energy=energy,
+        velocity=velocity,
+        parts=parts,
+        part_velocities=part_velocities,
+        q_values=_array(-q_energy.bind(networks, obs)(actions)).reshape(shape),
+        gaussian=_array(squashed_log_prob(base, latent(actions[0][:, shown].clamp(-wall, wall))).exp()).reshape(shape),
         deterministic=_array(deterministic[0]),
         positions=_array(positions),
         paths=_array(paths),
         noise=noise,
-        temperature=policy.epsilon,
+        resamples=refiner.resamples and not isinstance(refiner, WITHOUT_NOISE),
+        refiner=next((name for name, known in REFINERS.items() if type(refiner) is known), type(refiner).__name__),
+        temperature=unit * float(policy.temperature),
     )
 
 
-def _followed(policy: PotentialPolicy, obs: PyTorchObs, n_particles: int) -> tuple[th.Tensor, th.Tensor, np.ndarray]:
+def _terms(policy: RefinedPolicy, obs: PyTorchObs, energy_fn: EnergyFn, unit: float) -> dict[str, EnergyFn]:
+    """The energy's terms by name, where it has a method ``parts``; ``V`` of another energy of a policy with a potential."""
+    if hasattr(energy_fn, "parts"):
+        return energy_fn.parts()
+    if type(policy.energy) is QEnergy:
+        return {"-Q": energy_fn}
+    return {"V": PotentialEnergy(unit).bind(policy.networks(), obs)} if policy.has_potential else {}
+
+
+def _on_grid(
+    fn: EnergyFn, actions: th.Tensor, shown: list[int], shape: tuple[int, ...], unit: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values ``shape`` and velocities ``(*shape, len(shown))`` of an energy, ``None`` if it has no gradient."""
+    try:
+        differentiable = has_gradient(fn, actions[:, :2])
+    except RuntimeError:  # such as that of numpy, asked for a tensor with a graph
+        differentiable = False
+    if not differentiable:
+        return _array(fn(actions) * unit).reshape(shape), None
+    values, slopes = energy_and_grad(fn, actions)
+    return _array(values * unit).reshape(shape), _array(-slopes[0][:, shown] * unit).reshape(*shape, -1)
+
+
+def _followed(policy: RefinedPolicy, obs: PyTorchObs, n_particles: int) -> tuple[th.Tensor, th.Tensor, np.ndarray]:
+    """Positions, paths and noise of a :class:`Landscape`."""
+    if policy.refinement.is_identity:
+        draws = policy.sample_actions(obs, n_particles)
+        return draws, draws.new_zeros(0, N_BETWEEN + 1, *draws.shape[1:]), np.zeros(0, dtype=bool)
     base = policy.start_base(obs)
     chains = policy.simulate(obs, n_particles, base=base)
     is_still = isinstance(chains.refiner, WITHOUT_NOISE)
-    refiner = chains.refiner.deterministic() if is_still else chains.refiner  # a permutation is not where a particle goes
+    refiner = chains.refiner.deterministic() if is_still else chains.refiner
     found = trajectories(refiner, chains.particles, chains.target, n_steps=chains.n_steps)
     parts = th.linspace(0.0, 1.0, N_BETWEEN + 1, device=found.device)[:, None, None, None]
     between = th.lerp(found[:-1, None], found[1:, None], parts)  # (K, N_BETWEEN + 1, 1, N, A), in the refiner's coordinates
@@ -185,13 +234,13 @@ def _followed(policy: PotentialPolicy, obs: PyTorchObs, n_particles: int) -> tup
 
 
 @contextmanager
-def _unnoticed(policy: PotentialPolicy, seed: int) -> Iterator[None]:
-    """Within this context the policy is one for predictions, and random numbers are the context's own."""
+def _prediction_mode(policy: RefinedPolicy, seed: int) -> Iterator[None]:
+    """Context in which all modules are in evaluation mode and torch's random numbers are its own."""
     devices = [policy.device] if policy.device.type == "cuda" else []
     modes = [(module, module.training) for module in policy.modules()]
     with th.random.fork_rng(devices), th.no_grad():
         th.manual_seed(seed)
-        policy.train(False)  # all modules: a potential with spectral norms counts evaluations in training
+        policy.train(False)  # a potential with spectral norms counts evaluations in training mode
         try:
             yield
         finally:

@@ -231,7 +231,10 @@ class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_kno
         :param obs: ``B`` observations
         :return: the Gaussian actor's mean and standard deviation ``(B, A)``, pre-tanh
         """
-        mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        mean, log_std, latent = self.actor.get_action_dist_params(obs)
+        if self.actor.use_sde:  # log_std is per feature: the actions' standard deviation follows from both
+            normal = self.actor.action_dist.proba_distribution(mean, log_std, **latent).distribution
+            return Gaussian(normal.mean, normal.stddev)
         return Gaussian(mean, log_std.exp())
 
     def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:

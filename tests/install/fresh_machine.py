@@ -127,8 +127,8 @@ PROMISES = [
     Promise("zoo,dmc", "trains on dm_control", f"python -m rl_zoo3.train {CHEETAH} -n 200", "Saving to logs"),
     Promise("zoo,dmc", "evaluates it", f"python -m rl_zoo3.enjoy {CHEETAH} -f logs -n 200 --no-render", "Loading"),
     Promise("plots", "four goals", f"python examples/multi_goal.py {FOUR_GOALS} --episodes 8 --models m", "EnergySAC"),
-    Promise("plots", "landscape", "python examples/pgac_landscape.py --model m/PGAC_seed0.zip --observation 0 0 --grid 9"),
-    Promise("plots", "docs/pgac_landscape.md: every Python block", f"python {SHORT_RUNS} {{pages}}/docs/pgac_landscape.md"),
+    Promise("plots", "landscape", "python examples/landscape.py --model m/PGAC_seed0.zip --observation 0 0 --grid 9"),
+    Promise("plots", "docs/landscape.md: every Python block", f"python {SHORT_RUNS} {{pages}}/docs/landscape.md"),
     Promise("plots", "a clone", "python examples/clone_four_goals.py --expert-episodes 8 --gradient-steps 5 --episodes 8"),
     Promise(
         "plots",

@@ -1,8 +1,10 @@
-"""A potential's landscape: its arrays against the policy's own energies, its pictures, the callback and the example."""
+"""The landscape of a policy's energy: its arrays against the policy's own energy, its figures, the callback, the example."""
 
 import importlib.util
 import io
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Figure, KVWriter, Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,7 +21,8 @@ from sb3_energy.landscape.drawing import draw_landscape
 from sb3_energy.landscape.landscape import N_BETWEEN, landscape_of, trajectories
 from sb3_energy.refiners import refined_particles
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pgac_landscape.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "landscape.py"
+SMALL_NONE = dict(net_arch=[8], refiner="none", backbone="plain")
 SMALL = dict(net_arch=[8], n_particles=4, refiner_steps=5, backbone="plain")
 OBSERVATION = np.array([0.3, -0.7], dtype=np.float32)
 
@@ -50,6 +54,113 @@ def make(action_dim: int, policy_kwargs=None, **kwargs) -> PGAC:
     return model
 
 
+def energy_sac(action_dim: int, **policy_kwargs) -> EnergySAC:
+    kwargs = dict(net_arch=[8], backbone="plain") | policy_kwargs
+    settings = dict(learning_starts=5, batch_size=8, buffer_size=100, seed=0, ent_coef=0.2)
+    return EnergySAC("MlpPolicy", Nowhere(action_dim), policy_kwargs=kwargs, **settings)
+
+
+def valley(observations, actions, weight=1.0):
+    return weight * (actions - observations[:, None, :1]).square().sum(-1)
+
+
+def stairs(observations, actions):
+    return th.as_tensor(np.round(2.0 * np.abs(actions.numpy()))).sum(-1)  # numpy refuses tensors with a graph
+
+
+def forbidding(observations, actions):
+    return actions.square().sum(-1) + th.where(actions[..., 0] > 0.5, th.inf, 0.0)
+
+
+@dataclass(frozen=True)
+class Steep:
+    """A potential's energy of the user's own, which does not name its terms."""
+
+    temperature: float = 0.5
+    needs_potential = True
+
+    def bind(self, networks, obs):
+        return partial(steep, networks.potential.bind(networks.critic.encode(obs)), self.temperature)
+
+
+def steep(potential, temperature, actions):
+    return (2.0 * potential(actions) + actions.sum(-1)) / temperature
+
+
+@pytest.mark.parametrize(
+    "action_dim, policy_kwargs",
+    [
+        (1, dict(energy_kwargs=dict(aggregate="min"))),
+        (2, dict()),
+        (3, dict(tolerance=0.1, trust_region=0.5)),
+        (2, dict(refiner="none")),
+        (2, dict(energy=valley, energy_kwargs=dict(weight=3.0))),
+        (1, dict(energy=stairs, refiner="mppi")),
+        (2, dict(energy=stairs, refiner="snis")),
+    ],
+)
+def test_the_arrays_of_energy_sac_are_its_policys(action_dim, policy_kwargs):
+    model = energy_sac(action_dim, **policy_kwargs)
+    found = landscape_of(model, OBSERVATION, n_grid=5, n_particles=3)
+    shown = (0, 1)[:action_dim]
+    grid = (5,) * len(shown)
+    policy, obs = model.policy, model.policy.obs_to_tensor(OBSERVATION)[0]
+    actions = th.tensor(found.actions, dtype=th.float32).reshape(1, -1, action_dim)
+    is_stairs = policy_kwargs.get("energy") is stairs
+    actions.requires_grad_(not is_stairs)
+    energies = policy.energy_fn(obs)(actions)
+    np.testing.assert_allclose(found.energy, energies.detach().reshape(grid), rtol=1e-5, atol=1e-6)
+    if is_stairs:
+        assert found.velocity is None
+    else:
+        (slope,) = th.autograd.grad(-energies.sum(), actions)
+        np.testing.assert_allclose(found.velocity, slope[0][:, : len(shown)].reshape(*grid, -1), rtol=1e-3, atol=1e-5)
+    assert found.name == "E" and found.temperature == pytest.approx(0.2)
+    np.testing.assert_allclose(-0.2 * np.log(found.density), found.energy - found.energy.min(), atol=1e-6)
+    if "energy" in policy_kwargs:
+        assert found.parts == {}
+    else:
+        np.testing.assert_allclose(found.parts["-Q"], found.energy)
+        np.testing.assert_allclose(found.parts["-Q"], -found.q_values, rtol=1e-5, atol=1e-6)
+    deterministic, _ = model.predict(OBSERVATION, deterministic=True)
+    np.testing.assert_allclose(found.deterministic, deterministic, atol=1e-6)
+    assert found.refiner == policy_kwargs.get("refiner", "langevin")
+    assert found.resamples == (found.refiner in ("mppi", "snis"))
+
+
+def test_without_a_refiner_particles_are_draws_of_the_gaussian():
+    model = energy_sac(2, refiner="none")
+    found = landscape_of(model, OBSERVATION, n_grid=3, n_particles=2000)
+    assert found.positions.shape == (1, 2000, 2) and found.paths.shape == (0, N_BETWEEN + 1, 2000, 2)
+    assert found.noise.shape == (0,) and not found.resamples
+    mean, std = (part[0] for part in model.policy.base(model.policy.obs_to_tensor(OBSERVATION)[0]))
+    before = th.atanh(th.tensor(found.positions[0]))
+    th.testing.assert_close(before.mean(0).float(), mean, rtol=0, atol=0.1)
+    th.testing.assert_close(before.std(0).float(), std, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_the_gaussians_density_is_that_of_its_draws(use_sde):
+    kwargs = dict(use_sde=use_sde, sde_sample_freq=-1) if use_sde else {}
+    model = EnergySAC("MlpPolicy", Nowhere(1), buffer_size=10, policy_kwargs=SMALL_NONE, seed=0, **kwargs)
+    found = landscape_of(model, OBSERVATION, n_grid=401, n_particles=4000)
+    cumulative = np.cumsum(found.gaussian) * 2.0 / 400.0
+    assert cumulative[-1] == pytest.approx(1.0, abs=0.02)
+    draws = np.sort(found.positions[0, :, 0])
+    expected = np.interp(draws, found.axis, cumulative)
+    assert np.abs(expected - (np.arange(4000) + 0.5) / 4000).max() < 0.04  # Kolmogorov-Smirnov
+
+
+def test_an_energy_with_a_potential_that_does_not_name_its_terms():
+    model = make(2, dict(energy=Steep, energy_kwargs={}))
+    found = landscape_of(model, OBSERVATION, n_grid=5, n_particles=2)
+    expected = 2.0 * found.parts["V"] + found.actions.sum(-1)
+    np.testing.assert_allclose(found.energy, expected, rtol=1e-4, atol=1e-5)
+    assert list(found.parts) == ["V"] and found.temperature == 0.5
+    titles = [ax.get_title() for ax in draw_landscape(found).axes]
+    assert any(title.startswith("Energy $U$, ") for title in titles)  # not a sum of its parts
+
+
 @pytest.mark.parametrize("action_dim, dims", [(1, None), (2, None), (3, (2, 0)), (4, None)])
 def test_the_arrays_are_the_policys_own(action_dim, dims):
     model = make(action_dim, dict(energy_kwargs=dict(guidance=2.0, temperature=0.3, aggregate="min")))
@@ -57,8 +168,10 @@ def test_the_arrays_are_the_policys_own(action_dim, dims):
     shown = dims or (0, 1)[:action_dim]
     grid = (5,) * len(shown)
     assert found.dims == shown and found.actions.shape == (*grid, action_dim)
-    assert found.potential.shape == found.guided.shape == found.q_values.shape == found.density.shape == grid
-    assert found.velocity.shape == found.potential_velocity.shape == (*grid, len(shown))
+    assert found.name == "U" and list(found.parts) == list(found.part_velocities) == ["V", "-λQ"]
+    for values in (found.energy, found.q_values, found.density, found.gaussian, *found.parts.values()):
+        assert values.shape == grid
+    assert all(part.shape == (*grid, len(shown)) for part in (found.velocity, *found.part_velocities.values()))
     assert found.positions.shape == (6, 3, action_dim) and found.paths.shape == (5, N_BETWEEN + 1, 3, action_dim)
 
     policy, obs = model.policy, model.policy.obs_to_tensor(OBSERVATION)[0]
@@ -67,14 +180,16 @@ def test_the_arrays_are_the_policys_own(action_dim, dims):
     potential = policy.potential(features, actions)
     q_values = policy.critic.evaluate(features, actions).min(dim=0).values
     guided = potential - 2.0 * q_values / 0.25
-    for ours, theirs in ((found.potential, potential), (found.q_values, q_values), (found.guided, guided)):
+    for ours, theirs in ((found.parts["V"], potential), (found.q_values, q_values), (found.energy, guided)):
         np.testing.assert_allclose(ours, theirs.detach().reshape(grid), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.guidance, (guided - potential).detach().reshape(grid), rtol=1e-4, atol=1e-4)
-    for ours, theirs in ((found.potential_velocity, potential), (found.velocity, guided)):
+    np.testing.assert_allclose(found.parts["-λQ"], (guided - potential).detach().reshape(grid), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sum(found.parts.values()), found.energy, rtol=1e-5, atol=1e-5)
+    terms = ((found.part_velocities["V"], potential), (found.part_velocities["-λQ"], guided - potential))
+    for ours, theirs in (*terms, (found.velocity, guided)):
         (slope,) = th.autograd.grad(-theirs.sum(), actions, retain_graph=True)
         np.testing.assert_allclose(ours, slope[0][:, list(shown)].reshape(*grid, -1), rtol=1e-3, atol=1e-4)
     assert found.temperature == 0.3 and found.density.max() == 1.0
-    np.testing.assert_allclose(-0.3 * np.log(found.density), found.guided - found.guided.min(), atol=1e-6)
+    np.testing.assert_allclose(-0.3 * np.log(found.density), found.energy - found.energy.min(), atol=1e-6)
 
     deterministic, _ = model.predict(OBSERVATION, deterministic=True)
     np.testing.assert_allclose(found.deterministic, deterministic, atol=1e-6)
@@ -173,11 +288,11 @@ def test_what_does_not_fit_is_refused(arguments, error, message):
         landscape_of(make(3), **(dict(observation=OBSERVATION) | arguments))
 
 
-def test_a_model_without_a_potential_is_refused(tmp_path):
-    model = EnergySAC("MlpPolicy", Nowhere(2), buffer_size=10, tensorboard_log=None)
-    with pytest.raises(TypeError, match="model must have a potential, as PGAC and its policies do, got EnergySAC"):
+def test_a_model_without_a_refined_policy_raises():
+    model = SAC("MlpPolicy", Nowhere(2), buffer_size=10)
+    with pytest.raises(TypeError, match="model must have a refined policy, as EnergySAC, PGAC and their policies do, got SAC"):
         landscape_of(model, OBSERVATION)
-    with pytest.raises(TypeError, match="got EnergySAC"):
+    with pytest.raises(TypeError, match="got SAC"):
         model.learn(1, callback=LandscapeCallback())
 
 
@@ -195,7 +310,7 @@ def test_pictures_are_1200_pixels_wide_and_say_what_they_show(action_dim, n_axes
     assert labels == ["start", "transport, without noise", "Langevin, with noise", "end", "deterministic action"]
     assert len(figure.axes) == n_axes and figure.get_suptitle() == "a title"
     shown = [ax.get_title() for ax in figure.axes] + [line.get_label() for ax in figure.axes for line in ax.lines]
-    assert any("no guidance" in text for text in shown) == (guidance == 0.0)
+    assert any("for comparison" in text for text in shown) == (guidance == 0.0)
 
 
 def test_a_potential_of_zero_is_drawn():
@@ -204,7 +319,83 @@ def test_a_potential_of_zero_is_drawn():
         model.policy.potential.network[-1].weight.zero_()
     figure = draw_landscape(landscape_of(model, OBSERVATION, n_grid=5))
     figure.savefig(io.BytesIO())
-    assert sum(text.get_text() == "0 everywhere" for ax in figure.axes for text in ax.texts) == 2  # V and U
+    assert sum(text.get_text() == "0 everywhere" for ax in figure.axes for text in ax.texts) == 1  # U, which is V
+    assert sum("$U$ = $V$" in ax.get_title() for ax in figure.axes) == 1
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs, titles, labels",
+    [
+        (
+            dict(),
+            [
+                "Energy $E$ = $-Q$, $Q$ from",
+                r"$\exp(-E / \alpha)$",
+                "Gaussian policy",
+                "5 particles, steps of langevin: 3 with",
+            ],
+            ["start", "Langevin, with noise", "end", "deterministic action"],
+        ),
+        (
+            dict(refiner="none"),
+            ["Energy $E$ = $-Q$, $Q$ from", r"$\exp(-E / \alpha)$", "Gaussian policy", "5 draws of the Gaussian policy"],
+            ["draw", "deterministic action"],
+        ),
+        (
+            dict(energy=forbidding, refiner="mala", refiner_steps=2),
+            [
+                "Critic's $-Q$, for comparison",
+                "Energy $E$, grey: infinite",
+                "Gaussian policy",
+                "5 particles, steps of mala: 2 with",
+            ],
+            ["start", "mala, with noise", "end", "deterministic action"],
+        ),
+        (
+            dict(energy=stairs, refiner="snis", n_particles=8),
+            ["Critic's $-Q$, for comparison", "Energy $E$", "Gaussian policy", "8 particles, steps of snis: 1 with noise"],
+            ["start", "end", "deterministic action"],
+        ),
+    ],
+)
+def test_the_maps_of_energy_sac_say_what_they_show(policy_kwargs, titles, labels):
+    figure = draw_landscape(landscape_of(energy_sac(2, **policy_kwargs), OBSERVATION, n_grid=9, n_particles=5))
+    figure.savefig(io.BytesIO())
+    shown = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert len(shown) == 4 and all(title.startswith(start) for title, start in zip(shown, titles, strict=True)), shown
+    assert ("arrows" in shown[0] + shown[1]) == (policy_kwargs.get("energy") is not stairs)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
+    assert not any("V" in text or "epsilon" in text for text in shown)
+    boxes = [ax.get_position() for ax in figure.axes if ax.get_title()]
+    assert all(box.width > 0.3 and box.height > 0.3 for box in boxes)
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs, n_axes", [(dict(), 4), (dict(refiner="none"), 3), (dict(energy=stairs, refiner="mppi"), 3)]
+)
+def test_the_curves_of_energy_sac(policy_kwargs, n_axes):
+    figure = draw_landscape(landscape_of(energy_sac(1, **policy_kwargs), OBSERVATION, n_grid=9, n_particles=5))
+    figure.savefig(io.BytesIO())
+    assert len(figure.axes) == n_axes
+    lines = [line.get_label() for line in figure.axes[0].lines]
+    assert ("critic's $-Q$, for comparison, scaled" in lines) == ("energy" in policy_kwargs)
+
+
+def test_named_terms_of_an_energy_are_drawn_beside_it():
+    found = landscape_of(energy_sac(2), OBSERVATION, n_grid=9, n_particles=5)
+    terms = {"q": found.energy, "effort": np.square(found.actions).sum(-1), "far_off": -found.actions[..., 0]}
+    found = found._replace(parts=terms, energy=sum(terms.values()), part_velocities={"q": found.velocity})
+    figure = draw_landscape(found)
+    figure.savefig(io.BytesIO())
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert [title.split(",")[0] for title in titles] == [
+        "Term q",
+        "Term effort",
+        "Term far_off",
+        "Energy $E$ = q + effort + far_off",
+        "Gaussian policy",
+        "5 particles",
+    ]
 
 
 @pytest.mark.parametrize("action_dim", [1, 2])
@@ -264,7 +455,8 @@ def test_the_callback_draws_in_time_and_at_the_end():
     assert kept.figures[(5, "landscape/observation")].figure.get_suptitle() == "after 5 steps"
 
 
-def test_training_does_not_notice_the_callback():
+@pytest.mark.parametrize("make", [make, energy_sac])
+def test_training_does_not_notice_the_callback(make):
     plain = make(2).learn(12)
     watched = make(2)  # from the same seed
     logged(watched, LandscapeCallback(freq=1, n_grid=3, n_particles=2))
@@ -296,6 +488,12 @@ def test_a_logger_without_pictures_is_refused():
         make(2, verbose=1).learn(1, callback=LandscapeCallback())
 
 
+def test_the_callback_draws_an_energy_without_a_gradient():
+    callback = LandscapeCallback(freq=10, n_grid=3, n_particles=2)
+    kept = logged(energy_sac(1, energy=stairs, refiner="snis", n_particles=4), callback, n_steps=10)
+    assert list(kept.figures) == [(10, "landscape/observation")]
+
+
 def test_the_event_file_has_the_picture(tmp_path):
     model = make(2, tensorboard_log=str(tmp_path), verbose=1)  # verbose: no other output chokes on a picture
     model.learn(10, callback=LandscapeCallback(OBSERVATION, freq=6, n_grid=5, n_particles=3))
@@ -306,7 +504,7 @@ def test_the_event_file_has_the_picture(tmp_path):
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("pgac_landscape_example", EXAMPLE)
+    spec = importlib.util.spec_from_file_location("landscape_example", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -321,9 +519,15 @@ def test_the_example_trains_saves_and_draws(example, tmp_path, capsys):
     again = example.main(
         ["--model", str(tmp_path / "model.zip"), *short[-6:], "--observation", "0", "0", "--output", str(tmp_path / "two.png")]
     )
-    np.testing.assert_array_equal(first.potential, again.potential)
+    np.testing.assert_array_equal(first.energy, again.energy)
     np.testing.assert_array_equal(first.positions, again.positions)
     assert "trained for 24 steps" in capsys.readouterr().out
+
+
+def test_the_example_draws_energy_sac(example, tmp_path):
+    short = "--algo energy_sac --timesteps 24 --learning-starts 8 --net-arch 8 --grid 5 --particles 4 --device cpu".split()
+    found = example.main([*short, "--output", str(tmp_path / "one.png")])
+    assert found.name == "E" and list(found.parts) == ["-Q"] and (tmp_path / "one.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
