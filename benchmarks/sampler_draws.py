@@ -10,7 +10,7 @@ from benchmarks.sampler_targets import CellProbabilities, targets
 from sb3_energy.energies import squashed
 from sb3_energy.policies.heads import HEADS, HeadBatch, HeadTraining, LearnedHead
 from sb3_energy.refinement.arguments import RefinementArguments
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS
 from sb3_energy.types import EnergyFn, Head
@@ -226,5 +226,5 @@ def draws_of(refinement: Refinement, problem: Problem, n: int, seed: int, counts
             found.append(base.mean + base.std * th.randn(base.mean.shape, generator=generator))
         else:
             head = counts.head(problem.head(refinement, rows))
-            found.append(refinement.sample(base, energy, one, generator, head=head).detach())
+            found.append(refinement.sample(base, energy, one, generator=generator, head=head).detach())
     return th.tanh(th.cat(found))

@@ -178,7 +178,7 @@ def soft_entropy(problem: Problem, n_proposals: int, repetitions: int) -> float:
     :return: the soft value's estimate of the target's entropy, in nats
     """
     generator = th.Generator().manual_seed(0)
-    particles, log_prob = draw_proposals(problem.bases(repetitions), n_proposals, 0.5, generator)
+    particles, log_prob = draw_proposals(problem.bases(repetitions), n_proposals, 0.5, generator=generator)
     return float(soft_value(problem.energy(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)).entropy.mean())
 
 

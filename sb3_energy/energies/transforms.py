@@ -193,12 +193,17 @@ def standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor) -> EnergyFn:
 
 
 def _standardized(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor, z: th.Tensor) -> th.Tensor:
-    n = z.shape[-1]  # fewer than loc has, where the energy is that of a prefix
-    return fn(loc[..., :n] + scale[..., :n] * z)
+    loc, scale = _of_prefix(loc, z), _of_prefix(scale, z)
+    return fn(loc + scale * z)
+
+
+def _of_prefix(x: th.Tensor, like: th.Tensor) -> th.Tensor:
+    """``(B, 1, *E)``, or ``(B, 1, j)`` of it for the energy of the first ``j`` coordinates of the flattened event."""
+    return x if x.shape[2:] == like.shape[2:] else x.flatten(2)[..., : like.shape[-1]]
 
 
 @gradient_of(_standardized)
 def _standardized_by_hand(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor, z: th.Tensor) -> Known:
-    n = z.shape[-1]
-    energies, gradients = energy_and_grad(fn, loc[..., :n] + scale[..., :n] * z)
-    return energies, gradients * scale[..., :n]
+    loc, scale = _of_prefix(loc, z), _of_prefix(scale, z)
+    energies, gradients = energy_and_grad(fn, loc + scale * z)
+    return energies, gradients * scale

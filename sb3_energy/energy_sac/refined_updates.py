@@ -19,8 +19,9 @@ from sb3_energy.policies.features import first_observations
 from sb3_energy.policies.heads import HeadBatch, HeadTraining
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.policies.unread_arguments import check_head_training
+from sb3_energy.refinement.bases import Gaussian, latent
 from sb3_energy.refinement.estimators import choose_estimator
-from sb3_energy.refinement.proposals import Gaussian, draw_proposals, latent, squashed_log_prob
+from sb3_energy.refinement.proposals import draw_proposals, squashed_log_prob
 from sb3_energy.refinement.records import refinement_records
 from sb3_energy.refinement.starts import is_flow
 from sb3_energy.registry import resolve

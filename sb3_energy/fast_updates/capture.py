@@ -13,7 +13,7 @@ from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.fast_updates.captured_updates import CapturedUpdates, CudaGraphs
 from sb3_energy.fast_updates.lean_updates import LeanUpdates
 from sb3_energy.policies.refined_policy import RefinedPolicy
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.training.guards import Records
 from sb3_energy.types import EnergyFn, EntropyEstimator, RefinerInfo
@@ -145,6 +145,6 @@ class CompiledSample:
         :raises FloatingPointError: as the refinement itself does
         """
         with deferred() as checks:
-            found = self._sample(refinement, base, energy, temperature, None, infos)
+            found = self._sample(refinement, base, energy, temperature, infos=infos)
         checks.raise_first()
         return found

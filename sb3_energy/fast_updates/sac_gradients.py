@@ -34,7 +34,7 @@ from sb3_energy.networks import (
 from sb3_energy.policies.actor import BackboneActor, Draw, density_of_noise
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.quantile_critic import QuantileCritic
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
 _CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values")

@@ -13,7 +13,8 @@ from sb3_energy.autodiff import energy_and_grad, has_gradient
 from sb3_energy.checks import check_integer, plain
 from sb3_energy.energies import PotentialEnergy, QEnergy
 from sb3_energy.policies.refined_policy import RefinedPolicy
-from sb3_energy.refinement.proposals import Gaussian, latent, squashed_log_prob
+from sb3_energy.refinement.bases import Gaussian, latent
+from sb3_energy.refinement.proposals import squashed_log_prob
 from sb3_energy.refiners import REFINERS, Flow, MeanFlow, SteinVariationalGradientDescent
 from sb3_energy.schedules import value_at
 from sb3_energy.steps import steps

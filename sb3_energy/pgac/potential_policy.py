@@ -15,7 +15,8 @@ from sb3_energy.pgac.potential_training import base_actions
 from sb3_energy.policies.q_scale import QScale
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.policies.unread_arguments import GSDE_OF_THE_POLICY, NO_GSDE, refuse_changed
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES, Gaussian
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.types import Networks
 
 SMALLEST_ARCHITECTURE = [64, 64]

@@ -17,7 +17,8 @@ from sb3_energy.losses import (
     transport_pairs,
 )
 from sb3_energy.networks import PotentialNetwork
-from sb3_energy.refinement.proposals import Gaussian, draw_proposals
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import draw_proposals
 from sb3_energy.refiners import Langevin, refined_particles
 from sb3_energy.types import Target
 

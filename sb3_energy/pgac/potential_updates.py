@@ -32,7 +32,8 @@ from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.features import first_observations
 from sb3_energy.policies.q_scale import SMALLEST_SPREAD
 from sb3_energy.policies.unread_arguments import check_potential_training
-from sb3_energy.refinement.proposals import Gaussian, draw_proposals, latent, mixture_log_prob
+from sb3_energy.refinement.bases import Gaussian, latent
+from sb3_energy.refinement.proposals import draw_proposals, mixture_log_prob
 from sb3_energy.refiners import refine, refined_particles
 from sb3_energy.registry import resolve
 from sb3_energy.training.guards import Records, guarded_step

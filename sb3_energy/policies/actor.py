@@ -11,7 +11,7 @@ from torch import nn
 
 from sb3_energy.networks import Stack, make_backbone, make_normalizer
 from sb3_energy.policies.features import NormalizedFeatures
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.stats import normal_log_prob
 
 

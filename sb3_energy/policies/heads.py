@@ -19,7 +19,8 @@ from sb3_energy.losses import (
     prefix_loss,
 )
 from sb3_energy.networks import FieldNetwork, PrefixEnergies, VelocityNetwork
-from sb3_energy.refinement.proposals import Gaussian, draw_coordinates, draw_proposals
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import draw_coordinates, draw_proposals
 from sb3_energy.refinement.weighted_candidates import Candidates, CandidateSettings, draw_candidates
 from sb3_energy.refiners import effective_sample_size, importance_resample
 from sb3_energy.types import EnergyFn, Head
@@ -128,7 +129,9 @@ class VelocityHead(nn.Module):
         :param generator: source of the noise (``None``: torch's global one)
         :return: energy-weighted flow matching, and the candidates' effective sample size
         """
-        candidates = draw_candidates(head_batch.base, head_batch.energy, head_batch.replayed, training, generator)
+        candidates = draw_candidates(
+            head_batch.base, head_batch.energy, replayed=head_batch.replayed, settings=training, generator=generator
+        )
         shape = (len(head_batch.features), training.n_points)
         time = LATEST_TIME * th.rand(shape, generator=generator, device=head_batch.features.device)
         points, targets = way_points(head_batch.base, candidates, time, generator)
@@ -174,7 +177,9 @@ class AverageVelocityHead(nn.Module):
         :param generator: source of the noise (``None``: torch's global one)
         :return: the MeanFlow losses of both networks, and the candidates' effective sample size
         """
-        candidates = draw_candidates(head_batch.base, head_batch.energy, head_batch.replayed, training, generator)
+        candidates = draw_candidates(
+            head_batch.base, head_batch.energy, replayed=head_batch.replayed, settings=training, generator=generator
+        )
         shape = (len(head_batch.features), training.n_points)
         time, end = draw_times(shape, self.same_fraction, head_batch.features, generator)
         time = time.clamp(max=LATEST_TIME)
@@ -226,8 +231,8 @@ class PrefixHead(nn.Module):
         """
         if self.prefix_energies.event_dim == 1:
             return head_batch.features.new_zeros((), requires_grad=True), {}
-        points = draw_proposals(head_batch.base, training.n_points, 0.5, generator).particles
-        coordinates = draw_coordinates(head_batch.base, training.n_candidates // 4, 0.5, generator)
+        points = draw_proposals(head_batch.base, training.n_points, 0.5, generator=generator).particles
+        coordinates = draw_coordinates(head_batch.base, training.n_candidates // 4, 0.5, generator=generator)
         energy, prefix_energy = squashed(head_batch.energy), squashed(self.prefix_energies.bind(head_batch.features))
         return prefix_loss(energy, prefix_energy, points, coordinates.particles, coordinates.log_prob), {}
 

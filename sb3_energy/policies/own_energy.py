@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_energy.energies import FINITE, PAGE, check_energy, energy_name, trial_actions
 from sb3_energy.policies.features import first_observations
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners.loop import is_lost
 from sb3_energy.types import EnergyFn
 

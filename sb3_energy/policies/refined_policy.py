@@ -1,6 +1,7 @@
 """A Gaussian policy whose actions are refined by an energy."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +28,8 @@ from sb3_energy.policies.own_energy import check_policy_energy
 from sb3_energy.policies.policy_files import PersistentModel
 from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.policies.warm_predict import WarmPredict
-from sb3_energy.refinement.proposals import Gaussian, draw_proposals
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import draw_proposals
 from sb3_energy.refinement.sliceable_energy import bind_sliceable
 from sb3_energy.refinement.starts import is_flow
 from sb3_energy.refinement.warm_start import Plans
@@ -324,13 +326,14 @@ class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_kno
             head = self.bound_head(obs)
             refinement = self.refinement.thinned(n_particles)
             if deterministic:
-                if head.prefix_energy is not None:  # as the energy itself: without the temperature
-                    head = head._replace(prefix_energy=tempered(head.prefix_energy, 1.0 / self.temperature))
-                return refinement.best(base, energy, infos, plans, head)
+                head = head.through(partial(tempered, temperature=1.0 / self.temperature))  # as the energy: without it
+                return refinement.best(base, energy, infos=infos, plans=plans, head=head)
             if self.compiled_sample is not None and generator is None and plans is None:
                 return self.compiled_sample(refinement, base, energy, self.temperature, infos)
             is_finite = type(self.energy) in FINITE  # on the box, as long as the networks' parameters are
-            return refinement.sample(base, energy, self.temperature, generator, infos, plans, head, is_finite)
+            return refinement.sample(
+                base, energy, self.temperature, generator=generator, infos=infos, plans=plans, head=head, is_finite=is_finite
+            )
 
     def simulate(
         self,
@@ -354,7 +357,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_kno
             base = self.start_base(obs, base)
             energy = self.energy_fn(obs) if energy is None else energy
             refinement = self.refinement.thinned(n_particles)
-            return refinement.simulate(base, energy, self.temperature, n_chains, self.bound_head(obs))
+            return refinement.simulate(base, energy, self.temperature, n_chains=n_chains, head=self.bound_head(obs))
 
     def sample_actions(self, obs: Any, n: int) -> th.Tensor:
         """

@@ -1,15 +1,17 @@
-"""From a Gaussian base and an energy to an action: what every refined policy does."""
+"""From a base and an energy to an event: the sampling and the descent of every refined policy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch as th
 
-from sb3_energy.energies import near_proposal, on_box, squashed, standardized, tempered
-from sb3_energy.refinement.boxes import BOXES, Box
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES, Gaussian, draw_proposals
+from sb3_energy.energies import near_proposal, on_box, squashed, tempered
+from sb3_energy.refinement.bases import Base
+from sb3_energy.refinement.boxes import BOXES, Box, Coordinates, Framed
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.sliceable_energy import SliceableEnergy
-from sb3_energy.refinement.starts import Starts, energy_of_starts, is_flow, resampled_proposals
+from sb3_energy.refinement.starts import Starts, draw_starts, energy_of_starts, is_flow, resampled
 from sb3_energy.refinement.warm_start import Plans
 from sb3_energy.refiners import (
     MPPI,
@@ -20,7 +22,7 @@ from sb3_energy.refiners import (
     refined_particles,
     select,
 )
-from sb3_energy.stats import effective_sample_size, normal_quantiles
+from sb3_energy.stats import effective_sample_size
 from sb3_energy.steps import zero_energy
 from sb3_energy.types import Chains, EnergyFn, Head, Refiner, RefinerInfo, RefinerState, Target
 
@@ -28,20 +30,21 @@ from sb3_energy.types import Chains, EnergyFn, Head, Refiner, RefinerInfo, Refin
 @dataclass(frozen=True)
 class Refinement:
     """
-    How actions are refined: values only, no network. What goes in and comes out is before the squash, ``a = tanh(u)``.
+    How events are refined: values only, no network. Events ``*E`` are actions ``(A,)``, plans ``(H, A)`` or states ``(S,)`` in
+    the box ``[-1, 1]^D``; bases and results are pre-tanh, ``a = tanh(u)``.
 
     Sampling draws ``n_particles`` proposals. A refiner that compares particles gets all of them; one that moves each
     particle alone gets a single one, resampled by importance: resample, then move (Gilks and Berzuini 2001). The
-    resampling chooses the mode, the chain settles in it, and only one chain has to be paid for.
+    resampling chooses the mode, and only one chain has to be paid for.
 
-    Without noise, the chains start at fixed quantiles of the base, the first at its mean, and follow the energy itself,
+    Without noise, chains start at fixed quantiles of the base, the first at its mean, and follow the energy itself,
     without temperature and Jacobian; the lowest energy among starts and ends wins.
 
     :param refiner: moves the particles
     :param n_steps: how many steps
     :param n_particles: how many particles for each observation
     :param initial_particles: ``"base"``, ``"uniform"`` or ``"mixture"``: what the proposals are drawn from
-    :param precondition: whether steps are measured in units of the base's standard deviation (of 1, where it is wider)
+    :param precondition: whether steps are in units of the base's standard deviation (of 1, where it is wider)
     :param trust_region: step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)``, in actions scaled to
         [-1, 1] and units of the energy (``None``: no cost)
     :param box: how particles stay in the box
@@ -62,12 +65,12 @@ class Refinement:
 
     @property
     def n_starts(self) -> int:
-        """Quantiles of the base that a refinement without noise starts from."""
+        """How many quantiles of the base a refinement without noise starts from."""
         return self.n_particles if self.deterministic_particles is None else self.deterministic_particles
 
     @property
     def is_identity(self) -> bool:
-        """Whether actions stay what the base says."""
+        """Whether events stay the base's draws."""
         return isinstance(self.refiner, Identity)
 
     @property
@@ -89,11 +92,27 @@ class Refinement:
             self, n_particles=fewer, deterministic_particles=None if descents is None else min(descents, n_particles)
         )
 
+    def coordinates(self, base: Base) -> Coordinates:
+        """
+        The coordinates in which the refiner sees particles.
+
+        :param base: at ``B`` observations
+        :return: those of the box, with ``precondition`` in units of the base's frame
+        :raises ValueError: if steps are preconditioned and the base has no frame
+        """
+        if not self.precondition:
+            return self.box
+        frame = base.frame()
+        if frame is None:
+            raise ValueError(f"precondition=True needs a base with a frame, {type(base).__name__} has none")
+        return Framed(self.box, *self.box.frame(frame))
+
     def sample(
         self,
-        base: Gaussian,
+        base: Base,
         energy: EnergyFn,
-        temperature: th.Tensor,
+        temperature: float | th.Tensor = 1.0,
+        *,
         generator: th.Generator | None = None,
         infos: list[RefinerInfo] | None = None,
         plans: Plans | None = None,
@@ -101,165 +120,162 @@ class Refinement:
         is_finite: bool = False,
     ) -> th.Tensor:
         """
-        A draw from (about) ``exp(-E / temperature)`` on the box.
+        A draw from (about) ``exp(-E / temperature)`` in the box.
 
-        :param base: the Gaussian before the squash
-        :param energy: ``(B, N, A) -> (B, N)`` on the box
-        :param temperature: scalar
+        :param base: draws the proposals
+        :param energy: ``(B, N, *E) -> (B, N)`` in the box
+        :param temperature: scalar, or ``(B, 1)``
         :param generator: source of the noise (``None``: torch's global one)
         :param infos: a list to which one ``RefinerInfo`` a step is appended
         :param plans: where to start from and where to write the plans, if the refiner has some
-        :param head: what a learned head says at these observations, if the refiner needs one
-        :param is_finite: whether the energy is known to be finite, so that nobody has to look at it where chains end
-        :return: ``(B, A)``, before the squash
-        :raises ValueError: if there are plans and the refiner has none
+        :param head: the learned head at these observations, if the refiner needs one
+        :param is_finite: whether the energy is known to be finite, so that it need not be checked where chains end
+        :return: ``(B, *E)``, pre-tanh
+        :raises ValueError: if there are plans and the refiner has none, or the base lacks a density or a frame that is needed
+        :raises FloatingPointError: if an energy is not finite
         """
         self._check_plans(plans)
         if is_flow(self.refiner) and infos is None:
-            energy = zero_energy  # nobody would see it, and each costs an evaluation of the critics
-        starts, energy_fn = self._starts(base, energy, temperature, 1, generator)
-        steps: list[RefinerInfo] | None = None if infos is None else []
-        particles, log_prob = starts.particles, self.box.log_prob(starts.particles, starts.log_prob)
+            energy = zero_energy  # it is not looked at, and each costs an evaluation of the critics
+        starts, energy_fn = self._starts(base, energy, temperature, generator=generator)
+        coordinates = self.coordinates(base)
+        particles, log_prob = starts.particles, starts.log_prob
         if plans is not None:
-            particles = plans.warmed(particles, base, generator, quasi_random=False)
-        known = log_prob if particles is starts.particles else None
-        target = self._target(base, self.box.sampled(energy_fn), known, self._sampled_head(head))
-        particles = self._to(base, particles)
+            particles = plans.warmed(particles, base, generator=generator)
+        known = None if log_prob is None or particles is not starts.particles else coordinates.log_prob(particles, log_prob)
+        target = _target(coordinates.sampled, energy_fn, head, proposal_log_prob=known)
+        x = coordinates.start(particles)
         if is_finite and infos is None and plans is None and not self.refiner.resamples:
-            return self._from(
-                base, refined_particles(self.refiner, particles, target, n_steps=self.n_steps, generator=generator)
-            )[:, 0]
-        state = refine(self.refiner, particles, target, n_steps=self.n_steps, generator=generator, infos=steps)
-        self._keep(base, state, plans)
-        if infos is not None and steps:
+            ends = refined_particles(self.refiner, x, target, n_steps=self.n_steps, generator=generator)
+            return coordinates.end(ends)[:, 0]
+        taken: list[RefinerInfo] | None = None if infos is None else []
+        state = refine(self.refiner, x, target, n_steps=self.n_steps, generator=generator, infos=taken)
+        if infos is not None and taken:
             if starts.log_weights is not None:  # the resampling belongs to the step that follows it
-                steps[0] = steps[0]._replace(effective_sample_size=effective_sample_size(starts.log_weights))
-            infos += steps
-        return select(state._replace(particles=self._from(base, state.particles)), deterministic=False)
+                taken[0] = taken[0]._replace(effective_sample_size=effective_sample_size(starts.log_weights))
+            infos += taken
+        return select(self._ended(coordinates, state, plans), deterministic=False)
 
     def simulate(
         self,
-        base: Gaussian,
+        base: Base,
         energy: EnergyFn,
-        temperature: th.Tensor,
+        temperature: float | th.Tensor = 1.0,
+        *,
         n_chains: int,
         head: Head | None = None,
         generator: th.Generator | None = None,
     ) -> Chains:
         """
-        Runs of the refiner that have not begun, each started as :meth:`sample` starts, for whoever looks at their density.
+        Chains of the refiner before their first step, each started as :meth:`sample` starts, for estimators of their density.
 
-        :param base: the Gaussian before the squash
-        :param energy: ``(B, N, A) -> (B, N)`` on the box
-        :param temperature: scalar
+        :param base: draws the proposals
+        :param energy: ``(B, N, *E) -> (B, N)`` in the box
+        :param temperature: scalar, or ``(B, 1)``
         :param n_chains: how many for each observation; a refiner that compares particles has its ``n_particles`` instead
-        :param head: what a learned head says at these observations
+        :param head: the learned head at these observations, if the refiner needs one
         :param generator: source of the noise (``None``: torch's global one)
         :return: the chains
+        :raises ValueError: as :meth:`sample`
         """
-        starts, energy_fn = self._starts(base, energy, temperature, n_chains, generator)
-        log_prob = self.box.log_prob(starts.particles, starts.log_prob)
-        if self.precondition:
-            log_prob = log_prob + self.box.frame(base).std.log().sum(-1)
-        target = self._target(base, self.box.sampled(energy_fn), log_prob, self._sampled_head(head))
-        known = None if starts.log_weights is not None else log_prob
-        log_jacobian = partial(self._log_jacobian, base)
-        return Chains(self.refiner, target, self._to(base, starts.particles), known, self.n_steps, log_jacobian)
-
-    def _starts(
-        self,
-        base: Gaussian,
-        energy: EnergyFn,
-        temperature: th.Tensor,
-        n_chains: int,
-        generator: th.Generator | None,
-    ) -> tuple[Starts, EnergyFn]:
-        """Where chains start before the squash, and the tempered energy that they follow."""
-        fraction = INITIAL_PARTICLES[self.initial_particles]
-        energy_fn = tempered(energy, temperature)
-        if self.refiner.resamples:  # one set of particles
-            return Starts(*draw_proposals(base, self.n_particles, fraction, generator), None), energy_fn
-        n_proposals = 1 if is_flow(self.refiner) else self.n_particles
-        repeated = Gaussian(*(part.repeat_interleave(n_chains, dim=0) for part in base)) if n_chains > 1 else base
-        proposals, log_weights = draw_proposals(repeated, n_proposals, fraction, generator), None
-        if n_proposals > 1:
-            weighing = squashed(tempered(energy_of_starts(energy), temperature))
-            proposals, log_weights = resampled_proposals(proposals, n_chains, weighing, generator)
-        particles, log_prob = (part.reshape(len(base.mean), n_chains, *part.shape[2:]) for part in proposals)
-        if self.trust_region is not None:
-            energy_fn = tempered(near_proposal(energy, th.tanh(particles), self.trust_region), temperature)
-        return Starts(particles, log_prob, log_weights), energy_fn
-
-    def _sampled_head(self, head: Head | None) -> Head:
-        if head is None or head.prefix_energy is None:
-            return head or Head()
-        return head._replace(prefix_energy=self.box.sampled(head.prefix_energy))
-
-    def _log_jacobian(self, base: Gaussian, x: th.Tensor) -> th.Tensor:
-        if not self.precondition:
-            return self.box.log_jacobian(x)
-        loc, std = self.box.frame(base)
-        return self.box.log_jacobian(loc + std * x) + std.log().sum(-1)
+        starts, energy_fn = self._starts(base, energy, temperature, n_chains=n_chains, generator=generator)
+        coordinates = self.coordinates(base)
+        log_prob = None if starts.log_prob is None else coordinates.log_prob(starts.particles, starts.log_prob)
+        return Chains(
+            self.refiner,
+            _target(coordinates.sampled, energy_fn, head, proposal_log_prob=log_prob),
+            coordinates.start(starts.particles),
+            log_prob=log_prob if starts.log_weights is None else None,
+            n_steps=self.n_steps,
+            log_jacobian=coordinates.log_jacobian,
+        )
 
     def best(
         self,
-        base: Gaussian,
+        base: Base,
         energy: EnergyFn,
+        *,
         infos: list[RefinerInfo] | None = None,
         plans: Plans | None = None,
         head: Head | None = None,
     ) -> th.Tensor:
         """
-        The action of lowest energy among the starts and where descent takes them. Asks no random number generator.
+        The event of lowest energy among the starts and where descent takes them. Uses no random number generator.
 
-        :param base: the Gaussian before the squash
-        :param energy: ``(B, N, A) -> (B, N)`` on the box; with a ``tolerance``, a
+        :param base: whose quantiles are the starts
+        :param energy: ``(B, N, *E) -> (B, N)`` in the box; with a ``tolerance``, a
             :class:`sb3_energy.refinement.sliceable_energy.SliceableEnergy`
         :param infos: a list to which one ``RefinerInfo`` a step is appended
         :param plans: where to start from and where to write the plans, if the refiner has some
-        :param head: what a learned head says at these observations, if the refiner needs one; energies of prefixes in the
-            units of the energy
-        :return: ``(B, A)``, before the squash
-        :raises TypeError: if there is a tolerance and the energy is not one of rows
-        :raises ValueError: if there are plans and the refiner has none
+        :param head: the learned head at these observations, if the refiner needs one; energies of prefixes in the units of the
+            energy
+        :return: ``(B, *E)``, pre-tanh
+        :raises TypeError: if there is a tolerance and the energy cannot be had for some of its observations
+        :raises ValueError: if there are plans and the refiner has none, or the base lacks a frame that is needed
+        :raises FloatingPointError: if an energy is not finite
         """
         self._check_plans(plans)
-        mean, std = base.mean.unsqueeze(1), base.std.unsqueeze(1)
-        starts = mean + std * normal_quantiles(self.n_starts, base.mean)
+        coordinates, starts = self.coordinates(base), base.quantiles(self.n_starts)
         if plans is not None:
-            starts = plans.warmed(starts, base, None, quasi_random=True)
-        state = self._ends(base, starts, energy, infos, head or Head())
-        self._keep(base, state, plans)
-        ends = self._from(base, state.particles)
-        candidates = th.cat([starts, ends], dim=1)
-        return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
-
-    def _ends(
-        self, base: Gaussian, starts: th.Tensor, energy: EnergyFn, infos: list[RefinerInfo] | None, head: Head
-    ) -> RefinerState:
-        refiner, particles = self.refiner.deterministic(), self._to(base, starts)
-        if head.prefix_energy is not None:
-            head = head._replace(prefix_energy=self.box.descended(head.prefix_energy))
-        target = self._descended(base, starts, energy, head)
+            starts = plans.warmed(starts, base, quasi_random=True)
+        refiner, x = self.refiner.deterministic(), coordinates.start(starts)
+        target = self._descended(coordinates, starts, energy, head=head)
         if self.tolerance is None:
-            return refine(refiner, particles, target, n_steps=self.n_steps, infos=infos)
-        if not isinstance(energy, SliceableEnergy):
+            state = refine(refiner, x, target, n_steps=self.n_steps, infos=infos)
+        elif not isinstance(energy, SliceableEnergy):
             raise TypeError(
                 "tolerance needs an energy with a method rows(index), such as policy.energy_fn(obs), "
                 f"got {type(energy).__name__}"
             )
-        target_of = partial(self._descended_rows, base, starts, energy)
-        return refine_until_still(
-            refiner, particles, target, target_of=target_of, n_steps=self.n_steps, tolerance=self.tolerance, infos=infos
-        )
+        else:
+            target_of = partial(self._descended_rows, coordinates, starts, energy)
+            options = dict(n_steps=self.n_steps, tolerance=self.tolerance, infos=infos)
+            state = refine_until_still(refiner, x, target, target_of=target_of, **options)  # type: ignore[arg-type]
+        ends = self._ended(coordinates, state, plans)
+        candidates = th.cat([starts, ends.particles], dim=1)
+        return select(RefinerState(candidates, on_box(energy)(candidates)), deterministic=True)
 
-    def _descended(self, base: Gaussian, starts: th.Tensor, energy: EnergyFn, head: Head | None = None) -> Target:
+    def actions(self, base: Base, x: th.Tensor) -> th.Tensor:
+        """
+        The events at a refiner's particles.
+
+        :param base: at ``B`` observations
+        :param x: ``(B, N, *E)`` in the refiner's coordinates, such as the ends of :meth:`simulate`'s chains
+        :return: ``(B, N, *E)`` in the box
+        """
+        return th.tanh(self.coordinates(base).end(x))
+
+    def _starts(
+        self,
+        base: Base,
+        energy: EnergyFn,
+        temperature: float | th.Tensor,
+        *,
+        n_chains: int = 1,
+        generator: th.Generator | None,
+    ) -> tuple[Starts, EnergyFn]:
+        """Where chains start pre-tanh, and the tempered energy that they follow."""
+        fraction, energy_fn = INITIAL_PARTICLES[self.initial_particles], tempered(energy, temperature)
+        if self.refiner.resamples:  # one set of particles
+            return draw_starts(base, self.n_particles, fraction, generator=generator), energy_fn
+        n_proposals = 1 if is_flow(self.refiner) else self.n_particles
+        starts = draw_starts(base, n_proposals, fraction, n_chains=n_chains, generator=generator)
+        if n_proposals > 1:
+            weighing = squashed(tempered(energy_of_starts(energy), temperature))
+            starts = resampled(starts, n_chains, weighing, generator=generator)
+        if self.trust_region is not None:
+            energy_fn = tempered(near_proposal(energy, th.tanh(starts.particles), self.trust_region), temperature)
+        return starts, energy_fn
+
+    def _descended(self, coordinates: Coordinates, starts: th.Tensor, energy: EnergyFn, *, head: Head | None = None) -> Target:
         if self.trust_region is not None:
             energy = near_proposal(energy, th.tanh(starts), self.trust_region)
-        return self._target(base, self.box.descended(energy), None, head or Head())
+        return _target(coordinates.descended, energy, head)
 
-    def _descended_rows(self, base: Gaussian, starts: th.Tensor, energy: SliceableEnergy, index: th.Tensor) -> Target:
-        return self._descended(Gaussian(base.mean[index], base.std[index]), starts[index], energy.rows(index))
+    def _descended_rows(
+        self, coordinates: Coordinates, starts: th.Tensor, energy: SliceableEnergy, index: th.Tensor
+    ) -> Target:
+        return self._descended(coordinates.rows(index), starts[index], energy.rows(index))
 
     def _check_plans(self, plans: Plans | None) -> None:
         if plans is not None and not self.keeps_plans:
@@ -267,37 +283,19 @@ class Refinement:
                 f"plans need refiner='mppi' with refiner_kwargs=dict(warm_start=True), got {type(self.refiner).__name__}"
             )
 
-    def _keep(self, base: Gaussian, state: RefinerState, plans: Plans | None) -> None:
+    def _ended(self, coordinates: Coordinates, state: RefinerState, plans: Plans | None) -> RefinerState:
+        """The state pre-tanh, whose plans are kept."""
         if plans is not None:
-            plans.keep(self._from(base, state.extra.mean).squeeze(1))
+            plans.keep(coordinates.end(state.extra.mean).squeeze(1))
+        return state._replace(particles=coordinates.end(state.particles))
 
-    def _target(self, base: Gaussian, energy_fn: EnergyFn, proposal_log_prob: th.Tensor | None, head: Head) -> Target:
-        if self.precondition:
-            frame = self.box.frame(base)
-            energy_fn = standardized(energy_fn, *frame)
-            if head.prefix_energy is not None:
-                head = head._replace(prefix_energy=standardized(head.prefix_energy, *frame))
-        return Target(energy_fn, proposal_log_prob=proposal_log_prob, **head._asdict())
 
-    def actions(self, base: Gaussian, x: th.Tensor) -> th.Tensor:
-        """
-        :param base: the Gaussian before the squash
-        :param x: ``(B, N, A)`` where a refiner sees them, such as the ends of :meth:`simulate`'s chains
-        :return: ``(B, N, A)`` on the box
-        """
-        return th.tanh(self._from(base, x))
-
-    def _to(self, base: Gaussian, u: th.Tensor) -> th.Tensor:
-        """``(B, N, A)`` before the squash -> where a refiner sees it."""
-        x = self.box.start(u)
-        if not self.precondition:
-            return x
-        loc, scale = self.box.frame(base)
-        return (x - loc) / scale
-
-    def _from(self, base: Gaussian, x: th.Tensor) -> th.Tensor:
-        """The way back."""
-        if self.precondition:
-            loc, scale = self.box.frame(base)
-            x = loc + scale * x
-        return self.box.end(x)
+def _target(
+    transform: Callable[[EnergyFn], EnergyFn],
+    energy: EnergyFn,
+    head: Head | None,
+    *,
+    proposal_log_prob: th.Tensor | None = None,
+) -> Target:
+    head = (head or Head()).through(transform)
+    return Target(transform(energy), proposal_log_prob=proposal_log_prob, **head._asdict())

@@ -1,4 +1,4 @@
-"""Plans that one prediction hands on to the next, in the form of SB3's ``state``."""
+"""Plans that one prediction hands on to the next, as SB3's ``state``."""
 
 import math
 from typing import NamedTuple
@@ -6,28 +6,28 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_energy.refinement.proposals import LARGEST_ACTION, Gaussian
-from sb3_energy.refiners import normal_quantiles
+from sb3_energy.refinement.bases import LARGEST_ACTION, Base
+from sb3_energy.stats import normal_noise
 
 PredictState = tuple[np.ndarray, ...] | None
 
 WARM_PART = 0.25
-"""Part of the candidates that is drawn around the last plan. The base and the box keep the larger one: the last plan was
-made for another observation."""
+"""Part of the candidates that is drawn around the last plan. Most still come from the base and the box, since the last plan
+was made for another observation."""
 
 
 class _LastPlans(NamedTuple):
-    mean: th.Tensor  # (B, A), before the squash
+    mean: th.Tensor  # (B, *E), pre-tanh
     known: th.Tensor  # (B,) False where an episode begins
 
 
 class Plans:
     """
-    What a refinement with plans starts from, and where it writes those it ends with. TD-MPC2 starts each plan at the mean
-    of the last one (Hansen et al. 2024); here that is one of the places to start from.
+    The plans a refinement starts from, and those it ends with. TD-MPC2 starts each plan at the mean of the last one (Hansen
+    et al. 2024); here that is one of several places to start from.
 
-    :param state: what ``predict`` returned, a tuple of one array ``(n_envs, A)``: the means of the last plans before the
-        squash (``None``: there are none)
+    :param state: what ``predict`` returned, a tuple of one array ``(n_envs, *E)``: the means of the last plans, pre-tanh
+        (``None``: there are none)
     :param episode_start: ``(n_envs,)`` where an episode begins and the last plan is forgotten (``None``: nowhere)
     """
 
@@ -35,38 +35,48 @@ class Plans:
         self._before, self._episode_start = state, episode_start
         self.state: PredictState = None
 
-    def warmed(self, candidates: th.Tensor, base: Gaussian, generator: th.Generator | None, quasi_random: bool) -> th.Tensor:
+    def warmed(
+        self,
+        candidates: th.Tensor,
+        base: Base,
+        *,
+        generator: th.Generator | None = None,
+        quasi_random: bool = False,
+    ) -> th.Tensor:
         """
         Put draws around the last plans in the place of the last candidates.
 
-        :param candidates: ``(B, N, A)``, before the squash
-        :param base: whose width the draws have
+        :param candidates: ``(B, N, *E)``, pre-tanh
+        :param base: with a frame, whose width the draws have
         :param generator: source of the draws
         :param quasi_random: take fixed quantiles in place of draws, the first of which is the plan's mean
-        :return: the candidates; the same tensor where no observation has a last plan, and nothing is drawn then
-        :raises ValueError: if state or episode_start do not fit
+        :return: the candidates; the same tensor, and no draws, where no observation has a last plan
+        :raises ValueError: if state or episode_start do not fit, or the base has no frame
         """
         last = self._last(candidates)
         if last is None:
             return candidates
         kept, replaced = candidates.tensor_split([candidates.shape[1] - n_warm(candidates.shape[1])], dim=1)
-        if quasi_random:
-            noise = normal_quantiles(replaced.shape[1], base.mean)
-        else:
-            noise = th.randn(replaced.shape, generator=generator, device=replaced.device, dtype=replaced.dtype)
-        draws = last.mean.unsqueeze(1) + base.std.unsqueeze(1) * noise
-        return th.cat([kept, th.where(last.known[:, None, None], draws, replaced)], dim=1)
+        frame = base.frame()
+        if frame is None:
+            raise ValueError(f"warm_start=True needs a base with a frame, {type(base).__name__} has none")
+        noise = normal_noise(replaced, quasi_random, generator)
+        draws = last.mean.unsqueeze(1) + frame.std.unsqueeze(1) * noise
+        known = last.known.reshape(-1, *[1] * (replaced.dim() - 1))
+        return th.cat([kept, th.where(known, draws, replaced)], dim=1)
 
     def keep(self, mean: th.Tensor) -> None:
         """
-        :param mean: ``(B, A)`` of the plans a refinement has ended with, before the squash
+        Keep the plans of a refinement.
+
+        :param mean: ``(B, *E)`` of the plans it has ended with, pre-tanh
         """
-        # At a wall a descent leaves each plan a bit further out, to where the draws around it are all the same action
+        # At a wall each descent moves the plan a bit further out, until all draws around it are the same action
         edge = math.atanh(LARGEST_ACTION)
         self.state = (mean.clamp(-edge, edge).cpu().numpy(),)
 
     def _last(self, like: th.Tensor) -> _LastPlans | None:
-        shape = (like.shape[0], like.shape[2])
+        shape = (like.shape[0], *like.shape[2:])
         starts = np.zeros(shape[0], dtype=bool) if self._episode_start is None else np.asarray(self._episode_start)
         if starts.shape != shape[:1]:
             raise ValueError(f"episode_start must have shape (n_envs,) = {shape[:1]}, got {starts.shape}")
@@ -86,7 +96,9 @@ class Plans:
 
 def n_warm(n_particles: int) -> int:
     """
+    The number of candidates around the last plan.
+
     :param n_particles: how many candidates there are, at least 2
-    :return: how many of them are drawn around the last plan
+    :return: how many of them they are
     """
     return max(1, int(WARM_PART * n_particles))

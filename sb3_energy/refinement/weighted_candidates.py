@@ -9,7 +9,8 @@ import torch as th
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_fraction, check_integer, check_number, check_positive, plain_fields
 from sb3_energy.energies import squashed
-from sb3_energy.refinement.proposals import Gaussian, draw_proposals, mixture_log_prob
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import draw_particles, mixture_log_prob
 from sb3_energy.stats import gaussian_log_prob, importance_resample, log_mean_exp
 from sb3_energy.types import EnergyFn
 
@@ -120,6 +121,7 @@ class CandidateSettings:
 def draw_candidates(
     base: Gaussian,
     energy: EnergyFn,
+    *,
     replayed: th.Tensor | None,
     settings: CandidateSettings,
     generator: th.Generator | None = None,
@@ -142,7 +144,7 @@ def draw_candidates(
     with th.no_grad():
         n_refined = settings.n_refined
         n_proposals = settings.n_candidates // 2 - n_refined - sum(n for n, _ in kernels)
-        particles = draw_proposals(halves, n_proposals, 0.5, generator).particles
+        particles = draw_particles(halves, n_proposals, 0.5, generator=generator)
         particles = th.cat([particles, *(kernel.draw(generator) for _, kernel in kernels)], dim=1)
         energies = energies_of(particles)
         if n_refined > 0:

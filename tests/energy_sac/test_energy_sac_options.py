@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_energy import EnergySAC
 from sb3_energy.networks import BACKBONES
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners import REFINERS
 from sb3_energy.types import EntropyContext
 

@@ -11,7 +11,8 @@ from sb3_energy.energies import log_tanh_jacobian
 from sb3_energy.networks import FieldNetwork
 from sb3_energy.policies.heads import HEADS, HeadBatch, HeadTraining
 from sb3_energy.refinement.arguments import RefinementArguments
-from sb3_energy.refinement.proposals import Gaussian, draw_proposals, squashed_log_prob
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import draw_proposals, squashed_log_prob
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.types import Chains, EntropyContext, EntropyEstimate, Head
 from tests.laws import modes_energy
@@ -54,7 +55,7 @@ class Setting(NamedTuple):
                 continue
             with th.no_grad():
                 head = self.bound_head(len(base.mean))
-                found.append(self.refinement.sample(base, ENERGIES[self.dimension], ONE, generator, head=head))
+                found.append(self.refinement.sample(base, ENERGIES[self.dimension], ONE, generator=generator, head=head))
         return th.cat(found)
 
     def bound_head(self, batch, dtype=th.float32):

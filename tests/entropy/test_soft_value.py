@@ -5,7 +5,8 @@ import torch as th
 
 from sb3_energy.energies.transforms import log_tanh_jacobian
 from sb3_energy.entropy import BaseEntropy, SoftValueEntropy, soft_value
-from sb3_energy.refinement.proposals import Gaussian, draw_proposals
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import draw_proposals
 from sb3_energy.refiners import effective_sample_size
 from sb3_energy.types import EntropyContext
 from tests.laws import entropy, log_normalizer, modes_energy
@@ -18,7 +19,7 @@ ENERGIES = {
 
 def proposals_on_box(dimension, std, uniform_fraction, repetitions=1000, n=256):
     base = Gaussian(th.zeros(repetitions, dimension), th.full((repetitions, dimension), std))
-    particles, log_prob = draw_proposals(base, n, uniform_fraction, th.Generator().manual_seed(0))
+    particles, log_prob = draw_proposals(base, n, uniform_fraction, generator=th.Generator().manual_seed(0))
     return ENERGIES[dimension](th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
 
 
@@ -46,7 +47,7 @@ def test_soft_value_is_a_lower_bound_that_tightens():
 def test_the_entropy_depends_on_the_space():
     # uniform on the box: log 2 a dimension there, 2 - log 2 before the squash
     particles, log_prob = draw_proposals(
-        Gaussian(th.zeros(1000, 1), th.ones(1000, 1)), 256, 0.5, th.Generator().manual_seed(0)
+        Gaussian(th.zeros(1000, 1), th.ones(1000, 1)), 256, 0.5, generator=th.Generator().manual_seed(0)
     )
     jacobian = log_tanh_jacobian(particles)
     on_box = soft_value(th.zeros_like(log_prob), log_prob - jacobian)

@@ -7,7 +7,7 @@ import torch as th
 from sb3_energy.envs.multi_goal import GOALS, step_dynamics
 from sb3_energy.envs.soft_values import SoftValues, action_grid, soft_value_iteration
 from sb3_energy.refinement.arguments import RefinementArguments
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 
 ORIGIN = np.zeros(2)
 
@@ -128,7 +128,7 @@ def test_default_refinement_of_a_one_sided_gaussian_reaches_all_four_goals(coars
     refinement = RefinementArguments(refiner, initial_particles="mixture").make_refinement()
     # what SAC's actor ends as: all of it on one goal
     base = Gaussian(th.tensor([[1.2, 0.0]]).repeat(4000, 1), th.full((4000, 2), 0.3))
-    particles = th.tanh(refinement.sample(base, energy, th.tensor(1.0), th.Generator().manual_seed(0)))
+    particles = th.tanh(refinement.sample(base, energy, th.tensor(1.0), generator=th.Generator().manual_seed(0)))
     toward = particles @ th.as_tensor(GOALS / 5.0, dtype=th.float32).T
     shares = th.bincount(toward.argmax(dim=1), minlength=4) / len(particles)
     assert shares.min() > 0.15

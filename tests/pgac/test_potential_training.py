@@ -17,7 +17,7 @@ from sb3_energy.pgac.potential_training import (
     ways,
     weighted_transport_loss,
 )
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from tests.laws import grid, total_variation
 
 DOUBLE = th.float64

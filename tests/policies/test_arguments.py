@@ -16,7 +16,8 @@ from sb3_energy.pgac.potential_policy import PotentialPolicy
 from sb3_energy.policies.arguments import PolicyArguments
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.arguments import RefinementArguments
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES, Gaussian
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 
 SPACE = spaces.Box(-1.0, 1.0, (2,), np.float32)
 each_policy = pytest.mark.parametrize("policy", [RefinedPolicy, PotentialPolicy])

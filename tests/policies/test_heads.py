@@ -8,7 +8,7 @@ import torch as th
 from benchmarks.sampler_draws import fitted_base
 from sb3_energy.autodiff import jacobian
 from sb3_energy.policies.heads import AverageVelocityHead, HeadBatch, HeadTraining, VelocityHead
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners import Flow, MeanFlow, refine
 from sb3_energy.types import Target, Tick
 from tests.laws import modes_energy, total_variation

@@ -9,8 +9,9 @@ import torch as th
 from sb3_energy import EnergySAC
 from sb3_energy.energies import folded, reflected
 from sb3_energy.refinement.arguments import RefinementArguments
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.boxes import BOXES
-from sb3_energy.refinement.proposals import Gaussian, draw_proposals
+from sb3_energy.refinement.proposals import draw_proposals
 from sb3_energy.refiners import REFINERS, Langevin, refine
 from sb3_energy.types import Target
 from tests.laws import modes_energy, total_variation
@@ -57,7 +58,7 @@ def test_there_and_back(box):
 @each_box
 def test_the_density_is_that_of_the_coordinates(box):
     """The mean of 1/density over draws is the volume they fill: of the whole box where the coordinates are actions."""
-    proposals = draw_proposals(base(1, 0.3, 0.8), 400_000, 1.0, th.Generator().manual_seed(0))
+    proposals = draw_proposals(base(1, 0.3, 0.8), 400_000, 1.0, generator=th.Generator().manual_seed(0))
     log_prob = BOXES[box].log_prob(*proposals)
     if box == "reflect":
         th.testing.assert_close(log_prob.exp(), th.full_like(log_prob, 0.25))
@@ -72,7 +73,7 @@ def test_draws_follow_the_density_up_to_the_walls(box, refiner, kwargs):
     # many proposals, so that what is wrong would be the chain's fault
     way = refinement(box, refiner, refiner_kwargs=kwargs, refiner_steps=steps, n_particles=128)
     n = 20_000
-    draws = th.tanh(way.sample(base(n), AT_THE_WALL, ONE, th.Generator().manual_seed(0)))
+    draws = th.tanh(way.sample(base(n), AT_THE_WALL, ONE, generator=th.Generator().manual_seed(0)))
     assert total_variation(draws, AT_THE_WALL, 10) < 0.05
     assert total_variation(th.tanh(base(n).mean + 0.5 * th.randn(n, 2)), AT_THE_WALL, 10) > 0.4
 
@@ -80,7 +81,7 @@ def test_draws_follow_the_density_up_to_the_walls(box, refiner, kwargs):
 @each_box
 def test_a_flat_energy_gives_the_uniform_distribution(box):
     way = refinement(box, "langevin", refiner_steps=20)
-    draws = th.tanh(way.sample(base(100_000), lambda a: 0.0 * a.sum(-1), ONE, th.Generator().manual_seed(0)))
+    draws = th.tanh(way.sample(base(100_000), lambda a: 0.0 * a.sum(-1), ONE, generator=th.Generator().manual_seed(0)))
     for share in (draws.abs() > 0.99).double().mean(0):
         assert 0.008 < share < 0.012
 

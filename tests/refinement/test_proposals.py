@@ -4,7 +4,8 @@ import pytest
 import torch as th
 
 from sb3_energy.energies.transforms import log_tanh_jacobian
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES, Gaussian, draw_coordinates, draw_proposals, mixture_log_prob
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES, draw_coordinates, draw_proposals, mixture_log_prob
 
 
 def base(batch=3, dimension=2, dtype=th.float64, std=0.6):
@@ -45,7 +46,7 @@ def test_the_share_is_stratified_and_the_base_comes_first(n, fraction, n_uniform
 
 def test_draws_have_the_laws_they_should():
     gaussian = base(1)
-    particles = draw_proposals(gaussian, 100_000, 0.5, th.Generator().manual_seed(0)).particles[0]
+    particles = draw_proposals(gaussian, 100_000, 0.5, generator=th.Generator().manual_seed(0)).particles[0]
     th.testing.assert_close(particles[:50_000].mean(0), gaussian.mean[0], rtol=0, atol=0.02)
     th.testing.assert_close(particles[:50_000].std(0), gaussian.std[0], rtol=0.02, atol=0)
     box = th.tanh(particles[50_000:])
@@ -55,7 +56,7 @@ def test_draws_have_the_laws_they_should():
 
 def test_weights_average_to_the_volume():
     # E_q[p/q] = 1 for any density p: here the uniform on the box
-    particles, log_prob = draw_proposals(base(1, std=0.3), 100_000, 0.5, th.Generator().manual_seed(0))
+    particles, log_prob = draw_proposals(base(1, std=0.3), 100_000, 0.5, generator=th.Generator().manual_seed(0))
     weights = (log_tanh_jacobian(particles) - 2.0 * math.log(2.0) - log_prob).exp()
     assert weights.mean().item() == pytest.approx(1.0, abs=0.01)
     assert weights.max() <= 2.0 + 1e-6  # a bound that the Gaussian alone does not have
@@ -66,22 +67,22 @@ def test_weights_average_to_the_volume():
 def test_32_bits_hold_the_actor_s_extremes(log_std, mean):
     gaussian = Gaussian(th.full((2, 6), mean), th.full((2, 6), math.exp(log_std)))
     for fraction in INITIAL_PARTICLES.values():
-        particles, log_prob = draw_proposals(gaussian, 1000, fraction, th.Generator().manual_seed(0))
+        particles, log_prob = draw_proposals(gaussian, 1000, fraction, generator=th.Generator().manual_seed(0))
         assert th.isfinite(particles).all() and th.isfinite(log_prob).all()
         assert particles.dtype == log_prob.dtype == th.float32
 
 
 def test_draws_are_the_generator_s():
-    first, second, third = (draw_proposals(base(), 8, 0.5, th.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    first, second, third = (draw_proposals(base(), 8, 0.5, generator=th.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert th.equal(first.particles, second.particles) and not th.equal(first.particles, third.particles)
     before = th.random.get_rng_state()
-    draw_proposals(base(), 8, 0.5, th.Generator().manual_seed(0))
+    draw_proposals(base(), 8, 0.5, generator=th.Generator().manual_seed(0))
     assert th.equal(before, th.random.get_rng_state())
 
 
 def test_coordinates_alone_have_the_density_of_one_dimension():
     gaussian = base()
-    numbers, log_prob = draw_coordinates(gaussian, 8, 0.3, th.Generator().manual_seed(0))
+    numbers, log_prob = draw_coordinates(gaussian, 8, 0.3, generator=th.Generator().manual_seed(0))
     assert numbers.shape == log_prob.shape == (3, 8, 2)
     for j in range(2):
         alone = Gaussian(gaussian.mean[:, j : j + 1], gaussian.std[:, j : j + 1])

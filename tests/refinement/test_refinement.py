@@ -7,7 +7,8 @@ import pytest
 import torch as th
 
 from sb3_energy.refinement.arguments import RefinementArguments
-from sb3_energy.refinement.proposals import Gaussian, squashed_log_prob
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import squashed_log_prob
 from sb3_energy.refinement.records import refinement_records
 from sb3_energy.refiners import REFINERS, Langevin, normal_quantiles, refine
 from sb3_energy.types import Head, RefinerInfo
@@ -50,7 +51,7 @@ def flat(a):
 
 def test_the_default_reaches_all_modes_from_a_base_that_covers_one():
     base = narrow(100_000)
-    draws = th.tanh(refinement().sample(base, FOUR_MODES, ONE, th.Generator().manual_seed(0)))
+    draws = th.tanh(refinement().sample(base, FOUR_MODES, ONE, generator=th.Generator().manual_seed(0)))
     assert total_variation(draws, FOUR_MODES, 20) < 0.05
     assert (frequencies(draws, 2) - 0.25).abs().max() < 0.03  # finitely many candidates favour the base's own mode a little
     assert frequencies(th.tanh(base.mean + base.std * th.randn(100_000, 2)), 2)[3] > 0.95
@@ -59,7 +60,7 @@ def test_the_default_reaches_all_modes_from_a_base_that_covers_one():
 @pytest.mark.parametrize("std", [0.05, 1.0, math.e**2])
 def test_a_flat_energy_gives_the_uniform_distribution_from_any_base(std):
     base = narrow(60_000, mean=0.0, std=std)
-    draws = th.tanh(refinement().sample(base, flat, ONE, th.Generator().manual_seed(0)))
+    draws = th.tanh(refinement().sample(base, flat, ONE, generator=th.Generator().manual_seed(0)))
     for share in (draws.abs() > 0.99).double().mean(0):
         assert 0.008 < share < 0.012
     assert total_variation(draws, flat, 10) < 0.05
@@ -69,7 +70,9 @@ def test_preconditioning_changes_the_path_and_not_the_law():
     shares = []
     for precondition in (True, False):
         way = refinement(precondition=precondition, refiner_steps=60, refiner_kwargs=dict(step_size=0.04))
-        draws = way.sample(narrow(20_000, 1, 0.0, 0.8), modes_energy([[0.3]], 0.5), ONE, th.Generator().manual_seed(0))
+        draws = way.sample(
+            narrow(20_000, 1, 0.0, 0.8), modes_energy([[0.3]], 0.5), ONE, generator=th.Generator().manual_seed(0)
+        )
         shares.append(th.tanh(draws))
         assert total_variation(shares[-1], modes_energy([[0.3]], 0.5), 20) < 0.05
     assert not th.equal(*shares)
@@ -117,7 +120,7 @@ def test_what_is_forbidden_is_never_chosen():
     base = narrow(4, mean=0.3, std=0.5)
     assert (th.tanh(refinement("snis").best(base, energy))[:, 0] <= 0.5).all()
     assert (th.tanh(refinement().best(base, energy))[:, 0] <= 0.5).all()
-    draws = refinement("snis").sample(narrow(100, mean=0.3, std=0.5), energy, ONE, th.Generator().manual_seed(0))
+    draws = refinement("snis").sample(narrow(100, mean=0.3, std=0.5), energy, ONE, generator=th.Generator().manual_seed(0))
     assert (th.tanh(draws)[:, 0] <= 0.5).all()
 
 
@@ -127,7 +130,7 @@ def test_a_trust_region_pulls_toward_the_start():
         way = refinement(n_particles=1, refiner_steps=20, trust_region=trust_region)
         base = narrow(2000, mean=0.0, std=0.5)
         seeds = [th.Generator().manual_seed(0) for _ in range(2)]
-        draws = way.sample(base, lambda a: -5.0 * a.sum(-1), ONE, seeds[0])
+        draws = way.sample(base, lambda a: -5.0 * a.sum(-1), ONE, generator=seeds[0])
         start = base.mean + base.std * th.randn(2000, 1, 2, generator=seeds[1])[:, 0]
         distances.append((th.tanh(draws) - th.tanh(start)).norm(dim=-1).mean().item())
     assert distances[0] > distances[1] > 2.0 * distances[2]
@@ -149,9 +152,9 @@ def test_32_bits_hold_the_actor_s_extremes(refiner, log_std, mean):
 @pytest.mark.parametrize("refiner", MOVING)
 def test_energies_that_are_no_numbers_fail(refiner):
     for use in ("sample", "best"):
-        arguments = (ONE, None, []) if use == "sample" else ()  # a flow asks for energies where somebody looks
+        arguments = dict(temperature=ONE, infos=[]) if use == "sample" else {}  # a flow asks for energies where somebody looks
         with pytest.raises(FloatingPointError, match="non-finite energy"):
-            getattr(refinement(refiner), use)(narrow(2), lambda a: a.sum(-1) * math.nan, *arguments, head=HEAD)
+            getattr(refinement(refiner), use)(narrow(2), lambda a: a.sum(-1) * math.nan, **arguments, head=HEAD)
 
 
 @pytest.mark.parametrize("refiner", FLOWS)
@@ -159,7 +162,7 @@ def test_a_flow_draws_without_the_energy(refiner):
     def never(a):
         raise AssertionError("asked")
 
-    draws = refinement(refiner).sample(narrow(5), never, ONE, th.Generator().manual_seed(0), head=HEAD)
+    draws = refinement(refiner).sample(narrow(5), never, ONE, generator=th.Generator().manual_seed(0), head=HEAD)
     base = narrow(5)
     assert th.equal(draws, base.mean + base.std * th.randn(5, 1, 2, generator=th.Generator().manual_seed(0))[:, 0])
     lost = HEAD._replace(velocity=lambda x, *t: x * math.nan, average_velocity=lambda x, *t: x * math.nan)
@@ -186,13 +189,13 @@ def test_a_flow_takes_no_start_but_the_base(kwargs, message):
 @pytest.mark.parametrize("n_particles", [1, 8])
 def test_simulated_chains_are_those_that_are_sampled(precondition, n_particles):
     way, base = refinement(precondition=precondition, n_particles=n_particles), narrow(3000)
-    chains = way.simulate(base, FOUR_MODES, ONE, 6, generator=th.Generator().manual_seed(0))
+    chains = way.simulate(base, FOUR_MODES, ONE, n_chains=6, generator=th.Generator().manual_seed(0))
     assert chains.particles.shape == (3000, 6, 2) and (chains.log_prob is None) == (n_particles > 1)
     ends = refine(
         chains.refiner, chains.particles, chains.target, n_steps=chains.n_steps, generator=th.Generator().manual_seed(1)
     ).particles
-    actions = th.tanh(way._from(base, ends))
-    sampled = th.tanh(way.sample(narrow(18_000), FOUR_MODES, ONE, th.Generator().manual_seed(2)))
+    actions = way.actions(base, ends)
+    sampled = th.tanh(way.sample(narrow(18_000), FOUR_MODES, ONE, generator=th.Generator().manual_seed(2)))
     assert 0.5 * (frequencies(actions.reshape(-1, 2), 10) - frequencies(sampled, 10)).abs().sum() < 0.06
     # each chain has proposals of its own: chains of an observation differ as those of different ones do
     within = (actions[:, 0] - actions[:, 1]).square().sum(-1).mean()
@@ -201,9 +204,9 @@ def test_simulated_chains_are_those_that_are_sampled(precondition, n_particles):
 
 def test_the_density_of_a_simulated_start_is_that_of_its_action():
     base, way = narrow(2000), refinement(n_particles=1)
-    chains = way.simulate(base, FOUR_MODES, ONE, 1, generator=th.Generator().manual_seed(0))
+    chains = way.simulate(base, FOUR_MODES, ONE, n_chains=1, generator=th.Generator().manual_seed(0))
     log_prob = chains.log_prob - chains.log_jacobian(chains.particles)
-    expected = squashed_log_prob(base, way._from(base, chains.particles)[:, 0])
+    expected = squashed_log_prob(base, way.coordinates(base).end(chains.particles)[:, 0])
     th.testing.assert_close(log_prob[:, 0], expected, rtol=0, atol=1e-3)
 
 
@@ -276,7 +279,7 @@ def test_what_a_refinement_did_is_recorded():
         infos = []
         base = narrow(4000, 1, 0.0, 0.5)
         way = refinement(refiner, **kwargs)
-        u = way.sample(base, energy, th.tensor(temperature), th.Generator().manual_seed(0), infos)
+        u = way.sample(base, energy, th.tensor(temperature), generator=th.Generator().manual_seed(0), infos=infos)
         assert len(infos) == way.n_steps
         return refinement_records(infos, th.tanh(u))
 
@@ -302,7 +305,7 @@ def test_the_energy_drop_is_that_of_the_tempered_energy_with_its_jacobian(temper
     kwargs = dict(n_particles=1, refiner_steps=7, precondition=False, refiner_kwargs=dict(step_size=0.05))
     base, infos, energy = narrow(50), [], lambda a: (a - 0.2).square().sum(-1)
     way = refinement(**kwargs)
-    ends = way.sample(base, energy, th.tensor(temperature), th.Generator().manual_seed(0), infos)
+    ends = way.sample(base, energy, th.tensor(temperature), generator=th.Generator().manual_seed(0), infos=infos)
     starts = base.mean + base.std * th.randn((50, 1, 2), generator=th.Generator().manual_seed(0))[:, 0]
 
     def negative_log_density(u):

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 
 from sb3_energy.refinement.arguments import RefinementArguments
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.warm_start import Plans, n_warm
 from sb3_energy.refiners import normal_quantiles
 
@@ -21,18 +21,18 @@ def refinement(n_particles=64, **kwargs):
 
 
 def test_a_quarter_is_drawn_around_the_plan_with_the_base_s_width():
-    warmed = Plans((MEAN,)).warmed(CANDIDATES, BASE, th.Generator().manual_seed(0), quasi_random=False)
+    warmed = Plans((MEAN,)).warmed(CANDIDATES, BASE, generator=th.Generator().manual_seed(0), quasi_random=False)
     assert th.equal(warmed[:, :12], CANDIDATES[:, :12])
     noise = th.randn((3, 4, 2), generator=th.Generator().manual_seed(0))
     th.testing.assert_close(warmed[:, 12:], th.as_tensor(MEAN)[:, None] + BASE.std[:, None] * noise)
-    quasi = Plans((MEAN,)).warmed(CANDIDATES, BASE, None, quasi_random=True)
+    quasi = Plans((MEAN,)).warmed(CANDIDATES, BASE, generator=None, quasi_random=True)
     th.testing.assert_close(quasi[:, 12:], th.as_tensor(MEAN)[:, None] + BASE.std[:, None] * normal_quantiles(4, BASE.mean))
     th.testing.assert_close(quasi[:, 12], th.as_tensor(MEAN))
     assert [n_warm(n) for n in (2, 4, 7, 8, 64)] == [1, 1, 1, 2, 16]
 
 
 def test_where_an_episode_begins_nothing_changes():
-    warmed = Plans((MEAN,), STARTS).warmed(CANDIDATES, BASE, th.Generator().manual_seed(0), quasi_random=False)
+    warmed = Plans((MEAN,), STARTS).warmed(CANDIDATES, BASE, generator=th.Generator().manual_seed(0), quasi_random=False)
     assert th.equal(warmed[1], CANDIDATES[1])
     assert not th.equal(warmed[0], CANDIDATES[0]) and not th.equal(warmed[2], CANDIDATES[2])
 
@@ -41,7 +41,7 @@ def test_where_an_episode_begins_nothing_changes():
 def test_without_plans_nothing_is_drawn(plans):
     generator = th.Generator().manual_seed(0)
     before = generator.get_state()
-    assert plans.warmed(CANDIDATES, BASE, generator, quasi_random=False) is CANDIDATES
+    assert plans.warmed(CANDIDATES, BASE, generator=generator, quasi_random=False) is CANDIDATES
     assert th.equal(before, generator.get_state())
 
 
@@ -64,7 +64,7 @@ BAD = [
 @pytest.mark.parametrize("state, starts, message", BAD)
 def test_what_does_not_fit_is_refused_in_one_sentence(state, starts, message):
     with pytest.raises(ValueError, match=message) as raised:
-        Plans(state, starts).warmed(CANDIDATES, BASE, None, quasi_random=True)
+        Plans(state, starts).warmed(CANDIDATES, BASE, generator=None, quasi_random=True)
     assert "\n" not in str(raised.value)
 
 
@@ -81,7 +81,7 @@ def test_a_narrow_mode_once_found_is_kept(kwargs, deterministic):
     def act(plans):
         if deterministic:
             return th.tanh(way.best(base, energy, plans=plans))
-        return th.tanh(way.sample(base, energy, th.tensor(1.0), th.Generator().manual_seed(0), plans=plans))
+        return th.tanh(way.sample(base, energy, th.tensor(1.0), generator=th.Generator().manual_seed(0), plans=plans))
 
     known = Plans((th.atanh(mode).expand(5, 3).numpy(),), np.array([False, False, True, False, True]))
     distances = (act(known) - mode).norm(dim=-1)

@@ -6,7 +6,7 @@ import pytest
 import torch as th
 
 from sb3_energy.policies.heads import HeadTraining
-from sb3_energy.refinement.proposals import Gaussian
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.weighted_candidates import CandidateSettings, Kernels, draw_candidates
 from tests.laws import bin_probabilities, grid, log_normalizer, modes_energy
 
@@ -24,7 +24,9 @@ def draw(energy, replayed, refined_fraction, n=16, batches=BATCHES, seed=0):
     base = Gaussian(th.full((batches, 2), -0.5), th.full((batches, 2), 0.4))
     actions = 1.9 * th.rand((batches, 2), generator=generator) - 0.95
     settings = CandidateSettings(n_candidates=n, refined_fraction=refined_fraction)
-    return draw_candidates(base, energy, th.atanh(actions) if replayed else None, settings, generator)
+    return draw_candidates(
+        base, energy, replayed=th.atanh(actions) if replayed else None, settings=settings, generator=generator
+    )
 
 
 @each_combination
@@ -73,7 +75,9 @@ def test_refined_ones_count_where_the_base_is_far_too_wide():
     def size(refined_fraction):
         base = Gaussian(th.full((4000, 6), 0.31), th.ones(4000, 6))
         settings = CandidateSettings(n_candidates=32, refined_fraction=refined_fraction)
-        weights = draw_candidates(base, energy, None, settings, th.Generator().manual_seed(0)).log_weights.softmax(1)
+        weights = draw_candidates(
+            base, energy, replayed=None, settings=settings, generator=th.Generator().manual_seed(0)
+        ).log_weights.softmax(1)
         return (1.0 / weights.square().sum(1)).mean().item()
 
     assert size(0.25) > 1.15 * size(0.0)
@@ -87,12 +91,18 @@ def test_the_kernel_around_what_was_replayed_finds_what_the_base_does_not():
     action = th.atanh(th.full((500, 3), 0.9))
 
     def lowest(replayed):
-        found = draw_candidates(base, energy, replayed, CandidateSettings(), th.Generator().manual_seed(0))
+        found = draw_candidates(
+            base, energy, replayed=replayed, settings=CandidateSettings(), generator=th.Generator().manual_seed(0)
+        )
         return energy(th.tanh(found.particles)).amin(1).median()
 
     assert lowest(action) < 0.2 * lowest(None)
-    none = draw_candidates(base, energy, action, CandidateSettings(replay_std=None), th.Generator().manual_seed(0))
-    without = draw_candidates(base, energy, None, CandidateSettings(), th.Generator().manual_seed(0))
+    none = draw_candidates(
+        base, energy, replayed=action, settings=CandidateSettings(replay_std=None), generator=th.Generator().manual_seed(0)
+    )
+    without = draw_candidates(
+        base, energy, replayed=None, settings=CandidateSettings(), generator=th.Generator().manual_seed(0)
+    )
     assert th.equal(none.particles, without.particles)
 
 
@@ -104,7 +114,9 @@ def test_they_carry_no_graph_and_the_generator_decides():
     def found(seed):
         base = Gaussian(mean, th.ones(3, 2))
         energy = lambda a: (scale * a.square()).sum(-1)  # noqa: E731
-        return draw_candidates(base, energy, th.zeros(3, 2), CandidateSettings(), th.Generator().manual_seed(seed))
+        return draw_candidates(
+            base, energy, replayed=th.zeros(3, 2), settings=CandidateSettings(), generator=th.Generator().manual_seed(seed)
+        )
 
     first, again, other = found(1), found(1), found(2)
     assert not first.particles.requires_grad and not first.log_weights.requires_grad

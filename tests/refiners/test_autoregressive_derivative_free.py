@@ -9,7 +9,8 @@ from torch import nn
 from sb3_energy.energies import squashed
 from sb3_energy.losses import prefix_loss
 from sb3_energy.networks import PrefixEnergies
-from sb3_energy.refinement.proposals import Gaussian, draw_coordinates, draw_proposals
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.proposals import draw_coordinates, draw_proposals
 from sb3_energy.refiners import AutoregressiveDerivativeFree, refine
 from sb3_energy.refiners.autoregressive_derivative_free import smoothed
 from sb3_energy.types import Target, Tick
@@ -95,7 +96,7 @@ def test_good_prefix_energies_are_worth_particles():
 def test_particles_may_start_anywhere():
     # half narrow and beside the mode, half wide: no product of densities, and no density is told
     base = Gaussian(th.full((400, 2), -0.7), th.full((400, 2), 0.1))
-    start = draw_proposals(base, 250, 0.5, th.Generator().manual_seed(0)).particles
+    start = draw_proposals(base, 250, 0.5, generator=th.Generator().manual_seed(0)).particles
     assert total_variation(draws(correlated, marginal(correlated), start=start), correlated, 20) < 0.05
 
 
@@ -127,8 +128,8 @@ def trained(energy, dimension, batch, n_updates):
     schedule = th.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, n_updates)
     base = Gaussian(th.zeros(batch, dimension), th.full((batch, dimension), 0.6))
     for _ in range(n_updates):
-        points = draw_proposals(base, 32, 0.5, generator).particles
-        proposals = draw_coordinates(base, 16, 0.5, generator)
+        points = draw_proposals(base, 32, 0.5, generator=generator).particles
+        proposals = draw_coordinates(base, 16, 0.5, generator=generator)
         prefix_energy = squashed(networks.bind(features))
         loss = prefix_loss(squashed(energy), prefix_energy, points, *proposals)
         optimizer.zero_grad()

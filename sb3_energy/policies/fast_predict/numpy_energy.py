@@ -8,7 +8,7 @@ import numpy as np
 from sb3_energy.energies import QEnergy
 from sb3_energy.energies.q_ensemble import SMALLEST_VARIANCE
 from sb3_energy.networks import ArrayNetwork
-from sb3_energy.refinement.proposals import LARGEST_ACTION
+from sb3_energy.refinement.bases import LARGEST_ACTION
 
 Array = np.ndarray
 

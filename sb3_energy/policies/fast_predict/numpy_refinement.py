@@ -17,8 +17,9 @@ from sb3_energy.policies.fast_predict.numpy_energy import (
     Coordinates,
     log_tanh_jacobian,
 )
+from sb3_energy.refinement.bases import LARGEST_ACTION, Gaussian
 from sb3_energy.refinement.boxes import BOXES
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES, LARGEST_ACTION, Gaussian
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refinement.warm_start import Plans
 from sb3_energy.refiners import MPPI, Identity, Langevin, importance_resample, normal_quantiles
@@ -214,7 +215,7 @@ def _warmed(plans: Plans | None, base: ArrayGaussian, particles: Array, quasi_ra
     if plans is None:
         return particles
     gaussian = Gaussian(*(th.from_numpy(part[:, 0]) for part in base))
-    return plans.warmed(th.from_numpy(particles), gaussian, None, quasi_random).numpy()
+    return plans.warmed(th.from_numpy(particles), gaussian, generator=None, quasi_random=quasi_random).numpy()
 
 
 def _mixture_log_prob(base: ArrayGaussian, particles: Array, log_jacobian: Array, uniform_fraction: float) -> Array:
