@@ -141,6 +141,8 @@ PAGES = {
         "Protocols that a refiner, an energy or an estimator of your own implements, and functions that help to write one.",
         {
             "sb3_energy.types": None,
+            "sb3_energy.steps": None,
+            "sb3_energy.stats": None,
             "sb3_energy.autodiff": None,
             "sb3_energy.deferred": ("Checks", "NonFiniteError", "deferred", "require", "require_finite"),
             "sb3_energy.registry": None,
@@ -241,6 +243,16 @@ def names_of(page: Page) -> dict[str, Any]:
     return {top.get(id(member), path): member for path, member in found.items()}
 
 
+def contents() -> dict[str, dict[str, Any]]:
+    """Page -> its names; what two pages export is on the first of them."""
+    found: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()
+    for name, page in PAGES.items():
+        found[name] = {path: member for path, member in names_of(page).items() if id(member) not in seen}
+        seen |= {id(member) for member in found[name].values()}
+    return found
+
+
 def keyword_of(member: Any) -> str | None:
     """``refiner="langevin"``: how a class, or the class of a value, is asked for by name."""
     for keyword, (_, registry) in REGISTRIES.items():
@@ -298,9 +310,8 @@ def label(value: Any) -> str:
     return f":class:`~{cls.__module__}.{cls.__qualname__}`"
 
 
-def text_of(page: Page) -> str:
+def text_of(page: Page, names: dict[str, Any]) -> str:
     """The reStructuredText of a page: its names with their first sentences, registries, then a section for each name."""
-    names = names_of(page)
     registries = {keyword: found for keyword, found in REGISTRIES.items() if is_in(found[0], *page.units)}
     order = [value for _, registry in registries.values() for value in registry.values() if value in names.values()]
     sorted_paths = sorted(names, key=lambda path: order.index(names[path]) if names[path] in order else len(order))
@@ -333,7 +344,7 @@ def write_pages(folder: Path) -> None:
     :param folder: made if missing; other ``.rst`` files in it are removed
     """
     folder.mkdir(exist_ok=True)
-    texts = {name: text_of(page) for name, page in PAGES.items()}
+    texts = {name: text_of(PAGES[name], names) for name, names in contents().items()}
     texts["index"] = INDEX.format(pages="\n".join(f"   {name}" for name in PAGES))
     for path in folder.glob("*.rst"):
         if path.stem not in texts:

@@ -36,7 +36,7 @@ UNITS = {unit for page in reference.PAGES.values() for unit in page.units}
 
 
 def described() -> dict[str, object]:
-    return {path: member for page in reference.PAGES.values() for path, member in reference.names_of(page).items()}
+    return {path: member for names in reference.contents().values() for path, member in names.items()}
 
 
 def test_every_part_of_the_package_is_on_a_page_or_internal():
@@ -53,7 +53,8 @@ def test_what_is_internal_exists(unit: str):
 
 
 def test_no_name_is_described_twice():
-    assert {name: n for name, n in Counter(id(member) for member in described().values()).items() if n > 1} == {}
+    assert {n for n in Counter(id(member) for member in described().values()).values()} == {1}
+    assert sum(map(len, reference.contents().values())) == len(described())
 
 
 def test_the_public_names_of_the_package_are_described():
@@ -87,7 +88,7 @@ def test_a_new_refiner_is_described(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(refiners, "Mine", mine, raising=False)
     monkeypatch.setattr(refiners, "__all__", [*refiners.__all__, "Mine"])
     monkeypatch.setitem(refiners.REFINERS, "mine", mine)
-    text = reference.text_of(reference.PAGES["refiners"])
+    text = reference.text_of(reference.PAGES["refiners"], reference.contents()["refiners"])
     assert ".. autoclass:: sb3_energy.refiners.Mine" in text and 'By name: ``refiner="mine"``' in text
     assert "     - Moves nothing.\n" in text
 
