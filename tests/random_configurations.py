@@ -164,6 +164,8 @@ VALUES: dict[str, st.SearchStrategy] = dict(
     n_elites=st.sampled_from([None, 1, 3]),
     solver=st.sampled_from(["euler", "heun", "rk4"]),
     aggregate=st.sampled_from(["mean", "min", "lcb"]),
+    terms=st.sampled_from([["q"], ["q", ("q", dict(aggregate="min"))], ["guided_potential"]]),
+    weights=st.sampled_from([None, [2.0], [1.0, -0.5]]),
     coefficient=st.sampled_from([None, 0.5]),
     method=st.sampled_from(["exact", "hutchinson", "learned"]),
     n_probes=st.sampled_from([None, 2]),

@@ -1,10 +1,10 @@
-"""Energies of one's own: a plain function as an energy, and what every energy must be, in one sentence each."""
+"""Users' own energies: a plain function as an energy, and the checks of any energy."""
 
 import inspect
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -14,33 +14,35 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_energy.autodiff import has_gradient
+from sb3_energy.energies.arithmetic import Summable
 from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, EnergyFn, Networks
 
 PAGE = "docs/energy_of_your_own.md"
-"""Where it is said how an energy is written."""
+"""The page that says how an energy is written."""
 
 NO_GRADIENT = (
     "no gradient with respect to the actions, which the refiner follows: keep the graph (no detach, no numpy, no "
     "torch.no_grad; for a constant add 0.0 * actions.sum(-1)), or use a refiner without gradients, such as 'mppi' or 'snis'"
 )
-"""What an energy has that autograd cannot differentiate."""
+"""Why autograd cannot differentiate an energy, and what to do."""
 
 
 @dataclass(frozen=True)
-class FunctionEnergy:
+class FunctionEnergy(Summable):
     """
-    An energy that is a function of observations and actions, and asks no network.
+    An energy that is a function of observations and actions, and uses no network.
 
     :param function: ``(observations, actions, **kwargs) -> (B, N)`` for actions ``(B, N, A)``; at module level
     :param kwargs: its other arguments
-    :raises TypeError: if it cannot be called like that, or not be pickled, as saving a policy does
+    :raises TypeError: if it has another signature, or cannot be pickled, as saving a policy does
     """
 
     function: Callable[..., th.Tensor]
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "function", as_imported(self.function))
         name = energy_name(self)
         if isinstance(self.function, nn.Module):
             raise TypeError(
@@ -61,34 +63,40 @@ class FunctionEnergy:
             raise TypeError(
                 f"energy must take (observations, actions) and energy_kwargs, but {name} does not: {error} ({PAGE})"
             ) from None
-        except ValueError:  # written in C: nobody knows its arguments
+        except ValueError:  # written in C, without a signature
             pass
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
         """
-        :param networks: which are not asked
+        :param networks: not used
         :param obs: ``B`` observations
         :return: ``(B, N, A) -> (B, N)``
         """
         return partial(self.function, _single(obs), **self.kwargs)
 
 
-def as_imported(function: Any) -> Any:
+def as_imported(value: Any) -> Any:
     """
-    A script's function comes back from a saved model as a copy, which cannot be pickled by name.
+    A script's functions, where a saved model has loaded copies of them, which cannot be pickled by name.
 
-    :param function: or anything else
-    :return: the function itself, where this is still that script
+    :param value: a function, an energy, or lists and dictionaries of them; anything else is returned as it is
+    :return: the same with the original functions, while the same script runs
     """
-    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
-    for name in getattr(function, "__qualname__", "").split("."):
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_imported(part) for part in value)
+    if isinstance(value, dict):
+        return {name: as_imported(part) for name, part in value.items()}
+    if isinstance(value, Summable) and is_dataclass(value):
+        return replace(value)  # which asks for its functions again
+    found: Any = sys.modules.get(getattr(value, "__module__", None) or "")
+    for name in getattr(value, "__qualname__", "").split("."):
         found = getattr(found, name, None)
-    is_same = isinstance(found, FunctionType) and found.__code__ == getattr(function, "__code__", None)
-    return found if is_same else function
+    is_same = isinstance(found, FunctionType) and found.__code__ == getattr(value, "__code__", None)
+    return found if is_same else value
 
 
 def _is_scripts(function: Any) -> bool:
-    """Whether a function is at the top level of a script: models are saved with a copy of it, which any process can load."""
+    """Whether a function is at the top level of a script; models are saved with a copy of it, which any process can load."""
     name = getattr(function, "__qualname__", "<locals>")
     return (
         isinstance(function, FunctionType)
@@ -98,7 +106,7 @@ def _is_scripts(function: Any) -> bool:
 
 
 def _single(obs: PyTorchObs) -> PyTorchObs:
-    """Observations in the precision of actions, as networks see them; integers stay."""
+    """Observations in single precision, as networks see them; integers stay as they are."""
     if isinstance(obs, dict):
         return {key: part.float() if part.is_floating_point() else part for key, part in obs.items()}
     return obs.float() if obs.is_floating_point() else obs
@@ -106,8 +114,10 @@ def _single(obs: PyTorchObs) -> PyTorchObs:
 
 def energy_name(energy: Any) -> str:
     """
-    :param energy: any, or a class or function of the user's own
-    :return: what users call it
+    The name of an energy in error messages.
+
+    :param energy: an energy, or a class or function of the user's own
+    :return: the name of the function or class
     """
     named = energy.function if isinstance(energy, FunctionEnergy) else energy
     named = named.func if isinstance(named, partial) else named
@@ -116,17 +126,26 @@ def energy_name(energy: Any) -> str:
 
 def make_energy(registry: Mapping[str, type[Energy]], energy: Any, energy_kwargs: Mapping[str, Any] | None) -> Energy:
     """
+    The energy that a policy is given by name, class, function or sum.
+
     :param registry: names of energies
-    :param energy: one of them, a class with ``bind(networks, obs)``, or a function ``(observations, actions) -> (B, N)``
+    :param energy: one of them, a class with ``bind(networks, obs)``, a function ``(observations, actions) -> (B, N)``, or an
+        instance of the package's energies, such as a sum
     :param energy_kwargs: its arguments
     :return: the energy
     :raises ValueError: if the name is not in the registry
-    :raises TypeError: if it is neither name, class nor function, or does not take these arguments
+    :raises TypeError: if it is none of these, or does not take these arguments
     """
     if isinstance(energy, str):
         if energy not in registry:
-            return resolve(registry, energy, energy_kwargs, "energy")  # says which there are
-        energy = registry[energy]  # of the user's own, it may be a function, too
+            return resolve(registry, energy, energy_kwargs, "energy")  # raises with the names
+        energy = registry[energy]  # may be a function, where the user has registered one
+    if isinstance(energy, Summable) and is_dataclass(energy):
+        if energy_kwargs:
+            raise TypeError(
+                f"energy_kwargs are arguments of a name, a class or a function, got {energy_kwargs!r} with {energy!r}"
+            )
+        return as_imported(energy)
     if not isinstance(energy, type):
         if hasattr(energy, "bind"):
             raise TypeError(
@@ -157,8 +176,8 @@ def _made(registry: Mapping[str, type[Energy]], energy: type, energy_kwargs: Map
         return resolve(registry, energy, energy_kwargs, "energy")
     try:
         return resolve(registry, energy, energy_kwargs, "energy")
-    except Exception as error:  # whatever a constructor of the user's own raises
-        if type(error) in (TypeError, ValueError) and "energy_kwargs" in str(error):  # a sentence of this package
+    except Exception as error:  # of any type, from a user's constructor
+        if type(error) in (TypeError, ValueError) and "energy_kwargs" in str(error):  # raised by this package
             raise type(error)(f"{error} ({PAGE})") from error
         raise (ValueError if isinstance(error, ValueError) else TypeError)(
             f"energy={energy.__name__} could not be made with energy_kwargs={dict(energy_kwargs or {})!r}: "
@@ -172,15 +191,16 @@ def _said(error: Exception) -> str:
 
 def check_energy(bind: Callable[[int], EnergyFn], name: str, action_dim: int, like: th.Tensor, needs_gradient: bool) -> None:
     """
-    What an energy must be, tried on a few actions whose numbers cannot be taken for each other's.
+    Check the shape, type, device and gradient of an energy at a few actions.
 
     :param bind: ``n -> EnergyFn``, the energy at ``n`` observations, up to 2
     :param name: of the energy
     :param action_dim: ``A``
     :param like: a tensor of the device and type of actions
     :param needs_gradient: whether a derivative with respect to actions is needed
-    :raises TypeError: if what comes out is no tensor of floats
-    :raises ValueError: if it has another shape or device, no gradient where one is needed, or depends on other actions
+    :raises TypeError: if the result is not a tensor of floats
+    :raises ValueError: if its shape or device is wrong, it has no gradient where one is needed, or the energy of an action
+        depends on the other actions
     """
     n_particles = 4 if action_dim == 3 else 3
     values: dict[tuple[int, int], th.Tensor] = {}
@@ -201,11 +221,13 @@ def check_energy(bind: Callable[[int], EnergyFn], name: str, action_dim: int, li
 
 def trial_actions(n_obs: int, n: int, action_dim: int, like: th.Tensor) -> th.Tensor:
     """
+    Actions to try an energy at, all different.
+
     :param n_obs: ``B``
     :param n: ``N``
     :param action_dim: ``A``
     :param like: a tensor of their device and type
-    :return: ``(B, N, A)`` different actions within [-.9, .9]; the first ones do not depend on ``N``
+    :return: ``(B, N, A)`` in [-.9, .9]; the first ones do not depend on ``N``
     """
     b, i, j = th.meshgrid(*(th.arange(float(size)) for size in (n_obs, n, action_dim)), indexing="ij")
     return (0.9 * th.sin(1.0 + 2.1 * b + 1.3 * i + 0.7 * j)).to(like)
@@ -224,7 +246,7 @@ def _bound(bind: Callable[[int], EnergyFn], name: str, n_obs: int) -> EnergyFn:
 def _has_gradient(fn: EnergyFn, name: str, actions: th.Tensor) -> bool:
     try:
         return has_gradient(fn, actions)
-    except Exception as error:  # as of actions that are changed in place
+    except Exception as error:  # such as an energy that changes actions in place
         raise ValueError(f"energy={name} could not be differentiated: {_said(error)} ({PAGE})") from error
 
 

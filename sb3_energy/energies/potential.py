@@ -8,13 +8,14 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_bool, check_number, plain_fields
+from sb3_energy.energies.arithmetic import Summable
 from sb3_energy.energies.q_ensemble import QEnergy
 from sb3_energy.steps import zero_energy
 from sb3_energy.types import EnergyFn, Networks
 
 
 @dataclass(frozen=True)
-class PotentialEnergy:
+class PotentialEnergy(Summable):
     """
     ``E(s, a) = V(s, a) / ε``: ``exp(-E)`` is what the potential says of actions (Energy Matching, Balcerak et al. 2025,
     equation 6).
@@ -45,7 +46,7 @@ class PotentialEnergy:
 
 
 @dataclass(frozen=True)
-class GuidedPotential:
+class GuidedPotential(Summable):
     """
     ``E(s, a) = U(s, a) / ε`` with ``U = V(s, a) - λ Q(s, a)``: where the potential leads, and where the critic does.
 

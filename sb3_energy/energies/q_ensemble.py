@@ -8,6 +8,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import gradient_of
 from sb3_energy.checks import check_choice, check_number, plain_fields
+from sb3_energy.energies.arithmetic import Summable
 from sb3_energy.types import BoundCritic, CriticNetwork, EnergyFn, Networks
 
 AGGREGATES = ("mean", "min", "lcb")
@@ -15,7 +16,7 @@ SMALLEST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True)
-class QEnergy:
+class QEnergy(Summable):
     """
     ``E(s, a) = -agg_i Q_i(s, a)`` over an ensemble of critics.
 

@@ -91,15 +91,17 @@ class PotentialArguments(PolicyArguments):
         default=False,
         doc="As in ``RefinedPolicy``, but ``False`` by default: the potential is a velocity in the box",
     )
-    energy: str | type[Energy] | Callable[..., th.Tensor] = changed(
+    energy: str | type[Energy] | Callable[..., th.Tensor] | Energy = changed(
         PolicyArguments,
         "energy",
         default="guided_potential",
-        doc="``'guided_potential'``, ``'potential'``, or a class with ``needs_potential = True`` and a ``temperature``",
+        doc="``'guided_potential'``, ``'potential'``, a class with ``needs_potential = True`` and a ``temperature``, or a sum "
+        "with one of these",
     )
-    energy_kwargs: dict[str, Any] | None = argument(
-        None,
-        "Keyword arguments of the energy: ``guidance`` (``λ``), ``temperature`` (``ε``), ``normalize_q``, ``aggregate``, "
+    energy_kwargs: dict[str, Any] | None = changed(
+        PolicyArguments,
+        "energy_kwargs",
+        doc="Keyword arguments of the energy: ``guidance`` (``λ``), ``temperature`` (``ε``), ``normalize_q``, ``aggregate``, "
         "``coefficient``",
     )
     trust_region: float | None = changed(

@@ -10,7 +10,7 @@ import torch as th
 from torch import nn
 
 from sb3_energy.deferred import NonFiniteError
-from sb3_energy.energies import FINITE, energy_name
+from sb3_energy.energies import is_finite_energy, parts_of
 
 NETWORKS = {
     "actor": "actor",
@@ -124,6 +124,8 @@ def energy_cause(policy: Any) -> Cause | None:
     :param policy: a refined policy
     :return: its energy, if it may return NaN or infinity at finite parameters, or ``None``
     """
-    if type(policy.energy) in FINITE:
+    if is_finite_energy(policy.energy):
         return None
-    return Cause(f"energy={energy_name(policy.energy)} returned NaN or infinity, while all parameters are finite")
+    *terms, whole = ((name, energy) for name, energy in parts_of(policy.energy).items() if not is_finite_energy(energy))
+    names = " or ".join(name for name, _ in terms or [whole])
+    return Cause(f"energy={names} returned NaN or infinity, while all parameters are finite")

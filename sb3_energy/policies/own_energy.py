@@ -13,11 +13,11 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_energy.energies import FINITE, PAGE, check_energy, energy_name, trial_actions
+from sb3_energy.energies import PAGE, check_energy, is_finite_energy, parts_of, trial_actions
 from sb3_energy.policies.features import first_observations
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners.loop import is_lost
-from sb3_energy.types import EnergyFn
+from sb3_energy.types import Energy, EnergyFn
 
 N_DRAWN = 8
 """Number of observations drawn from the space to try an energy."""
@@ -36,24 +36,30 @@ def check_policy_energy(policy: Any, needs_gradient: bool | None = None) -> None
     :raises ValueError: if a shape or a device is wrong, there is no gradient, or no value is finite
     :raises TypeError: if the energy is no tensor of floats
     """
-    if type(policy.energy) in FINITE:
+    if is_finite_energy(policy.energy):
         return
     with _undisturbed(policy):
+        needs_gradient = asks_for_gradient(policy) if needs_gradient is None else needs_gradient
         drawn = drawn_observations(policy.observation_space, N_DRAWN, policy.device)
-        name, networks, dim = energy_name(policy.energy), policy.networks(), get_action_dim(policy.action_space)
-        like = policy.temperature
+        for name, energy in parts_of(policy.energy).items():
+            if not is_finite_energy(energy):
+                _check(policy, name, energy, drawn, needs_gradient)
 
-        def bind(n: int) -> EnergyFn:
-            return policy.energy.bind(networks, first_observations(drawn, n))
 
-        check_energy(bind, name, dim, like, asks_for_gradient(policy) if needs_gradient is None else needs_gradient)
-        with th.no_grad():
-            values = bind(N_DRAWN)(trial_actions(N_DRAWN, 4, dim, like))
-        if not bool(th.isfinite(values).any()):
-            raise ValueError(
-                f"energy={name} must be finite, got {values.flatten()[0].item()} for all actions at {N_DRAWN} observations "
-                f"drawn from their space ({PAGE})"
-            )
+def _check(policy: Any, name: str, energy: Energy, drawn: PyTorchObs, needs_gradient: bool) -> None:
+    networks, dim, like = policy.networks(), get_action_dim(policy.action_space), policy.temperature
+
+    def bind(n: int) -> EnergyFn:
+        return energy.bind(networks, first_observations(drawn, n))
+
+    check_energy(bind, name, dim, like, needs_gradient)
+    with th.no_grad():
+        values = bind(N_DRAWN)(trial_actions(N_DRAWN, 4, dim, like))
+    if not bool(th.isfinite(values).any()):
+        raise ValueError(
+            f"energy={name} must be finite, got {values.flatten()[0].item()} for all actions at {N_DRAWN} observations "
+            f"drawn from their space ({PAGE})"
+        )
 
 
 def check_energy_at(policy: Any, obs: PyTorchObs) -> None:
@@ -64,19 +70,19 @@ def check_energy_at(policy: Any, obs: PyTorchObs) -> None:
     :param obs: ``B`` observations
     :raises ValueError: if it is NaN or minus infinity at an action, or plus infinity at all actions of an observation
     """
-    if type(policy.energy) in FINITE or policy.refinement.is_identity:
+    if is_finite_energy(policy.energy) or policy.refinement.is_identity:
         return
     with _undisturbed(policy), th.no_grad():
         n_obs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         actions = trial_actions(n_obs, 8, get_action_dim(policy.action_space), policy.temperature)
-        energies = policy.energy.bind(policy.networks(), obs)(actions)
-    lost = is_lost(energies)
-    if bool(lost.any()):
-        index = int(lost.nonzero()[0])
-        raise ValueError(
-            f"energy={energy_name(policy.energy)} must be finite, got {energies[index].amin().item()} at the environment's "
-            f"first observation; nothing was stored ({PAGE})"
-        )
+        for name, energy in parts_of(policy.energy).items():
+            energies = energy.bind(policy.networks(), obs)(actions)
+            lost = is_lost(energies)
+            if bool(lost.any()):
+                raise ValueError(
+                    f"energy={name} must be finite, got {energies[int(lost.nonzero()[0])].amin().item()} at the environment's "
+                    f"first observation; nothing was stored ({PAGE})"
+                )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import nn
 from sb3_energy.checks import check_integer
 from sb3_energy.conversion import as_native
 from sb3_energy.deferred import NonFiniteError
-from sb3_energy.energies import FINITE, tempered
+from sb3_energy.energies import is_finite_energy, tempered
 from sb3_energy.keywords import plain_arguments, takes_arguments
 from sb3_energy.networks import default_activation, find_activation
 from sb3_energy.policies.actor import BackboneActor
@@ -330,7 +330,7 @@ class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_kno
                 return refinement.best(base, energy, infos=infos, plans=plans, head=head)
             if self.compiled_sample is not None and generator is None and plans is None:
                 return self.compiled_sample(refinement, base, energy, self.temperature, infos)
-            is_finite = type(self.energy) in FINITE  # on the box, as long as the networks' parameters are
+            is_finite = is_finite_energy(self.energy)  # on the box, as long as the networks' parameters are
             return refinement.sample(
                 base, energy, self.temperature, generator=generator, infos=infos, plans=plans, head=head, is_finite=is_finite
             )

@@ -70,13 +70,16 @@ class RefinementArguments:
         "``same_fraction``",
         _check_dict,
     )
-    energy: str | type[Energy] | Callable[..., th.Tensor] = argument(
+    energy: str | type[Energy] | Callable[..., th.Tensor] | Energy = argument(
         "q",
         "The energy, which is low where an action is good: a name in :data:`sb3_energy.energies.ENERGIES`, a class with a "
-        "method ``bind(networks, obs)``, or a function ``(observations, actions) -> (B, N)`` at the top level of a module",
+        "method ``bind(networks, obs)``, a function ``(observations, actions) -> (B, N)`` at the top level of a module, or a "
+        "sum of energies such as ``QEnergy() + 0.1 * FunctionEnergy(function)``",
         lambda name, value: as_imported(value),
     )
-    energy_kwargs: dict[str, Any] | None = argument(None, "Keyword arguments of the energy, such as ``dict(aggregate='min')``")
+    energy_kwargs: dict[str, Any] | None = argument(
+        None, "Keyword arguments of the energy, such as ``dict(aggregate='min')``", lambda name, value: as_imported(value)
+    )
     trust_region: float | None = argument(
         None, "Step ``Δt`` of the JKO transport cost ``|a - a_start|² / (2 Δt)`` (``None``: no cost)", check_positive
     )

@@ -204,6 +204,7 @@ OF_ENERGIES: dict[str, dict[str, Case]] = {
     "guided_potential": dict(
         guidance=Case(3.0), temperature=Case(0.3), normalize_q=Case(False), aggregate=Case("min"), coefficient=Case(3.0)
     ),
+    "composite": dict(terms=Case([("q", dict(aggregate="min"))]), weights=Case((3.0,))),
 }
 OF_ESTIMATORS: dict[str, dict[str, Case]] = {
     "base": {},

@@ -89,7 +89,7 @@ def of_the_parts():
             beside = case._replace(beside=case.beside or small)
             yield (f"refiner {refiner}", name), comparison(EnergySAC, beside, policy(refiner_kwargs={name: case.value}))
     for energy, found in cases.OF_ENERGIES.items():
-        algorithm, small = (EnergySAC, cases.SMALL) if energy == "q" else (PGAC, cases.POTENTIAL)
+        algorithm, small = (EnergySAC, cases.SMALL) if energy in ("q", "composite") else (PGAC, cases.POTENTIAL)
         for name, case in found.items():
             kwargs = dict(aggregate="lcb") if name == "coefficient" else {}
             beside = case._replace(beside=merged(small, policy(energy=energy, energy_kwargs=kwargs)))
