@@ -19,6 +19,7 @@ COLOURS = ("#009e73", "#8f4b9e", "#e69f00", "#56b4e9")
 GAUSSIAN, CRITIC, INFINITE = "#cc79a7", "#8f4b9e", "#d9d9d9"
 CMAP, LEVELS = "viridis_r", 24  # dark where the energy is high, so that particles end in the light
 N_ARROWS = 15
+LONGEST_TITLE = 78  # characters of a line, TeX's commands included
 
 SYMBOLS = {"V": "V", "U": "U", "E": "E", "-Q": "-Q", "-λQ": r"-\lambda Q"}
 """Mathematical symbols among the names of energies."""
@@ -137,7 +138,7 @@ def _map(figure: "Figure", ax: "Axes", landscape: Landscape, surface: Surface) -
         ax.text(0.0, 0.0, text, ha="center", va="center", fontsize=12, color="#666666")
     if np.ma.is_masked(values):
         ax.set_facecolor(INFINITE)
-        ax.set_title(f"{ax.get_title()}, grey: infinite", fontsize=12)
+        _add_to_title(ax, "grey: infinite")
     ax.plot(*landscape.deterministic[list(landscape.dims)], "*", markersize=15, color=BEST, markeredgecolor="black", zorder=6)
 
 
@@ -156,7 +157,12 @@ def _arrows(ax: "Axes", landscape: Landscape, velocity: np.ndarray) -> None:
     longest = np.linalg.norm(field, axis=-1).max()
     scale = longest / (1.6 * 2.0 / (N_ARROWS + 1))  # the longest is a bit longer than from one arrow to the next
     ax.quiver(where, where, field[..., 0].T, field[..., 1].T, angles="xy", scale_units="xy", scale=scale, width=0.0032)
-    ax.set_title(f"{ax.get_title()}, arrows: $-\\nabla$, up to {longest:.2g}", fontsize=12)
+    _add_to_title(ax, f"arrows: $-\\nabla$, up to {longest:.2g}")
+
+
+def _add_to_title(ax: "Axes", note: str) -> None:
+    title = ax.get_title()
+    ax.set_title(f"{title}, {note}" if len(title + note) < LONGEST_TITLE else f"{title},\n{note}", fontsize=12)
 
 
 def _draw_paths(figure: "Figure", ax: "Axes", landscape: Landscape) -> None:
