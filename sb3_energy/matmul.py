@@ -40,14 +40,6 @@ class MatmulPrecision:
             th.set_float32_matmul_precision(self.before)
 
 
-def prefers_mkl(x: th.Tensor) -> bool:
-    """
-    :param x: an operand of a product with few rows or columns
-    :return: whether another library is set that would take longer for it
-    """
-    return x.device.type == "cpu" and not th.compiler.is_compiling() and th.get_float32_matmul_precision() != "highest"
-
-
 @lru_cache
 def fast_matmul_is_exact(n_threads: int) -> bool:
     """

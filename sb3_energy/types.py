@@ -219,8 +219,9 @@ class EntropyEstimator(Protocol):
     """
     A frozen dataclass: how the entropy of a refined policy is estimated.
 
-    One of the user's own may have a class attribute ``refiners``, names or classes of those it is valid for; without it is
-    taken with all.
+    Optional class attributes: ``refiners``, names or classes of refiners that one of the user's own is valid for (without it:
+    all); ``learns_reverse``, whether it asks for a learned reverse drift; ``reads_values``, whether it learns or branches on
+    tensors' values, which no CUDA graph can record.
     """
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:

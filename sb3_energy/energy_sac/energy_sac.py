@@ -2,87 +2,112 @@
 
 import math
 from collections import defaultdict
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_energy.checks import check_bool, check_integer, check_number
+from sb3_energy.checks import check_bool, check_choice, check_integer, check_number, check_unit_interval, plain
 from sb3_energy.deferred import NonFiniteError, active_checks, require
-from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_energy.energy_sac.refined_updates import LOOK_EVERY, RefinedUpdates
-from sb3_energy.fast_updates.capture import CapturableUpdates
-from sb3_energy.fast_updates.lean_updates import LeanUpdates
-from sb3_energy.fast_updates.sac_gradients import (
-    SACGradients,
-    are_autograds_own,
-    is_temperature_free,
-    temperature_loss_by_hand,
-)
-from sb3_energy.keywords import plain_arguments
-from sb3_energy.losses import actor_loss, soft_td_target, temperature_loss
-from sb3_energy.policies.actor import BackboneActor, Draw
-from sb3_energy.policies.critics import EnsembleCritic
-from sb3_energy.policies.refined_policy import RefinedPolicy
-from sb3_energy.policies.unread_arguments import (
+from sb3_energy.energy_sac.arguments import (
     check_estimator_is_asked,
     check_refined_updates,
     check_update_particles,
     refuse_policys_own_sde,
     runs_chains,
 )
+from sb3_energy.energy_sac.entropy_term import EntropyTerm
+from sb3_energy.energy_sac.head_learner import HeadLearner
+from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_energy.energy_sac.refinement_log import LOG_EVERY, RefinementLog
+from sb3_energy.fast_updates.capture import CAPTURES, CompiledSample, captured_updates, check_capture
+from sb3_energy.fast_updates.captured_updates import CapturedUpdates
+from sb3_energy.fast_updates.lean_updates import UPDATES, check_fast_matmul, matmul_precision, set_fused, uses_fast_matmul
+from sb3_energy.fast_updates.sac_gradients import choose_updates
+from sb3_energy.keywords import plain_arguments
+from sb3_energy.losses import distillation_loss, soft_td_target
+from sb3_energy.policies.actor import BackboneActor, Draw
+from sb3_energy.policies.arguments import check_action_bounds
+from sb3_energy.policies.causes import broken_network
+from sb3_energy.policies.critics import EnsembleCritic
+from sb3_energy.policies.own_energy import check_energy_at
+from sb3_energy.policies.refined_policy import RefinedPolicy
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.estimators import choose_estimator
+from sb3_energy.refinement.proposals import squashed_log_prob
 from sb3_energy.refinement.starts import is_flow
-from sb3_energy.training.collection import TrackedCollection
-from sb3_energy.training.experience_arguments import by_name, check_experience_arguments
-from sb3_energy.training.guards import ENTROPY, READ_EVERY, Records, as_floats, guarded_step, require_gradients
+from sb3_energy.training.arguments import (
+    by_name,
+    check_buffer,
+    check_experience_arguments,
+    check_rate,
+    check_training_arguments,
+)
+from sb3_energy.training.causes import action_error, raise_with_cause
+from sb3_energy.training.guards import (
+    ENTROPY,
+    READ_EVERY,
+    Records,
+    as_floats,
+    check_finite,
+    check_transition,
+    guarded_step,
+    require_gradients,
+)
 from sb3_energy.training.keyword_places import check_policy_kwargs, check_policy_name, place_beside_algorithm
 from sb3_energy.training.persistence import PersistentAlgorithm
+from sb3_energy.training.plain_updates import PlainUpdates
+from sb3_energy.training.return_tracker import ReturnTracker
 from sb3_energy.types import EntropyEstimator, RefinerInfo
 
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
 
 
-class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollection, PersistentAlgorithm, SAC):
+class EnergySAC(PersistentAlgorithm, SAC):
     """
     Soft Actor-Critic with actions refined toward the Gibbs distribution ``exp(Q / α)`` of its own critic.
 
-    The Gaussian actor, trained as in SAC (Haarnoja et al. 2018b), gives the first guess; the policy's refiner samples
-    from there. With ``policy_kwargs=dict(refiner="none", backbone="plain")`` every update is SB3's SAC's, up to rounding, and
-    with ``update="reference"`` bit by bit.
+    The Gaussian actor, trained as in SAC (Haarnoja et al. 2018b), is the initial distribution of the policy's refiner. With
+    ``policy_kwargs=dict(refiner="none", backbone="plain")`` every update is that of SB3's SAC up to rounding, and with
+    ``update="reference"`` bit by bit.
 
-    How actions are refined is a matter of the policy (``policy_kwargs``, see
-    :class:`sb3_energy.policies.refined_policy.RefinedPolicy`), because ``predict`` needs it; what follows matters in training.
+    The refinement itself is configured by ``policy_kwargs`` (see :class:`sb3_energy.policies.refined_policy.RefinedPolicy`),
+    since ``predict`` needs it. The arguments below concern training.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param args: SAC's other arguments in SAC's order
     :param refine_exploration: whether the actions that collect experience are refined
     :param refine_target: whether the next actions in the critic's target are refined
-    :param entropy_estimator: what stands for ``log π(a|s)`` of refined actions, in the temperature's update and, with
+    :param entropy_estimator: estimator of ``log π(a|s)`` of refined actions, in the temperature's loss and, with
         ``refine_target``, in the critic's target: ``"base"``, ``"soft_value"``, ``"trace"``, ``"mixture"``, ``"path"``,
-        ``"divergence"``, or a class; the refiner says which are valid for it and which it has by default (``None``)
+        ``"divergence"``, or a class (``None``: the refiner's default). Each refiner has its own valid ones
     :param entropy_estimator_kwargs: Keyword arguments of the estimator
-    :param update_particles: the most proposals that a chain or a draw of ``snis`` is chosen from in updates (refined targets,
-        distillation, ``"mixture"``), where a batch of observations pays for them; refiners that compare particles keep theirs
-    :param distillation_coef: weight of the loss that pulls the Gaussian toward its own refined actions, in units of
-        the entropy coefficient; 0 switches it off
+    :param update_particles: in updates (refined targets, distillation, ``"mixture"``), the most proposals from which the start
+        of a chain or a draw of ``snis`` is chosen; refiners that compare particles keep their own number
+    :param distillation_coef: weight of the forward KL divergence from the refined policy to the Gaussian, in units of the
+        entropy coefficient; 0 switches it off
     :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.policies.heads.HeadTraining`, for a refiner that
         learns
     :param update: ``"lean"``, or ``"reference"``: the arithmetic of SB3's own update, which takes up to twice as long
-    :param fast_matmul: whether 32-bit matrices are multiplied by oneDNN in updates on a CPU; ``None``: if it is found to be as
-        exact and faster when the model is made, and the update is lean
-    :param capture: ``"cuda_graph"``: on a GPU, each update is recorded once for each batch size and then replayed;
-        ``"compile"``: refinements go through ``torch.compile``, on any device; ``None``: neither
+    :param fast_matmul: whether oneDNN multiplies 32-bit matrices in updates on a CPU (``None``: if the update is lean and a
+        test at construction finds oneDNN as exact and faster)
+    :param capture: experimental. ``"cuda_graph"``: on a GPU, each update is recorded once for each batch size and then
+        replayed; ``"compile"``: refinements go through ``torch.compile``, on any device; ``None``: neither
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param kwargs: all of SAC's keyword arguments
-    :raises ValueError: if a name or a number is not one of those that are accepted
-    :raises TypeError: if something has the wrong type
+    :raises ValueError: if a name or a number is not accepted
+    :raises TypeError: if an argument has the wrong type
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -142,99 +167,139 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
     @classmethod
     def place_of(cls, name: str, arguments: dict[str, Any]) -> str | None:
         """
-        :param name: of an argument that is not known
-        :param arguments: all keyword arguments that were given
-        :return: an error message that says where it belongs, if anywhere
+        :param name: name of an unknown argument
+        :param arguments: all keyword arguments
+        :return: an error message with the place where the argument belongs, or ``None``
         """
         return place_beside_algorithm(cls, EnergySAC.__subclasses__(), name, arguments)
 
     def _setup_model(self) -> None:
+        check_choice("capture", self.capture, (*CAPTURES, None))
+        check_choice("update", self.update, UPDATES)
+        self.fast_matmul = plain(self.fast_matmul)
+        check_fast_matmul(self.fast_matmul, self.device)
+        check_training_arguments(self)
+        check_buffer(self)
         super()._setup_model()
+        policy = self.policy
+        policy.check_energy()
+        self._entropy = 0.0  # of the policy in the last update, in nats
+        self.return_tracker = ReturnTracker(self.n_envs, self.gamma)
+        estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, policy.refinement)
+        self.head_learner = HeadLearner.of(policy, self.head_training_kwargs)
+        self.entropy_term = EntropyTerm(estimator, policy, self.lr_schedule)
+        self.refinement_log = RefinementLog()
+        self._setup_updates()
         self._check_settings()
         self._sync_temperature()
+
+    def _setup_updates(self) -> None:
+        for network in (self.actor, self.critic, self.critic_target):
+            network.by_hand = self.update == "lean"
+        self._updates = PlainUpdates(self.actor, self.critic, self.critic_target)
+        self._uses_fast_matmul = uses_fast_matmul(self.fast_matmul, self.update, self.device)
+        self._captured: CapturedUpdates | None = None
+        if self.capture is not None:
+            check_capture(self, self.entropy_term.estimator)
+        if self.capture == "compile":
+            self.policy.compiled_sample = CompiledSample()
+        if self.capture == "cuda_graph":
+            self._captured = captured_updates(self)
 
     def _check_settings(self) -> None:
         for name in ("refine_exploration", "refine_target"):
             setattr(self, name, check_bool(name, getattr(self, name)))
         self.update_particles = check_integer("update_particles", self.update_particles, minimum=1)
         self.distillation_coef = coef = check_number("distillation_coef", self.distillation_coef)
-        refines = not self.policy.refinement.is_identity
-        if coef > 0.0 and not refines:
+        self._refines = not self.policy.refinement.is_identity
+        if coef > 0.0 and not self._refines:
             raise ValueError(f"distillation_coef={coef!r} needs refined actions to learn from, and refiner='none' makes none")
-        if self.ent_coef_optimizer is None and refines:
+        if self.ent_coef_optimizer is None and self._refines:
             self._check_ent_coef(self.ent_coef_tensor.item())
         check_refined_updates(self.policy.refinement, self.refine_target)
-        uses_estimate = self.ent_coef_optimizer is not None or self.refine_target
-        check_estimator_is_asked(self._estimator, self.entropy_estimator, self.entropy_estimator_kwargs, uses_estimate)
+        uses_estimate, estimator = self.ent_coef_optimizer is not None or self.refine_target, self.entropy_term.estimator
+        check_estimator_is_asked(estimator, self.entropy_estimator, self.entropy_estimator_kwargs, uses_estimate)
         chooses = not is_flow(self.policy.refinement.refiner) and self._chooses_proposals(uses_estimate)
         check_update_particles(self.update_particles, self.default_update_particles, chooses)
 
     def _chooses_proposals(self, uses_estimate: bool) -> bool:
-        """Whether anything in an update starts chains, and so asks for the most proposals of one."""
-        return self.refine_target or self.distillation_coef > 0.0 or (uses_estimate and runs_chains(self._estimator))
+        """Whether anything in an update starts chains, so that ``update_particles`` has an effect."""
+        runs = uses_estimate and runs_chains(self.entropy_term.estimator)
+        return self.refine_target or self.distillation_coef > 0.0 or runs
 
     def _check_ent_coef(self, ent_coef: float) -> None:
         if not ent_coef > 0.0:
             raise ValueError(f"ent_coef is the temperature of the energy and must be above 0, got {self.ent_coef!r}")
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if self.refine_exploration:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        with self.policy.unrefined():
-            return super()._sample_action(learning_starts, action_noise, n_envs)
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Sample the replay buffer and do the updates.
+
+        :param gradient_steps: number of updates
+        :param batch_size: transitions in each of them
+        :raises ValueError: if a hyperparameter is out of range by now
+        :raises FloatingPointError: if a loss, its gradient or an energy is not finite; the error names its cause
+        """
+        for name in ("tau", "gamma"):  # no loss would show that they are out of range
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                check_unit_interval(name, getattr(self, name))
+        try:
+            self._train(gradient_steps, batch_size)
+        except (NonFiniteError, ValueError) as error:  # torch's distributions raise the second one for a mean that is NaN
+            raise_with_cause(self, error)
+            raise
 
     def _train(self, gradient_steps: int, batch_size: int) -> None:
-        """Temperature, critic, actor, target networks."""
         self.policy.set_training_mode(True)
         self._begin_updates()
-        records: Records = defaultdict(list)
-        with self._matmul(batch_size):
+        # What a user has changed is not recorded: a graph would repeat what a hook did once
+        captured = self._captured if self.actor.by_hand else None
+        update, records = self._update if captured is None else captured, defaultdict[str, list[Any]](list)
+        with matmul_precision(self._uses_fast_matmul, self.fast_matmul is True, batch_size):
             for gradient_step in range(gradient_steps):
-                # What is recorded once has to look whenever it is replayed
-                self._looks = self._captured is not None or (self._n_updates + gradient_step) % LOOK_EVERY == 0
-                self._run_update(self._sample(batch_size), records)
+                self.refinement_log.is_due = captured is not None or (self._n_updates + gradient_step) % LOG_EVERY == 0
+                batch = self._sample(batch_size)
+                update(batch, records)
                 if gradient_step % self.target_update_interval == 0:
                     self._update_target()
+                self._update_others(batch, records)
                 if gradient_step % READ_EVERY == READ_EVERY - 1:
                     records.update(as_floats(records))
-        self._by_hand = None
+        self._updates = PlainUpdates(self.actor, self.critic, self.critic_target)
         self._n_updates += gradient_steps
         self._sync_temperature()
-        found = as_floats(records)
-        self._entropy = found.pop(ENTROPY, [self._entropy])[-1]
-        self._record(found)
+        self._record(as_floats(records))
 
     def _begin_updates(self) -> None:
+        """Choose the arithmetic of the updates, once for each call of ``train()``."""
         require_gradients()
-        # Speed beside the plain path: what a user has changed, autograd has to see
-        own = self._is_lean and are_autograds_own(self.actor, self.critic)
-        self.actor.by_hand = self.critic.by_hand = own
+        temperature = self.log_ent_coef, self.ent_coef_optimizer
+        self._updates = choose_updates(self.policy, temperature, self.update == "lean", self.distillation_coef > 0.0)
         optimizers = self._optimizers()
-        self._fuse(optimizers)
+        set_fused(optimizers, self.policy.optimizer_kwargs, self.actor.by_hand)
+        if self._captured is not None:
+            self._captured.begin()
         self._update_learning_rate(optimizers)
-        self._by_hand = SACGradients.of(self.actor, self.critic) if own and self.distillation_coef == 0.0 else None
-        optimizer, log_ent_coef = self.ent_coef_optimizer, self.log_ent_coef
-        learned = self._is_lean and optimizer is not None and log_ent_coef is not None
-        self._temperature_by_hand = learned and is_temperature_free(log_ent_coef, optimizer)  # type: ignore[arg-type]
 
     def _update(self, batch: ReplayBufferSamples, records: Records) -> None:
-        # Where it is captured, nothing in here may make the host wait for the device
-        self.policy.update_normalization(batch.observations)
-        if self.use_sde:
-            self.actor.reset_noise()
-        if not self.policy.refinement.is_identity:
-            self._sync_temperature()
-        draw, next_draw = (self._by_hand or self.actor).draw(batch.observations, batch.next_observations)
+        """One update but for the target networks. It may be captured: nothing in it makes the host wait for the device."""
+        draw, next_draw = self._draw(batch)
         ent_coef = self._update_temperature(batch.observations, draw.log_prob, records)
         self._update_critic(batch, next_draw, ent_coef, records)
         self._update_actor(batch.observations, draw, ent_coef, records)
-        self._update_head(batch, records)
 
-    def _optimizers(self) -> list[th.optim.Optimizer]:
-        found = [self.actor.optimizer, self.critic.optimizer, *self._head_optimizers()]
-        return found if self.ent_coef_optimizer is None else [*found, self.ent_coef_optimizer]
+    def _sample(self, batch_size: int) -> ReplayBufferSamples:
+        return self._updates.sample(self.replay_buffer, batch_size, self._vec_normalize_env)
+
+    def _draw(self, batch: ReplayBufferSamples) -> tuple[Draw, Draw]:
+        """Actions of the Gaussian actor at both observations of the transitions."""
+        self.actor.update_normalization(batch.observations)
+        self.critic.update_normalization(batch.observations)
+        if self.use_sde:
+            self.actor.reset_noise()
+        if self._refines:
+            self._sync_temperature()
+        return self._updates.draw(batch.observations, batch.next_observations)
 
     def _update_temperature(self, obs: PyTorchObs, log_prob: th.Tensor, records: Records) -> th.Tensor:
         if self.ent_coef_optimizer is None or self.log_ent_coef is None:
@@ -244,14 +309,11 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         # Detached, so that no other loss changes it, see https://github.com/rail-berkeley/softlearning/issues/60
         ent_coef = th.exp(self.log_ent_coef.detach())
         with th.no_grad():
-            estimate = self._entropy_estimate(obs, log_prob.detach(), records)
-        records[ENTROPY].append(entropy := -estimate.mean())
+            estimate = self._estimated_log_prob(obs, log_prob.detach(), records)
+        records[ENTROPY].append(-estimate.mean())
         assert isinstance(self.target_entropy, float)
-        if self._temperature_by_hand:
-            loss = temperature_loss_by_hand(self.log_ent_coef, entropy, self.target_entropy)
-        else:
-            loss = temperature_loss(self.log_ent_coef, estimate, self.target_entropy)
-        guarded_step(self.ent_coef_optimizer, loss, "ent_coef_loss", records, self._temperature_by_hand)
+        loss = self._updates.temperature_loss(self.log_ent_coef, estimate, self.target_entropy)
+        self._step(self.ent_coef_optimizer, loss, "ent_coef_loss", records)
         records["ent_coef"].append(ent_coef)
         return ent_coef
 
@@ -260,56 +322,164 @@ class EnergySAC(CapturableUpdates, LeanUpdates, RefinedUpdates, TrackedCollectio
         discounts = batch.discounts if batch.discounts is not None else self.gamma
         with th.no_grad():
             next_actions, next_log_prob = self._next_actions(batch.next_observations, next_draw, records)
-            next_values = self.critic_target.target_values(batch.next_observations, next_actions)
+            next_values = self._updates.target_values(batch.next_observations, next_actions)
             targets = soft_td_target(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
-        loss = (self._by_hand.critic_loss if self._by_hand else self.critic.td_loss)(
-            batch.observations, batch.actions, targets
-        )
-        guarded_step(self.critic.optimizer, loss, "critic_loss", records, self._by_hand is not None)
-
-    def _next_actions(self, next_obs: PyTorchObs, next_draw: Draw, records: Records) -> tuple[th.Tensor, th.Tensor]:
-        if not self.refine_target or self.policy.refinement.is_identity:
-            return next_draw.actions, next_draw.log_prob
-        infos: list[RefinerInfo] | None = [] if self._looks else None
-        base, energy = next_draw.base, self.policy.energy_fn(next_obs)
-        next_actions = th.tanh(
-            self.policy.refine(next_obs, base=base, energy=energy, infos=infos, n_particles=self.update_particles)
-        )
-        next_log_prob = self._entropy_estimate(next_obs, next_draw.log_prob, records, base=base, energy=energy)
-        if infos is not None:
-            self._looked_at = (infos, next_actions)
-        return next_actions, next_log_prob
+        loss = self._updates.critic_loss(batch.observations, batch.actions, targets)
+        self._step(self.critic.optimizer, loss, "critic_loss", records)
 
     def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: Records) -> None:
-        if self._by_hand:
-            loss = self._by_hand.actor_loss(obs, draw, ent_coef)
-        else:
-            loss = actor_loss(draw.log_prob, self.critic.policy_values(obs, draw.actions), ent_coef)
+        loss = self._updates.actor_loss(obs, draw, ent_coef)
         if self.distillation_coef > 0.0:
             distillation = self._distillation_loss(obs, ent_coef)
             records["distillation_loss"].append(distillation.detach())
             loss = loss + self.distillation_coef * distillation
-        guarded_step(self.actor.optimizer, loss, "actor_loss", records, self._by_hand is not None)
+        self._step(self.actor.optimizer, loss, "actor_loss", records)
 
     def _update_target(self) -> None:
-        self._follow(self.critic.parameters(), self.critic_target.parameters())
+        self._updates.follow(self.critic.parameters(), self.critic_target.parameters(), self.tau)
         # Copy running stats, see GH issue #996
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
+    def _update_others(self, batch: ReplayBufferSamples, records: Records) -> None:
+        """Update what is learned beside actor and critics: the refiner's head, if it has one."""
+        if self.head_learner is not None:
+            self.head_learner.step(self.policy, batch, records)
+
+    def _next_actions(self, next_obs: PyTorchObs, next_draw: Draw, records: Records) -> tuple[th.Tensor, th.Tensor]:
+        """Actions of the critic's target and their log-probability."""
+        if not (self.refine_target and self._refines):
+            return next_draw.actions, next_draw.log_prob
+        infos: list[RefinerInfo] | None = [] if self.refinement_log.is_due else None
+        base, energy = next_draw.base, self.policy.energy_fn(next_obs)
+        next_actions = th.tanh(
+            self.policy.refine(next_obs, base=base, energy=energy, infos=infos, n_particles=self.update_particles)
+        )
+        if infos is not None:
+            self.refinement_log.keep(infos, next_actions)
+        return next_actions, self._estimated_log_prob(next_obs, next_draw.log_prob, records, base=base, energy=energy)
+
+    def _estimated_log_prob(self, obs: PyTorchObs, base_log_prob: th.Tensor, records: Records, **known: Any) -> th.Tensor:
+        if self.entropy_term.is_base:  # SAC's own
+            return base_log_prob
+        return self.entropy_term.estimate(
+            self.policy, obs, base_log_prob, n_particles=self.update_particles, records=records, **known
+        )
+
+    def _distillation_loss(self, obs: PyTorchObs, ent_coef: th.Tensor) -> th.Tensor:
+        base = self.policy.base(obs)
+        fixed = Gaussian(base.mean.detach(), base.std.detach())
+        refined = self.policy.refine(obs, base=fixed, n_particles=self.update_particles)
+        return distillation_loss(squashed_log_prob(base, refined), ent_coef)
+
+    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: Records) -> None:
+        guarded_step(optimizer, loss, name, records, name in self._updates.has_gradient)
+
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        found = [self.actor.optimizer, self.critic.optimizer]
+        learned: tuple[Any, ...] = (self.policy.head, self.entropy_term.reverse_drift)
+        found += [module.optimizer for module in learned if hasattr(module, "optimizer")]
+        return found if self.ent_coef_optimizer is None else [*found, self.ent_coef_optimizer]
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        remaining = self._current_progress_remaining
+        if not 0.0 <= self.lr_schedule(remaining) < math.inf:  # before an optimizer has it
+            check_rate(self.lr_schedule(remaining), remaining)
+        super()._update_learning_rate(optimizers)
+
+    def _current_ent_coef(self) -> th.Tensor:
+        """``α``, without a graph."""
+        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+
     def _sync_temperature(self) -> None:
+        """Give the policy ``α`` as its temperature."""
         value, kept = self._current_ent_coef().reshape(()), self.policy.temperature
-        ok = th.isfinite(value) if self.policy.refinement.is_identity else th.isfinite(value) & (value > 0.0)
+        ok = th.isfinite(value) & (value > 0.0) if self._refines else th.isfinite(value)
         require(ok, partial(_temperature_error, value))
         kept.copy_(value if active_checks() is None else th.where(ok, value, kept))
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = SAC._wrap_env(env, verbose, monitor_wrapper)
+        check_action_bounds(wrapped.action_space)  # before SB3 looks at them, and in load and set_env, too
+        return wrapped
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
+            self.return_tracker.reset(self.gamma)
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self._last_obs is not None
+        check_finite("observation", self._last_obs)
+        if self._last_original_obs is not None:
+            check_finite("observation", self._last_original_obs)
+        check_energy_at(self.policy, self.policy.obs_to_tensor(self._last_obs)[0])
+        return result
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # With update="reference" the actions are SB3's, too, bit by bit
+        predicting = self.policy.torch_predict() if self.update == "reference" else nullcontext()
+        with nullcontext() if self.refine_exploration else self.policy.unrefined(), predicting:
+            try:
+                action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+            except ValueError as error:  # raised by torch's distributions for a mean that is NaN
+                if broken_network(self.policy) is None:
+                    raise
+                raise action_error(self.policy, noisy=False) from error
+            if not math.isfinite(buffer_action.sum()):
+                raise action_error(self.policy, noisy=action_noise is not None)
+            if self._n_updates > 0 and self._last_obs is not None:
+                bonus = float(self._current_ent_coef()) * self._entropy
+                self.return_tracker.predict(self.policy.q_values(self._last_obs, buffer_action), bonus)
+        return action, buffer_action
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        check_transition(reward, new_obs, infos, self._vec_normalize_env)
+        self.return_tracker.observe(reward, dones, [bool(info.get("TimeLimit.truncated", False)) for info in infos])
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
     def _record(self, records: dict[str, list[float]]) -> None:
+        self._entropy = records.pop(ENTROPY, [self._entropy])[-1]
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/fast_matmul", float(self._uses_fast_matmul), exclude="tensorboard")
         for name, values in records.items():
-            known = [value for value in values if not math.isnan(value)]  # an update in which there was nothing to be said
+            known = [value for value in values if not math.isnan(value)]  # NaN: there was nothing to report
             if known:
                 self.logger.record(f"train/{name}", np.mean(known))
-        self._record_returns()
+        if self.return_tracker.comparisons:
+            self.return_tracker.record(self.logger)
+
+    def dump_logs(self) -> None:
+        """Write the log, as SB3 does, with statistics of one of the last refinements."""
+        self.refinement_log.record(self.logger)
+        super().dump_logs()
+
+    def _excluded_save_params(self) -> list[str]:
+        held = ["return_tracker", "entropy_term", "head_learner", "refinement_log"]
+        return [*super()._excluded_save_params(), *held, "_updates", "_captured", "_uses_fast_matmul", "_refines"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        if hasattr(self.policy.head, "optimizer"):
+            state_dicts.append("policy.head.optimizer")
+        if self.entropy_term.reverse_drift is not None:
+            state_dicts += ["entropy_term.reverse_drift", "entropy_term.reverse_drift.optimizer"]
+        return state_dicts, tensors
 
     def learn(
         self: SelfEnergySAC,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 
@@ -35,6 +35,8 @@ class DivergenceEntropy:
     method: str = "exact"
     n_probes: int | None = None
     n_chains: int = 1
+
+    reads_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         plain_fields(self)

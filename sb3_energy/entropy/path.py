@@ -33,6 +33,7 @@ class PathEntropy:
     n_chains: int = 1
 
     learns_reverse: ClassVar[bool] = True
+    reads_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         plain_fields(self)

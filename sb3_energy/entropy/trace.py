@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 
@@ -29,6 +29,8 @@ class TraceEntropy:
 
     self_term: bool = False
     determinant: bool = False
+
+    reads_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         plain_fields(self)

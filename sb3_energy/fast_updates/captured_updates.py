@@ -1,4 +1,4 @@
-"""Updates that are recorded once as a CUDA graph and then replayed."""
+"""Updates that are recorded once as a CUDA graph and then replayed. Experimental: this has never run on a GPU."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,19 +12,19 @@ from sb3_energy.deferred import Checks, deferred
 from sb3_energy.training.guards import Records
 
 WARM_UP = 3
-"""Updates on a side stream before one is recorded, as PyTorch's notes on CUDA graphs have it: what is allocated, tuned or made
-when it is first used must be there."""
+"""Updates on a side stream before one is recorded, as in PyTorch's notes on CUDA graphs: everything that is allocated or tuned
+when it is first used must exist before."""
 
 UpdateFn = Callable[[ReplayBufferSamples, Records], None]
 
 
 class Outcome(NamedTuple):
     """
-    What an update that is recorded leaves.
+    Results of a recorded update.
 
-    :param report: the flags of its checks, then its records, as 64-bit numbers
-    :param checks: which make the errors
-    :param names: of the records
+    :param report: flags of its checks, then its records, as 64-bit numbers
+    :param checks: make the errors of flags that are false
+    :param names: names of the records
     """
 
     report: th.Tensor
@@ -36,11 +36,11 @@ class Recorder(Protocol):
     """Runs work so that it can be replayed."""
 
     def warm_up(self, work: Callable[[], None]) -> None:
-        """Run it where it will be recorded."""
+        """Run it on the stream on which it will be recorded."""
         ...
 
     def record(self, work: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
-        """Where its result will be, and what makes it be there. The work itself is not done."""
+        """Return its result's place, and a function that computes it there. The work itself is not done."""
         ...
 
 
@@ -56,7 +56,7 @@ class CudaGraphs:
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """
-        :param work: what is to be recorded later; it is done
+        :param work: is recorded later, and done now
         """
         current = th.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
@@ -67,7 +67,7 @@ class CudaGraphs:
     def record(self, work: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
         """
         :param work: must not wait for the device; noise from its default generator is new in each replay
-        :return: where its result will be, and what replays it
+        :return: the place of its result, and a function that replays it
         """
         graph = th.cuda.CUDAGraph()
         with th.cuda.device(self._device), th.cuda.graph(graph, stream=self._stream):
@@ -83,15 +83,15 @@ class _Recording(NamedTuple):
 
 class CapturedUpdates:
     """
-    Updates that are recorded once for each shape of their batch, after a few that are done as ever, and then replayed.
+    Updates that are recorded once for each shape of their batch, after a few eager ones, and then replayed.
 
-    A replay does what was done when it was recorded, at the same addresses. So whatever an update depends on is compared in
-    :meth:`begin`, and where it has changed everything is recorded anew. Learning rates may change: they are tensors then.
+    A replay repeats the recorded operations at the same addresses. So everything that an update depends on is compared in
+    :meth:`begin`, and after a change all is recorded anew. Learning rates may change: they are tensors in a recording.
 
-    :param update: one update; what it makes of a batch depends on tensors and on what ``dependencies`` says
+    :param update: one update; it depends on tensors and on what ``dependencies`` returns
     :param optimizers: of the update, all of them fused Adam
-    :param dependencies: what the update was, in values that can be compared
-    :param recorder: how it is recorded
+    :param dependencies: everything else that the update depends on, in values that can be compared
+    :param recorder: records updates
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CapturedUpdates:
         self._rates: list[th.Tensor] = []
 
     def begin(self) -> None:
-        """Look whether what has been recorded is still what an update does. To be called before updates in a row."""
+        """Forget the recordings if an update does something else by now. To be called once for each ``train()``."""
         if self._known is not None and self._dependencies() != self._known:
             self._forget()
 
@@ -117,8 +117,8 @@ class CapturedUpdates:
         One update.
 
         :param batch: of any size
-        :param records: what is logged is appended, as numbers
-        :raises FloatingPointError: if a loss or an energy is not finite; nothing has been changed by it then
+        :param records: statistics are appended for the logger, as numbers
+        :raises FloatingPointError: if a loss or an energy is not finite; no parameter has changed then
         """
         groups = [group for optimizer in self._optimizers() for group in optimizer.param_groups]
         self._fill_rates(groups)
@@ -188,8 +188,8 @@ class CapturedUpdates:
 @contextmanager
 def capturable(groups: list[dict[str, Any]], rates: list[th.Tensor]) -> Iterator[None]:
     """
-    Within this context a step of Adam can be recorded, with learning rates that are tensors. Afterwards everything is as it
-    was, so that nothing of it is saved with a model.
+    Within this context a step of Adam can be recorded, with learning rates that are tensors. Afterwards the groups are as
+    before, so that no tensor is saved with a model.
 
     :param groups: parameter groups
     :param rates: a scalar for each of them
@@ -217,7 +217,7 @@ def _tensors(batch: ReplayBufferSamples) -> list[th.Tensor]:
 
 
 def _map_tensors(batch: Any, fn: Callable[[th.Tensor], th.Tensor]) -> Any:
-    """A function of each tensor of a batch, whose observations may be dictionaries; what is no tensor stays."""
+    """Apply a function to each tensor of a batch, whose observations may be dictionaries."""
     if isinstance(batch, th.Tensor):
         return fn(batch)
     if isinstance(batch, dict):

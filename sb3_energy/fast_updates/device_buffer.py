@@ -1,4 +1,4 @@
-"""Replayed transitions that live where they are used."""
+"""A replay buffer on the device of the networks. Experimental: it has never run on a GPU."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "t
 
 class DeviceReplayBuffer(ReplayBuffer):
     """
-    SB3's replay buffer with its transitions as tensors on the device: a batch is gathered there, and all that is copied to it
-    is which ones. For the same state of NumPy's generator it gives the same transitions as SB3's.
+    SB3's replay buffer with its transitions as tensors on the device: a batch is gathered there, and only its indices are
+    copied. With the same state of NumPy's generator it samples the same transitions as SB3's.
 
-    Pass it as ``replay_buffer_class=DeviceReplayBuffer``. The device's memory has to hold all of it: two observations, an
-    action and three numbers for each of ``buffer_size`` transitions.
+    Pass it as ``replay_buffer_class=DeviceReplayBuffer``. The device's memory must hold two observations, an action and three
+    numbers for each of ``buffer_size`` transitions.
 
     :param buffer_size: Max number of element in the buffer
     :param observation_space: Observation space, no dictionary
@@ -72,7 +72,7 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     @property
     def device(self) -> th.device:
-        """Where the transitions are. They move there when it is set, as SB3 does after loading."""
+        """Device of the transitions. Setting it moves them, as SB3 does after loading."""
         return self._device
 
     @device.setter
@@ -99,7 +99,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         :param action: ``(n_envs, A)``
         :param reward: ``(n_envs,)``
         :param done: ``(n_envs,)``
-        :param infos: of each environment; ``TimeLimit.truncated`` is what is looked at
+        :param infos: of each environment; only ``TimeLimit.truncated`` is used
         """
         truncated = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
         added = dict(observations=obs, next_observations=next_obs, actions=action, rewards=reward, dones=done)
@@ -133,7 +133,7 @@ class DeviceReplayBuffer(ReplayBuffer):
     def _normalized_obs(self, obs: th.Tensor, env: VecNormalize | None) -> th.Tensor:
         if env is None:
             return obs
-        if type(env) is not VecNormalize:  # of the user's own
+        if type(env) is not VecNormalize:  # a subclass may normalize differently
             return self.to_torch(env.normalize_obs(obs.cpu().numpy()))  # type: ignore[arg-type]
         if not env.norm_obs:
             return obs
@@ -153,7 +153,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         return (reward.double() / scale).clamp(-env.clip_reward, env.clip_reward).float()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Arrays of the host: a file that was written beside a GPU can be read where there is none
+        # As NumPy arrays, so that a file from a machine with a GPU can be read on one without
         return self.__dict__ | {name: self.__dict__[name].cpu().numpy() for name in FIELDS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

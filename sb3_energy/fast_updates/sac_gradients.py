@@ -1,4 +1,4 @@
-"""The losses of SAC and their derivatives without autograd, for networks whose layers are known.
+"""The losses of SAC and their gradients without autograd, for networks whose layers are known, and when they may be used.
 
 On ``B`` transitions, with ``μ, log σ`` from the actor, noise ``ε``, ``u = μ + σ ε``, ``a = tanh u`` and
 ``log π = -Σ (ε² / 2 + log σ + ½ log 2π + log(1 - a² + δ))``:
@@ -12,15 +12,17 @@ The derivatives of layers are in :mod:`sb3_energy.networks.by_hand.layer_rules`;
 ``tests/fast_updates/test_lean_parity.py`` compares all of it with SB3.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
 
 import torch as th
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
+from sb3_energy.fast_updates.lean_updates import LeanUpdates
 from sb3_energy.networks import (
+    BoundEnsemble,
     InGrad,
     Originals,
     Stack,
@@ -34,7 +36,9 @@ from sb3_energy.networks import (
 from sb3_energy.policies.actor import BackboneActor, Draw, density_of_noise
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.quantile_critic import QuantileCritic
+from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.training.plain_updates import PlainUpdates
 
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
 _CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values")
@@ -53,13 +57,12 @@ _ORIGINALS = Originals(
 
 def are_autograds_own(actor: BackboneActor, critic: EnsembleCritic) -> bool:
     """
-    The condition of every derivative of actor and critics that autograd does not take: it would find just what their classes
-    say. Whoever freezes or shares a parameter, hooks a tensor, a module or a node of the graph, replaces a method or switches
-    gradients off gets autograd.
+    Whether gradients by hand are sure to be autograd's. They may not be if a user has frozen or shared a parameter, hooked a
+    tensor, a module or a node of the graph, replaced a method, switched gradients off, or subclassed actor or critic.
 
     :param actor: the Gaussian actor
     :param critic: the critics
-    :return: whether derivatives by hand are those of autograd
+    :return: whether they are
     """
     classes = type(actor) is BackboneActor and type(critic) in (EnsembleCritic, QuantileCritic)
     if not (classes and autograd_is_plain() and calls_are_original() and _ORIGINALS.are_in_place()):
@@ -72,45 +75,31 @@ def are_autograds_own(actor: BackboneActor, critic: EnsembleCritic) -> bool:
 
 
 def _is_free(actor: BackboneActor, critic: EnsembleCritic) -> bool:
-    """Whether no module and no parameter of the two is hooked, frozen, used twice or changed by the other's optimiser."""
+    """Whether no module and no parameter of the two is hooked, frozen, used twice or changed by the other's optimizer."""
     shares = critic.share_features_extractor and critic.features_extractor is actor.features_extractor
     parts = [actor] if shares else [actor, critic]
     modules = [module for part in parts for module in part.modules()]
     if shares:  # by SB3's own design: it learns with the actor
         modules += [critic, *(module for network in critic.q_networks for module in network.modules())]
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
-    optimizers: list[Any] = [actor.optimizer, critic.optimizer]
-    parts_of = zip(optimizers, (actor, critic), strict=True)
-    optimized = all(optimizes_only(optimizer, part.parameters()) for optimizer, part in parts_of)
-    return optimized and all(map(is_untouched, modules)) and are_learned_once(parameters)
+    owned = all([optimizes_only(part.optimizer, part.parameters()) for part in (actor, critic)])
+    return owned and all(map(is_untouched, modules)) and are_learned_once(parameters)
 
 
-def is_temperature_free(log_ent_coef: th.Tensor, optimizer: th.optim.Optimizer) -> bool:
+def is_temperature_free(log_ent_coef: th.Tensor | None, optimizer: th.optim.Optimizer | None) -> bool:
     """
-    :param log_ent_coef: ``log α``, learned
-    :param optimizer: which changes it
-    :return: whether its derivative by hand is the one that autograd would leave in its ``grad``
+    :param log_ent_coef: ``log α``, if it is learned
+    :param optimizer: of it
+    :return: whether its gradient by hand is the one that autograd would leave in its ``grad``
     """
+    if log_ent_coef is None or optimizer is None:
+        return True
     single = log_ent_coef.numel() == 1
     return single and autograd_is_plain() and optimizes_only(optimizer, [log_ent_coef]) and are_learned_once([log_ent_coef])
 
 
-def temperature_loss_by_hand(log_ent_coef: th.Tensor, entropy: th.Tensor, target_entropy: float) -> th.Tensor:
-    """
-    ``log α (entropy - target entropy)``, whose derivative is its other factor and is left in ``log_ent_coef.grad``.
-
-    :param log_ent_coef: one number of any shape, learned
-    :param entropy: scalar, ``-mean log π`` without a graph
-    :param target_entropy: in nats
-    :return: scalar
-    """
-    gradient = entropy - target_entropy
-    log_ent_coef.grad = gradient.reshape(log_ent_coef.shape)
-    return (log_ent_coef.detach() * gradient).reshape(())
-
-
 class _ActorTape(NamedTuple):
-    """What the way back from the first observations' actions needs; ``(B, A)`` each, but the layers'."""
+    """What the backward pass of the first observations' actions needs; ``(B, A)`` each, except the layers'."""
 
     layers: list[th.Tensor]
     is_free: th.Tensor  # where log σ was not clamped
@@ -119,40 +108,44 @@ class _ActorTape(NamedTuple):
     padded: th.Tensor  # 1 - a² + δ
 
 
-class SACGradients:
+@dataclass
+class SACGradients(LeanUpdates):
     """
-    Losses that leave their derivatives in the parameters' ``grad``.
+    Losses that leave their gradients in the parameters' ``grad``. The layers are looked up once, when this is made, so it is
+    made anew for each call of ``train()``.
 
-    :param actor: the Gaussian actor
-    :param critic: scalar critics
-    :param stacks: the layers of the actor, then those of each critic
+    :param actor_stack: layers of the actor
+    :param critic_stacks: layers of each critic, all of them scalar
+    :param target_stacks: layers of each target critic, or ``None`` if they are not known
     """
 
-    def __init__(self, actor: BackboneActor, critic: EnsembleCritic, stacks: Sequence[Stack]):
-        self.actor, self.critic = actor, critic
-        self.actor_stack, *self.critic_stacks = stacks
-        self._tape: _ActorTape | None = None
+    actor_stack: Stack
+    critic_stacks: list[Stack]
+    target_stacks: list[Stack] | None
+    _tape: _ActorTape | None = field(default=None, init=False)
+
+    has_gradient: ClassVar[frozenset[str]] = frozenset({"ent_coef_loss", "critic_loss", "actor_loss"})
 
     @classmethod
-    def of(cls, actor: BackboneActor, critic: EnsembleCritic) -> "SACGradients | None":
+    def of(cls, policy: RefinedPolicy) -> "SACGradients | None":
         """
-        :param actor: the actor
-        :param critic: the critics, which pass :func:`are_autograds_own` together
-        :return: their updates, or ``None`` where features are learned, a layer is unknown, or one of the two is not SAC's
+        :param policy: whose actor and critic pass :func:`are_autograds_own`
+        :return: its updates, or ``None`` where features are learned, a layer is unknown, or actor or critic is not SAC's
         """
-        if not critic.is_own("td_loss", "policy_values"):
+        actor, critic, target = policy.actor, policy.critic, policy.critic_target
+        if any(True for network in (actor, critic) for _ in network.features_extractor.parameters()):
             return None
-        actor_stack, critic_stacks = actor.stack(), critic.stacks()
+        actor_stack, critic_stacks = actor.stack(), _stacks(critic, "td_loss", "policy_values")
         if actor_stack is None or critic_stacks is None:
             return None
-        learned = any(True for network in (actor, critic) for _ in network.features_extractor.parameters())
-        return None if learned else cls(actor, critic, [actor_stack, *critic_stacks])
+        target_stacks = _stacks(target, "target_values", "forward", "encode", "extract_features")
+        return cls(actor, critic, target, actor_stack, critic_stacks, target_stacks)
 
     @th.no_grad()
     def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
         """
         :param obs: ``B`` observations
-        :param next_obs: those that followed
+        :param next_obs: the ``B`` observations after them
         :return: actions at both, from one pass through the actor, with SB3's noise
         """
         features = [self.actor.extract_features(part, self.actor.features_extractor) for part in (obs, next_obs)]
@@ -171,6 +164,18 @@ class SACGradients:
         return first, second
 
     @th.no_grad()
+    def target_values(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
+        """
+        :param next_obs: ``B`` observations
+        :param next_actions: ``(B, A)``
+        :return: ``(B, 1)``, the lowest value of the target critics
+        """
+        if self.target_stacks is None:
+            return self.critic_target.target_values(next_obs, next_actions)
+        inputs = th.cat([_features(self.critic_target, next_obs), next_actions], dim=1)
+        return th.cat([stack.forward(inputs, []) for stack in self.target_stacks], dim=1).min(dim=1, keepdim=True).values
+
+    @th.no_grad()
     def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
         :param obs: ``B`` observations
@@ -178,7 +183,7 @@ class SACGradients:
         :param targets: ``(B, 1)``
         :return: scalar
         """
-        inputs = th.cat([self.critic.encode(obs), actions], dim=1)
+        inputs = th.cat([_features(self.critic, obs), actions], dim=1)
         errors, n = [], len(inputs)
         for stack in self.critic_stacks:
             layers: list[th.Tensor] = []
@@ -190,17 +195,54 @@ class SACGradients:
     def actor_loss(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor) -> th.Tensor:
         """
         :param obs: ``B`` observations, those of :meth:`draw`
-        :param draw: the first of what it gave
+        :param draw: its first result
         :param ent_coef: ``α``, scalar or ``(1,)``
         :return: scalar
         """
         assert self._tape is not None
         layers, is_free, noise, slope, padded = self._tape
-        features = self.critic.encode(obs)
-        q_values, gradients = self.critic.policy_value_and_gradient(self.critic_stacks, features, draw.actions)
+        ensemble = BoundEnsemble(self.critic_stacks, _features(self.critic, obs))
+        q_values, gradients = ensemble.value_and_gradient(draw.actions.unsqueeze(1), _lowest, sparse=True)
         n = len(slope)
-        d_latent = (2.0 * ent_coef * draw.actions / padded - gradients) * (slope / n)
+        d_latent = (2.0 * ent_coef * draw.actions / padded - gradients.squeeze(1)) * (slope / n)
         d_log_std = (d_latent * draw.base.std * noise - ent_coef / n) * is_free
         self.actor_stack.backward(th.cat([d_latent, d_log_std], dim=1), layers, InGrad(), wants_dx=False)
         self._tape = None
         return (ent_coef * draw.log_prob - q_values).mean()
+
+
+def _features(critic: EnsembleCritic, obs: PyTorchObs) -> th.Tensor:
+    return critic.extract_features(obs, critic.features_extractor)
+
+
+def _lowest(q_values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """The lowest critic's value, and its derivatives with respect to all of them."""
+    values, lowest = q_values.min(dim=0)
+    return values, th.zeros_like(q_values).scatter_(0, lowest.unsqueeze(0), 1.0)
+
+
+def _stacks(critic: EnsembleCritic, *methods: str) -> list[Stack] | None:
+    """Layers of scalar critics, unless a user has changed what they do."""
+    own = critic.by_hand and is_untouched(critic) and has_own(critic, EnsembleCritic, *methods)
+    return BoundEnsemble.stacks_of(list(critic.q_networks)) if own else None
+
+
+def choose_updates(
+    policy: RefinedPolicy,
+    temperature: tuple[th.Tensor | None, th.optim.Optimizer | None],
+    lean: bool,
+    needs_graph: bool,
+) -> PlainUpdates:
+    """
+    :param policy: whose networks are updated
+    :param temperature: ``log α`` and its optimizer, if it is learned
+    :param lean: whether updates may be faster than SB3's, where nobody has changed what autograd does
+    :param needs_graph: whether another loss is added to the actor's
+    :return: the arithmetic for one call of ``train()``; actor and critics know by ``by_hand`` whether it is lean
+    """
+    networks = policy.actor, policy.critic, policy.critic_target
+    lean = lean and are_autograds_own(policy.actor, policy.critic) and is_temperature_free(*temperature)
+    policy.actor.by_hand = policy.critic.by_hand = lean
+    if not lean:
+        return PlainUpdates(*networks)
+    return (None if needs_graph else SACGradients.of(policy)) or LeanUpdates(*networks)

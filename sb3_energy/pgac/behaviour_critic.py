@@ -1,4 +1,4 @@
-"""What the best of the replay buffer's own behaviour is worth, by expectile regression."""
+"""Value of the best behaviour in the replay buffer, by expectile regression."""
 
 import copy
 from typing import Any
@@ -13,8 +13,8 @@ from sb3_energy.networks import default_activation, make_backbone
 
 class BehaviourCritic(nn.Module):
     """
-    ``Q^{β*}(s, a)`` and ``V^{β*}(s)`` of the best policy that stays with the actions of the data, which are never compared
-    with others: implicit Q-learning (Kostrikov et al. 2022, equations 5 and 6). It counts rewards alone, no entropy.
+    ``Q^{β*}(s, a)`` and ``V^{β*}(s)`` of the best policy within the data's actions: implicit Q-learning (Kostrikov et al.
+    2022, equations 5 and 6), which never evaluates other actions. Rewards count alone, without entropy.
 
     :param features_dim: ``F``
     :param action_dim: ``A``
@@ -82,7 +82,7 @@ class BehaviourCritic(nn.Module):
         return q_loss + expectile_loss(data_values - self.v_net(features), self.expectile).mean()
 
     def follow(self) -> None:
-        """The target network takes one step after the other."""
+        """Update the target network by a Polyak average."""
         with th.no_grad():
             th._foreach_lerp_(list(self.q_net_target.parameters()), list(self.q_net.parameters()), self.tau)
 

@@ -1,61 +1,70 @@
 """The potential-guided actor-critic, whose policy is a potential sampled by the JKO scheme."""
 
+import warnings
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples
 
+from sb3_energy.checks import check_bool, check_integer
 from sb3_energy.energy_sac import EnergySAC
 from sb3_energy.keywords import plain_arguments
+from sb3_energy.pgac.persistent_chains import NStepChainReplayBuffer, buffer_with_chains
 from sb3_energy.pgac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_energy.pgac.potential_policy import PotentialPolicy
-from sb3_energy.pgac.potential_updates import PotentialUpdates
+from sb3_energy.pgac.potential_learner import PotentialLearner
+from sb3_energy.pgac.potential_policy import GSDE_OF_THE_ALGORITHM, NO_GSDE, PotentialPolicy
+from sb3_energy.pgac.potential_training import PotentialSettings, PotentialTraining, check_potential_training
 from sb3_energy.policies.critics import EnsembleCritic
-from sb3_energy.policies.unread_arguments import (
-    GSDE_OF_THE_ALGORITHM,
-    NO_GSDE,
-    refuse_changed,
-)
+from sb3_energy.policies.unread_arguments import refuse_changed
+from sb3_energy.registry import resolve
 from sb3_energy.training.guards import Records
 
 SelfPGAC = TypeVar("SelfPGAC", bound="PGAC")
 
+BEHAVIOUR_CRITIC = ("potential_learner.behaviour_critic", "potential_learner.behaviour_critic.optimizer")
+"""Names of parameters that only a model with value weights has."""
 
-class PGAC(PotentialUpdates, EnergySAC):
+
+class PGAC(EnergySAC):
     """
-    Potential-guided actor-critic: in place of a Gaussian, a time-independent potential ``V(s, a)`` that is velocity field and
-    energy at once. An action starts at the base, is transported along ``-∇U`` with ``U = V - λ Q`` and ends as a draw from
-    about ``exp(-U / ε)``.
+    Potential-guided actor-critic: the policy is a time-independent potential ``V(s, a)``, both velocity field and energy. An
+    action starts at the base, is transported along ``-∇U`` with ``U = V - λ Q``, and ends as a draw from approximately
+    ``exp(-U / ε)``.
 
-    Critics, temperature and the Gaussian actor, from which particles start, learn as in SAC. ``V`` learns to lead from the
-    base to the best of an observation's candidates by optimal transport, ``L_OT`` (Energy Matching, Balcerak et al. 2025),
-    where the behaviour of the replay buffer was better than the policy more than elsewhere (value weight), and to tell these
-    from its own draws, ``L_CD``. Its loss is ``transport_coef L_OT + ω L_CD + matching_coef L_GM - end_to_end_coef E[Q̂]``, of
-    which the last two are off by default; ``λ`` is no part of it, but of ``U``.
+    Critics, temperature and the Gaussian actor, from which particles start, learn as in SAC. ``V`` learns the optimal
+    transport from the base to the best candidates of an observation, ``L_OT`` (Energy Matching, Balcerak et al. 2025), with a
+    larger weight where the replay buffer's behaviour was better than the policy (value weight), and by contrastive divergence
+    between these candidates and its own draws, ``L_CD``. Its loss is
+    ``transport_coef L_OT + ω L_CD + matching_coef L_GM - end_to_end_coef E[Q̂]``, of which the last two are off by default.
 
-    How actions are drawn is a matter of the policy (``policy_kwargs``, see
-    :class:`sb3_energy.pgac.potential_policy.PotentialPolicy`): ``λ`` and ``ε`` are ``energy_kwargs``.
+    Sampling is configured by ``policy_kwargs`` (see :class:`sb3_energy.pgac.potential_policy.PotentialPolicy`): ``λ`` and
+    ``ε`` are ``energy_kwargs``.
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param args: SAC's other arguments in SAC's order
-    :param transport_coef: of the transport loss; 0 switches it off
-    :param divergence_coef: ``ω``, of the contrastive divergence; 0 switches it off
-    :param value_weight: how much an observation's transport counts, by how much better what was done there is than what the
-        policy does: ``"relu"`` (the advantage where it is positive), ``"exp"`` (its exponential), in units of its root mean
-        square, or ``None`` (1)
-    :param matching_coef: of the gradient matching loss, by which ``-∇V / ε`` follows ``∇ min Q / α``; needs ``guidance=0``
-    :param end_to_end_coef: of ``-E[Q̂]`` of the sampler's actions, Q over its spread, differentiated through all of its steps
-    :param policy_delay: the potential learns in one of so many updates; one for many observations costs less than many for few
-    :param persistent_chains: whether the negatives' chains go on where the last ones at the same transition ended; they are
-        kept in the replay buffer and saved with it
+    :param transport_coef: coefficient of the transport loss; 0 switches it off
+    :param divergence_coef: ``ω``, coefficient of the contrastive divergence; 0 switches it off
+    :param value_weight: weight of an observation in the transport loss, by the advantage of its replayed action over the
+        policy, in units of the advantages' root mean square: ``"relu"`` (the advantage where it is positive), ``"exp"`` (its
+        exponential), or ``None`` (1)
+    :param matching_coef: coefficient of the gradient matching loss between ``-∇V / ε`` and ``∇ min Q / α``; needs
+        ``guidance=0``
+    :param end_to_end_coef: coefficient of ``-E[Q̂]`` of the sampler's actions, Q over its spread, differentiated through all of
+        its steps
+    :param policy_delay: the potential is updated in one of so many updates
+    :param persistent_chains: whether the negatives' chains start where the last ones at the same transition ended; they are
+        stored in the replay buffer and saved with it
     :param potential_training_kwargs: Keyword arguments of :class:`sb3_energy.pgac.potential_training.PotentialTraining`
-    :param update_particles: the most proposals that a refined candidate is chosen from in updates
+    :param update_particles: in updates, the most proposals from which the start of a refined candidate's chain is chosen
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param kwargs: all of :class:`sb3_energy.EnergySAC`'s and SAC's keyword arguments
-    :raises ValueError: if a name or a number is not one of those that are accepted
-    :raises TypeError: if something has the wrong type
+    :raises ValueError: if a name or a number is not accepted
+    :raises TypeError: if an argument has the wrong type
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -106,24 +115,55 @@ class PGAC(PotentialUpdates, EnergySAC):
             raise ValueError(
                 "capture='cuda_graph' needs updates without the host, which assigns a potential's pairs; use None"
             )
-        super()._setup_model()
-        self.policy.potential.by_hand = self._is_lean
+        self._training = resolve({}, PotentialTraining, self.potential_training_kwargs, "potential_training")
+        self.persistent_chains = check_bool("persistent_chains", self.persistent_chains)
+        if self.persistent_chains:
+            if self.divergence_coef == 0.0:
+                raise ValueError(
+                    f"persistent_chains=True needs chains, and divergence_coef above 0, got {self.divergence_coef!r}"
+                )
+            self.replay_buffer_class, self.replay_buffer_kwargs = buffer_with_chains(self, self._training.n_chains)
+        with warnings.catch_warnings():
+            if self.replay_buffer_class is NStepChainReplayBuffer and self.replay_buffer_kwargs.get("n_steps") == self.n_steps:
+                warnings.filterwarnings("ignore", r"`n_steps=\d+` is ignored")  # SB3 takes the class for the user's own
+            super()._setup_model()
+        policy = self.policy
+        policy.potential.by_hand = self.update == "lean"
+        self.policy_delay = check_integer("policy_delay", self.policy_delay, minimum=1)
+        settings = PotentialSettings(
+            self.transport_coef, self.divergence_coef, self.end_to_end_coef, self.matching_coef, self.value_weight
+        ).check(getattr(policy.energy, "guidance", 0.0), policy.refinement.refiner)
+        check_potential_training(self._training, self.transport_coef, self.divergence_coef, self.value_weight)
+        self.potential_learner = PotentialLearner(policy, self._training, settings, self.lr_schedule, self.tau)
 
-    def _update(self, batch: ReplayBufferSamples, records: Records) -> None:
-        super()._update(batch, records)
+    def _update_others(self, batch: ReplayBufferSamples, records: Records) -> None:
+        """Update what is learned beside actor and critics: in one of ``policy_delay`` updates, the potential."""
+        super()._update_others(batch, records)
         self._update_index += 1
         if self._update_index % self.policy_delay == 0:
             self._update_potential(batch, self._current_ent_coef(), records)
 
+    def _update_potential(self, batch: ReplayBufferSamples, ent_coef: th.Tensor, records: Records) -> None:
+        buffer: Any = self.replay_buffer
+        self.potential_learner.step(
+            self.policy,
+            batch,
+            ent_coef=ent_coef,
+            gamma=self.gamma,
+            n_particles=self.update_particles,
+            records=records,
+            chains=buffer if self.persistent_chains else None,
+        )
+
     def _optimizers(self) -> list[th.optim.Optimizer]:
-        return [*super()._optimizers(), *self._potential_optimizers()]
+        return [*super()._optimizers(), *self.potential_learner.optimizers(self.policy)]
 
     def _check_settings(self) -> None:
         super()._check_settings()
         refuse_changed(vars(self), GSDE_OF_THE_ALGORITHM, NO_GSDE)
 
     def _chooses_proposals(self, uses_estimate: bool) -> bool:
-        refines = self._training.n_refined > 0 or self.end_to_end_coef != 0.0  # which nobody has checked yet
+        refines = self._training.n_refined > 0 or self.end_to_end_coef != 0.0  # which is checked later
         return refines or super()._chooses_proposals(uses_estimate)
 
     def _check_ent_coef(self, ent_coef: float) -> None:
@@ -133,7 +173,43 @@ class PGAC(PotentialUpdates, EnergySAC):
             raise ValueError(f"ent_coef is what matching_coef divides Q by and must be above 0, got {self.ent_coef!r}")
 
     def _sync_temperature(self) -> None:
-        """The temperature is ``ε`` and a part of the energy; the entropy coefficient is the Gaussian's alone."""
+        """Nothing: the policy's temperature is ``ε`` and a part of the energy; ``α`` is that of the Gaussian actor alone."""
+
+    def _check_replay_buffer(self, buffer: ReplayBuffer) -> None:
+        found = getattr(buffer, "chains", np.zeros((1, 1, 0))).shape[2]
+        if self.persistent_chains and found != self._training.n_chains:
+            raise ValueError(f"persistent_chains=True needs a buffer of {self._training.n_chains} chains, got one of {found}")
+        super()._check_replay_buffer(buffer)
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """
+        As in SB3. Value weights may be switched on or off for a saved model: a behaviour critic that this model does not have
+        is ignored, and one that is not in the file stays as it is here.
+
+        :param load_path_or_dict: Location of the saved data or a nested dictionary of parameters
+        :param exact_match: Whether all of the other parts must be there
+        :param device: Device on which the code should run.
+        """
+        found = load_path_or_dict
+        if not isinstance(found, dict):
+            super().set_parameters(found, exact_match, device)  # which calls this again, with a dictionary
+            return
+        own: dict[str, Any] = {}
+        if self.potential_learner.behaviour_critic is None:
+            found = {name: part for name, part in found.items() if name not in BEHAVIOUR_CRITIC}
+        elif not any(name in found for name in BEHAVIOUR_CRITIC):
+            own = {name: recursive_getattr(self, name).state_dict() for name in BEHAVIOUR_CRITIC}
+        super().set_parameters(own | found, exact_match, device)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_training", "potential_learner"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        state_dicts.append("policy.potential.optimizer")
+        if self.potential_learner.behaviour_critic is not None:
+            state_dicts += BEHAVIOUR_CRITIC
+        return state_dicts, tensors
 
     def learn(
         self: SelfPGAC,

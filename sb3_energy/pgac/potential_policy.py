@@ -10,14 +10,20 @@ from stable_baselines3.common.type_aliases import Schedule
 from sb3_energy.checks import check_bool
 from sb3_energy.keywords import plain_arguments, takes_arguments
 from sb3_energy.networks import PotentialNetwork
+from sb3_energy.pgac.action_candidates import base_actions
 from sb3_energy.pgac.arguments import NORMAL, PotentialArguments, potential_settings
-from sb3_energy.pgac.potential_training import base_actions
 from sb3_energy.policies.q_scale import QScale
 from sb3_energy.policies.refined_policy import RefinedPolicy
-from sb3_energy.policies.unread_arguments import GSDE_OF_THE_POLICY, NO_GSDE, refuse_changed
+from sb3_energy.policies.unread_arguments import refuse_changed
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.types import Networks
+
+GSDE_OF_THE_ALGORITHM = dict(sde_sample_freq=-1, use_sde_at_warmup=False)
+GSDE_OF_THE_POLICY = dict(log_std_init=-3, use_expln=False, clip_mean=2.0)
+"""SAC's arguments of gSDE and their defaults."""
+
+NO_GSDE = "use_sde=True, which PGAC does not take; EnergySAC with refiner='none' does"
 
 SMALLEST_ARCHITECTURE = [64, 64]
 """Of a potential whose critic has no hidden layer: a linear potential has the same gradient at all actions."""

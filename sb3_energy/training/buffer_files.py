@@ -1,4 +1,4 @@
-"""Replay buffers in files: whole, with a checksum, and refused where they do not fit the model."""
+"""Replay buffers in files, with a checksum, and checks that they fit the model."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ WHAT = "replay buffer"
 
 def read_buffer(path: PathOrFile) -> ReplayBuffer:
     """
-    :param path: where ``save_replay_buffer`` has written, this package's or SB3's, with or without ``.pkl``
+    :param path: file of ``save_replay_buffer``, this package's or SB3's, with or without ``.pkl``
     :return: the buffer
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if it is no replay buffer, is damaged, or needs a class that cannot be imported
@@ -40,7 +40,7 @@ def read_buffer(path: PathOrFile) -> ReplayBuffer:
 def not_finite_row(buffer: ReplayBuffer) -> str | None:
     """
     :param buffer: of this package or SB3
-    :return: where the first number is that is NaN or infinite, or ``None``
+    :return: place of the first number that is NaN or infinite, or ``None``
     """
     n_rows = buffer.buffer_size if buffer.full else buffer.pos + int(buffer.optimize_memory_usage)
     for name in ("observations", "next_observations", "actions", "rewards", "chains"):
@@ -66,7 +66,7 @@ def _first_row(stored: Any) -> int | None:
 
 def check_buffer_fits(buffer: ReplayBuffer, model: Any) -> None:
     """
-    :param buffer: to be learned from
+    :param buffer: a loaded buffer
     :param model: an off-policy algorithm
     :raises ValueError: if spaces, number of environments, class or the steps of its returns are not the model's, or a number
         in it is not finite

@@ -1,32 +1,33 @@
-"""Stops at NaN or infinity, before anything is stored or changed."""
+"""Raises for NaN and infinity, before a transition is stored or a parameter changed."""
 
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_energy.deferred import NonFiniteError, active_checks, is_host, require, require_finite
+from sb3_energy.deferred import Checks, NonFiniteError, active_checks, is_host, require_finite
 
 Records = dict[str, list[Any]]
-"""What is logged of updates, by name: numbers, or scalars that are read when they are logged."""
+"""Statistics of updates for the logger, by name: numbers, or scalar tensors that are read when they are logged."""
 
 ENTROPY = "_entropy"
-"""Under this name an update records the policy's entropy, which is remembered and not logged."""
+"""Name under which an update records the policy's entropy, which is not logged but used in the overestimation."""
 
 READ_EVERY = 256
-"""After how many updates their records are read: a long call of ``train`` must not fill the memory with scalars."""
+"""Number of updates after which their records are read, so that a long call of ``train`` keeps few scalar tensors."""
 
 
 LARGEST = float(np.finfo(np.float32).max)
-"""What is larger becomes infinite where networks see it: they compute in single precision."""
+"""Larger numbers are infinite in single precision, in which networks compute."""
 
 
 def check_finite(what: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
     """
-    :param what: the name of the values, for the message
-    :param values: what the environment returned
-    :raises ValueError: if one of them is NaN or infinite, or will be in single precision
+    :param what: name of the values, for the message
+    :param values: returned by the environment
+    :raises ValueError: if one of them is NaN or infinite, or would be in single precision
     """
     if isinstance(values, dict):
         for key, part in values.items():
@@ -44,28 +45,47 @@ def check_finite(what: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
         )
 
 
+def check_transition(
+    reward: np.ndarray, new_obs: np.ndarray | dict[str, np.ndarray], infos: list[dict[str, Any]], env: VecNormalize | None
+) -> None:
+    """
+    :param reward: ``(n_envs,)``
+    :param new_obs: observations after the step
+    :param infos: of each environment, with the last observation of an episode that has ended
+    :param env: environment that has normalized reward and observation, if any: the original ones are stored
+    :raises ValueError: if something in the transitions is NaN or infinite
+    """
+    check_finite("reward", reward)
+    check_finite("observation", new_obs)
+    for info in infos:  # where an episode has ended, new_obs belongs to the next one
+        if info.get("terminal_observation") is not None:
+            check_finite("observation", info["terminal_observation"])
+    if env is not None:
+        check_finite("reward", env.get_original_reward())
+        check_finite("observation", env.get_original_obs())
+
+
 def guarded_step(
     optimizer: th.optim.Optimizer, loss: th.Tensor, name: str, records: Records, has_gradients: bool = False
 ) -> None:
     """
-    One step of an optimiser, unless the loss is NaN or infinity. Where checks are put off, it is not made either once one of
-    them, this or another before it, has failed.
+    Make one step of an optimizer, unless the loss or its gradient is NaN or infinite. Where checks are deferred, the step is
+    skipped on the device if this check or one before it has failed.
 
-    :param optimizer: of the parameters that the loss is to change
+    :param optimizer: of the loss's parameters
     :param loss: scalar
     :param name: of the loss, for the records and the message
-    :param records: where its value is appended
-    :param has_gradients: whether its derivatives are in the parameters' ``grad`` already and it has no graph
+    :param records: its value is appended
+    :param has_gradients: whether its gradient is in the parameters' ``grad`` already and it has no graph
     :raises FloatingPointError: if the loss is not finite; no parameter is changed then
     :raises RuntimeError: if the loss has no graph and should have one, as in SB3
     """
-    value = loss.detach()
+    value, checks = loss.detach(), active_checks()
     require_finite(value, partial(_loss_error, name, value))
     records[name].append(value)
     if not has_gradients:
         _differentiate(optimizer, loss, name)
-    require_finite_gradients(optimizer, name)
-    checks = active_checks()
+    _require_finite_gradients(optimizer, name, checks)
     if checks is None:
         optimizer.step()
     elif can_skip(optimizer):
@@ -77,13 +97,17 @@ def guarded_step(
 
 def require_finite_gradients(optimizer: th.optim.Optimizer, name: str) -> None:
     """
-    A loss may be finite and its gradient not, as that of a root at 0. One call looks at all gradients: the one by which a
-    ``GradScaler`` does it, here with the scale 1, which leaves them as they are.
+    A finite loss may have an infinite gradient, as a square root has at 0. All gradients are checked by one call, that of
+    ``GradScaler``, with the scale 1.
 
     :param optimizer: whose parameters have gradients
     :param name: of the loss, for the message
     :raises FloatingPointError: if a gradient is not finite
     """
+    _require_finite_gradients(optimizer, name, active_checks())
+
+
+def _require_finite_gradients(optimizer: th.optim.Optimizer, name: str, checks: Checks | None) -> None:
     gradients = [grad for group in optimizer.param_groups for x in group["params"] if (grad := x.grad) is not None]
     if not gradients:
         return
@@ -94,8 +118,8 @@ def require_finite_gradients(optimizer: th.optim.Optimizer, name: str) -> None:
     except RuntimeError:  # sparse, or more than one number at one address
         dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in gradients]
         found = (~th.stack([th.isfinite(grad).all() for grad in dense]).all()).float()
-    if active_checks() is not None:
-        require(found == 0.0, partial(_gradient_error, name))
+    if checks is not None:
+        checks.append(found == 0.0, partial(_gradient_error, name))
     elif found.item():
         raise _gradient_error(name)
 
@@ -107,8 +131,7 @@ def _one(device: th.device) -> th.Tensor:
 
 def require_gradients() -> None:
     """
-    :raises RuntimeError: if gradients are switched off, so that nothing could be learned; as in SB3, but before anything is
-        changed
+    :raises RuntimeError: if gradients are switched off; as in SB3, but before anything is changed
     """
     if not th.is_grad_enabled():
         raise RuntimeError(
@@ -130,14 +153,14 @@ def _differentiate(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str) ->
 def can_skip(optimizer: th.optim.Optimizer) -> bool:
     """
     :param optimizer: any
-    :return: whether a tensor can tell it, on the device, to make no step
+    :return: whether a tensor on the device can make it skip a step
     """
     fused = all(group.get("fused") for group in optimizer.param_groups)
     return fused and type(optimizer) in (th.optim.Adam, th.optim.AdamW)
 
 
 def _step_unless(optimizer: th.optim.Optimizer, failed: th.Tensor | None) -> None:
-    # As a GradScaler tells it: fused Adam reads this on the device
+    # As GradScaler does: fused Adam reads it on the device
     optimizer.found_inf = failed  # type: ignore[attr-defined]
     try:
         optimizer.step()
@@ -162,11 +185,13 @@ def _gradient_error(name: str) -> FloatingPointError:
 def as_floats(records: Records) -> dict[str, list[float]]:
     """
     :param records: numbers and scalars, on any device
-    :return: the same as numbers, in the same order; the host waits for a device once
+    :return: the same as numbers, in the same order; the host waits for the device once
     """
-    away = [value for values in records.values() for value in values if isinstance(value, th.Tensor) and not is_host(value)]
-    read = iter(th.stack([value.reshape(()).double() for value in away]).tolist() if away else [])
-    return {
-        name: [next(read) if isinstance(value, th.Tensor) and not is_host(value) else float(value) for value in values]
-        for name, values in records.items()
-    }
+    flat = [value for values in records.values() for value in values]
+    away = [index for index, value in enumerate(flat) if isinstance(value, th.Tensor) and not is_host(value)]
+    if away:
+        read = th.stack([flat[index].reshape(()).double() for index in away]).tolist()
+        for index, number in zip(away, read, strict=True):
+            flat[index] = number
+    numbers = iter(map(float, flat))
+    return {name: [next(numbers) for _ in values] for name, values in records.items()}

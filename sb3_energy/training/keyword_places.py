@@ -1,4 +1,4 @@
-"""Where a keyword belongs that an algorithm, or its policy, does not know."""
+"""Error messages for misplaced keyword arguments: the place where they belong."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,9 +12,9 @@ from sb3_energy.refiners import REFINERS
 def check_policy_name(policies: Mapping[str, type], policy: Any) -> None:
     """
     :param policies: by name
-    :param policy: what was given as the policy
-    :raises ValueError: if it is a name that is not among them
-    :raises TypeError: if it is neither name nor class
+    :param policy: the argument
+    :raises ValueError: if it is an unknown name
+    :raises TypeError: if it is neither a name nor a class
     """
     if not isinstance(policy, (str, type)):
         raise TypeError(f"policy must be one of {list(policies)} or a RefinedPolicy, got {policy!r}")
@@ -26,10 +26,10 @@ def check_policy_name(policies: Mapping[str, type], policy: Any) -> None:
 
 def place_beside_algorithm(algorithm: Any, relatives: list[Any], name: str, arguments: Mapping[str, Any]) -> str | None:
     """
-    :param algorithm: which does not know an argument
-    :param relatives: other algorithms that may
+    :param algorithm: class with an unknown argument
+    :param relatives: other algorithms, which may know it
     :param name: of the argument
-    :param arguments: all of them
+    :param arguments: all arguments
     :return: an error message, if it is an argument of the policy, of the refiner, of the energy or of another algorithm
     """
     value, policy_kwargs = arguments[name], arguments.get("policy_kwargs")
@@ -55,7 +55,7 @@ def check_policy_kwargs(algorithm: Any, relatives: list[Any], policy: Any, polic
     :param relatives: other algorithms, whose policies may know an argument
     :param policy: the name of a policy, or a class
     :param policy_kwargs: arguments of the policy
-    :raises TypeError: if they are no dict, or one is not known
+    :raises TypeError: if they are no dict, or one is unknown
     """
     if policy_kwargs is None:
         return
@@ -100,7 +100,7 @@ def _place_beside_policy(algorithm: Any, relatives: list[Any], name: str, policy
 
 
 def _parts(policy_kwargs: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Of refiner and energy, those that take the argument, and which they are."""
+    """Yield ``"refiner"`` and ``"energy"``, if they take the argument, with their names."""
     given = policy_kwargs if isinstance(policy_kwargs, Mapping) else {}
     registries: tuple[tuple[str, Mapping[str, Any], str], ...] = (("refiner", REFINERS, "langevin"), ("energy", ENERGIES, "q"))
     for part, registry, default in registries:

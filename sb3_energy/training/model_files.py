@@ -1,4 +1,4 @@
-"""What is wrong with a model's file, said in one sentence before a model is made from it."""
+"""Checks of a model's file before a model is made from it: one sentence for each error."""
 
 import base64
 import binascii
@@ -21,7 +21,7 @@ from sb3_energy.files.checksums import UNREADABLE, DamagedError
 from sb3_energy.files.errors import check_zip, explained, one_line, opened
 
 SETTING_NAMES = "_setting_names"
-"""Under which a file says which settings the class had that saved it."""
+"""Name under which a file lists the settings of the class that saved it."""
 
 _FILES = ("data", "policy.pth")
 _NEEDED = ("action_space", "observation_space", "policy_class")
@@ -33,11 +33,11 @@ _NUMBERS = (
 
 def check_model_file(algorithm: type[BaseAlgorithm], path: PathOrFile, custom_objects: dict[str, Any] | None = None) -> None:
     """
-    :param algorithm: the class whose ``load`` is asked
+    :param algorithm: class that loads the file
     :param path: path to the file (or a file-like)
     :param custom_objects: settings that will not be read from the file
-    :raises ValueError: if the file is none that the algorithm's ``save`` wrote, is damaged, needs a class that cannot
-        be imported, or has settings that the algorithm does not know
+    :raises ValueError: if the file was not written by the algorithm's ``save``, is damaged, needs a class that cannot be
+        imported, or has unknown settings
     """
     with explained(path, algorithm.__name__), opened(path) as file:
         check_zip(file, _FILES, "model.save()")
@@ -54,7 +54,7 @@ def check_model_file(algorithm: type[BaseAlgorithm], path: PathOrFile, custom_ob
 
 def read_parameters(what: str, path: PathOrFile) -> dict[str, Any]:
     """
-    :param what: the file should be
+    :param what: what the file should be, for the message
     :param path: path to the file (or a file-like)
     :return: the states of networks and optimisers in it, by their names
     :raises ValueError: if it is no model's file, or damaged
@@ -77,7 +77,7 @@ def own_settings(algorithm: type) -> list[str]:
 
 
 def _argument_names(classes: Iterable[type]) -> tuple[set[str], bool]:
-    """What their constructors take by name, and whether somebody's own takes anything."""
+    """Argument names of their constructors, and whether one of the user's own has ``**kwargs``."""
     names: set[str] = set()
     takes_any = False
     for cls in classes:
@@ -139,7 +139,7 @@ def _check_policy_class(algorithm: type[BaseAlgorithm], path: PathOrFile, policy
     accepted = tuple(algorithm.policy_aliases.values())
     learns = getattr(algorithm, "learns_potential", False)
     known = isinstance(policy_class, type) and issubclass(policy_class, accepted)
-    if not known or getattr(policy_class, "has_potential", False) != learns:  # a potential needs who teaches it
+    if not known or getattr(policy_class, "has_potential", False) != learns:  # only PGAC trains a potential
         name = getattr(policy_class, "__qualname__", repr(policy_class))
         raise ValueError(
             f"{path} is no saved {algorithm.__name__}: its policy is {name} of {getattr(policy_class, '__module__', None)}; "
@@ -148,7 +148,7 @@ def _check_policy_class(algorithm: type[BaseAlgorithm], path: PathOrFile, policy
 
 
 def _check_types(algorithm: type, path: PathOrFile, settings: dict[str, Any]) -> None:
-    """SB3 takes whatever is there, and fails in the middle of a training."""
+    """Check types which SB3 does not check, so that it would fail in the middle of a training."""
     expected: dict[str, tuple[type, str]] = dict.fromkeys(_NUMBERS, (numbers.Real, "number"))
     expected |= dict.fromkeys(("policy_kwargs", "replay_buffer_kwargs"), (dict, "dictionary"))
     for name, (kind, called) in expected.items():

@@ -1,4 +1,4 @@
-"""Saving and loading that leaves no half-written file and says in one sentence what is wrong with one."""
+"""Saving and loading: no half-written files, and one sentence for each error."""
 
 import copy
 from collections.abc import Iterable
@@ -26,16 +26,16 @@ SelfPersistent = TypeVar("SelfPersistent", bound="PersistentAlgorithm")
 _BUFFER_SIZE_WITHOUT_ENV = 1
 
 _OF_BOTH = ("observation_space", "action_space", "lr_schedule")
-"""Arguments of policies that are attributes of algorithms, and may be given when a model is loaded."""
+"""Arguments of policies that are also attributes of algorithms, which ``load`` may set."""
 
 
 class PersistentAlgorithm(OffPolicyAlgorithm):
     """
-    Mixin for off-policy algorithms.
+    Off-policy algorithm with safe files.
 
-    * ``save`` and ``save_replay_buffer`` write beside the file and rename: killed in between, the old file is whole.
-    * ``save`` stores nothing that is not finite.
-    * ``load``, ``load_replay_buffer`` and ``set_parameters`` explain what is wrong with a file, and then change nothing.
+    * ``save`` and ``save_replay_buffer`` write to another file and rename it: after a kill in between, the old file is whole.
+    * ``save`` raises if a parameter is NaN or infinite.
+    * ``load``, ``load_replay_buffer`` and ``set_parameters`` raise for a bad file, with its fault, and change nothing then.
     * Without an environment no replay buffer is allocated until one is set: predicting needs none.
     """
 
@@ -99,7 +99,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         write_whole(path, "zip", lambda file: super(PersistentAlgorithm, self).save(file, exclude, include))
 
     def _not_finite(self) -> str | None:
-        """The name of a tensor in a checkpoint that is not finite, if there is one."""
+        """Name of the first tensor of a checkpoint that is not finite, or ``None``."""
         finite, not_nan = module_tensors(self.policy, "policy")
         names, variables = self._get_torch_save_params()
         finite += [(name, value) for name in variables if isinstance(value := recursive_getattr(self, name), th.Tensor)]
@@ -232,7 +232,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
 
 
 def _refuse_policys(cls: Any, arguments: dict[str, Any]) -> None:
-    """Without that they would become attributes that nothing reads."""
+    """Raise for arguments of the policy: SB3's ``load`` would make them attributes that nothing reads."""
     for name in arguments:
         if name in _OF_BOTH or takes(cls, name) or not takes(cls.policy_aliases["MlpPolicy"], name):
             continue

@@ -1,7 +1,7 @@
-"""Compares what the critic promised with what the environment paid."""
+"""Compares the critic's values with the returns that follow."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,7 @@ class Comparison(NamedTuple):
     """
     Means over the steps of one finished episode.
 
-    :param q_value: what the critic said of the actions when they were taken
+    :param q_value: the critic's value of the actions when they were taken
     :param discounted_return: the discounted soft return that followed
     """
 
@@ -31,8 +31,18 @@ class ReturnTracker:
     """
 
     def __init__(self, n_envs: int, gamma: float):
+        self.comparisons: list[Comparison] = []
+        self._n_envs = n_envs
+        self.reset(gamma)
+
+    def reset(self, gamma: float) -> None:
+        """
+        Forget the running episodes, as when the environments are reset. Comparisons of finished ones are kept.
+
+        :param gamma: discount factor of those that follow
+        """
         self.gamma = gamma
-        self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(n_envs)]
+        self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(self._n_envs)]
         self._pending: tuple[np.ndarray, float] | None = None
 
     def predict(self, q_values: np.ndarray, bonus: float) -> None:
@@ -47,7 +57,7 @@ class ReturnTracker:
         :param rewards: ``(n_envs,)`` as the critic sees them
         :param dones: ``(n_envs,)`` whether the episode ended with this step
         :param truncated: whether it was a time limit that ended it
-        :return: one comparison for each episode that ended and had predictions
+        :return: one comparison for each episode that ended and had predictions; they are kept until they are logged
         """
         if self._pending is not None:
             q_values, bonus = self._pending
@@ -59,7 +69,20 @@ class ReturnTracker:
             if self._episodes[index]:
                 finished.append(compare(self._episodes[index], self.gamma, truncated[index]))
             self._episodes[index] = []
+        self.comparisons += finished
         return finished
+
+    def record(self, logger: Any) -> None:
+        """
+        Log the mean of the comparisons since the last call.
+
+        :param logger: SB3's
+        """
+        q_value, discounted_return = np.mean(self.comparisons, axis=0)
+        logger.record("train/q_value", q_value)
+        logger.record("train/discounted_return", discounted_return)
+        logger.record("train/overestimation", q_value - discounted_return)
+        self.comparisons = []
 
 
 def compare(episode: list[tuple[float, float, float]], gamma: float, truncated: bool) -> Comparison:

@@ -208,7 +208,7 @@ def test_untouched_networks_go_the_fast_way(untouched):
     """The price of the question is paid for something: the default update is by hand."""
     model = make(EnergySAC, "lean", SMALL)
     assert are_autograds_own(model.actor, model.critic)
-    assert isinstance(SACGradients.of(model.actor, model.critic), SACGradients)
+    assert isinstance(SACGradients.of(model.policy), SACGradients)
     assert gap(train(model), untouched(SMALL)) < CLOSE
     assert model.actor.by_hand and model.critic.by_hand
 

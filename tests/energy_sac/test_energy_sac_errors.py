@@ -228,14 +228,13 @@ def test_predict_refuses_what_is_no_number(make_model):
 
 def break_loss(model, monkeypatch, loss, value):
     """Make a loss of the next update a number that is none, in whichever way it is computed."""
-    if model._is_lean and loss != "ent_coef_loss":
-        owner, name = SACGradients, loss
-    elif model._is_lean:
-        owner, name = sys.modules["sb3_energy.energy_sac.energy_sac"], "temperature_loss_by_hand"
+    name = {"ent_coef_loss": "temperature_loss"}.get(loss, loss)
+    if model.update == "lean":
+        owner = SACGradients
     elif loss == "critic_loss":
         owner, name = model.critic, "td_loss"
     else:
-        owner, name = sys.modules["sb3_energy.energy_sac.energy_sac"], {"ent_coef_loss": "temperature_loss"}.get(loss, loss)
+        owner = sys.modules["sb3_energy.training.plain_updates"]
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *args: value * original(*args).abs())
 

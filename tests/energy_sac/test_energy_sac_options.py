@@ -11,6 +11,7 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_energy import EnergySAC
+from sb3_energy.energy_sac.entropy_term import propose
 from sb3_energy.networks import BACKBONES
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners import REFINERS
@@ -163,11 +164,11 @@ def test_the_overestimation_is_what_the_critic_said(make_model):
             q_net[-1].weight.zero_()
             q_net[-1].bias.fill_(7.0)
     model.gradient_steps = 0
-    model._comparisons = []
+    model.return_tracker.comparisons = []
     model.learn(20, reset_num_timesteps=False)
-    assert [comparison.q_value for comparison in model._comparisons] == [7.0, 7.0]
+    assert [comparison.q_value for comparison in model.return_tracker.comparisons] == [7.0, 7.0]
     bonus = 0.1 * model._entropy
-    for comparison, start in zip(model._comparisons, (30, 40), strict=True):
+    for comparison, start in zip(model.return_tracker.comparisons, (30, 40), strict=True):
         value, values = 7.0, [7.0]  # the time limit: the critic's own word for the last step
         for reward in model.replay_buffer.rewards[start : start + 9, 0][::-1]:
             value = reward + model.gamma * (bonus + value)
@@ -199,6 +200,6 @@ def test_soft_value_gives_the_temperature_the_entropy_of_actions_on_the_box(std)
         seed=0,
     )
     base = Gaussian(th.zeros(8, 1), th.full((8, 1), std))
-    propose = partial(model._propose, th.zeros(8, 3), base=base)
-    estimate = model._estimator.estimate(EntropyContext(th.zeros(8, 1), propose, model.policy.simulate)).log_prob
+    proposals = partial(propose, model.policy, th.zeros(8, 3), base=base)
+    estimate = model.entropy_term.estimator.estimate(EntropyContext(th.zeros(8, 1), proposals, model.policy.simulate)).log_prob
     th.testing.assert_close(-estimate, th.full((8, 1), math.log(2.0)), rtol=0, atol=0.03)

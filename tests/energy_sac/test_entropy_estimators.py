@@ -52,7 +52,7 @@ class Known:
 @pytest.mark.parametrize("refine_target", [False, True])
 def test_training_goes_on_with_every_estimator(name, refine_target):
     model = small(POLICIES[name], entropy_estimator=name, refine_target=refine_target).learn(26)
-    assert type(model._estimator) is ENTROPY_ESTIMATORS[name]
+    assert type(model.entropy_term.estimator) is ENTROPY_ESTIMATORS[name]
     assert model._n_updates == 6 and math.isfinite(model._entropy)
     assert all(th.isfinite(value).all() for value in model.policy.state_dict().values())
 
@@ -60,8 +60,8 @@ def test_training_goes_on_with_every_estimator(name, refine_target):
 @pytest.mark.parametrize("refiner", sorted(REFINERS))
 def test_the_refiner_has_the_default(refiner):
     model = small(dict(refiner=refiner))
-    assert type(model._estimator) is ENTROPY_ESTIMATORS[REFINERS[refiner].estimators[0]]
-    assert (model.reverse_drift is None) == (type(model._estimator).__name__ != "PathEntropy")
+    assert type(model.entropy_term.estimator) is ENTROPY_ESTIMATORS[REFINERS[refiner].estimators[0]]
+    assert (model.entropy_term.reverse_drift is None) == (type(model.entropy_term.estimator).__name__ != "PathEntropy")
 
 
 INVALID = [(refiner, name) for refiner, cls in REFINERS.items() for name in ENTROPY_ESTIMATORS if name not in cls.estimators]
@@ -161,7 +161,7 @@ def test_the_reverse_drift_learns():
     for _ in range(200):
         records = {"reverse_loss": []}
         with th.no_grad():
-            model._entropy_estimate(obs, th.zeros(256, 1), records)
+            model.entropy_term.estimate(model.policy, obs, th.zeros(256, 1), n_particles=16, records=records)
         losses += records["reverse_loss"]
     assert len(losses) == 200 and np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.02
     model.train(1, 16)
@@ -182,18 +182,18 @@ def test_the_reverse_drift_and_its_optimiser_are_saved(tmp_path):
     model = small(ONE_CHAIN, entropy_estimator="path", refine_target=True).learn(25)
     model.save(tmp_path / "model")
     loaded = EnergySAC.load(tmp_path / "model", env=model.get_env())
-    drift = model.reverse_drift
+    drift = model.entropy_term.reverse_drift
     assert len(drift.optimizer.state_dict()["state"]) > 0
-    assert same(drift.state_dict(), loaded.reverse_drift.state_dict())
-    assert same(drift.optimizer.state_dict(), loaded.reverse_drift.optimizer.state_dict())
+    assert same(drift.state_dict(), loaded.entropy_term.reverse_drift.state_dict())
+    assert same(drift.optimizer.state_dict(), loaded.entropy_term.reverse_drift.optimizer.state_dict())
     fresh = small(ONE_CHAIN, entropy_estimator="path", seed=3)
-    assert not same(drift.state_dict(), fresh.reverse_drift.state_dict())
+    assert not same(drift.state_dict(), fresh.entropy_term.reverse_drift.state_dict())
     # and it is the loaded one that goes on
-    before = {name: value.clone() for name, value in loaded.reverse_drift.state_dict().items()}
+    before = {name: value.clone() for name, value in loaded.entropy_term.reverse_drift.state_dict().items()}
     loaded.load_replay_buffer(_saved_buffer(model, tmp_path))
     loaded.set_logger(model.logger)
     loaded.train(1, 16)
-    assert not same(before, loaded.reverse_drift.state_dict())
+    assert not same(before, loaded.entropy_term.reverse_drift.state_dict())
 
 
 def _saved_buffer(model, folder):
@@ -203,7 +203,9 @@ def _saved_buffer(model, folder):
 
 def test_a_schedule_of_the_learning_rate_reaches_the_reverse_drift():
     model = small(ONE_CHAIN, entropy_estimator="path", learning_rate=lambda remaining: 1e-3 * remaining).learn(40)
-    rates = {group["lr"] for o in (model.reverse_drift.optimizer, model.actor.optimizer) for group in o.param_groups}
+    rates = {
+        group["lr"] for o in (model.entropy_term.reverse_drift.optimizer, model.actor.optimizer) for group in o.param_groups
+    }
     assert len(rates) == 1 and rates.pop() < 1e-3
 
 
@@ -251,7 +253,7 @@ def test_an_estimator_that_subclasses_one_is_the_user_s_own():
     class Mine(BaseEntropy):
         pass
 
-    assert type(small(dict(refiner="mppi"), entropy_estimator=Mine)._estimator) is Mine
+    assert type(small(dict(refiner="mppi"), entropy_estimator=Mine).entropy_term.estimator) is Mine
     for cls in (MixtureEntropy, DivergenceEntropy):
         with pytest.raises(ValueError, match="with MPPI"):  # but a class of the registry is the registry's
             small(dict(refiner="mppi"), entropy_estimator=cls)

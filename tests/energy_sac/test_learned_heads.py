@@ -61,7 +61,7 @@ def test_its_loss_leaves_actor_and_critic_alone(refiner):
         parameter.grad = th.ones_like(parameter)
     before = [parameter.detach().clone() for parameter in others]
     head = parameters(model.policy.head)
-    model._update_head(model.replay_buffer.sample(16), defaultdict(list))
+    model.head_learner.step(model.policy, model.replay_buffer.sample(16), defaultdict(list))
     assert all(th.equal(parameter.grad, th.ones_like(parameter)) for parameter in others)
     assert all(th.equal(parameter, old) for parameter, old in zip(others, before, strict=True))
     assert any(not th.equal(head[name], value) for name, value in parameters(model.policy.head).items())
@@ -243,7 +243,7 @@ def test_a_head_learns_at_a_part_of_the_batch(n_observations, expected):
         return velocity(features, x, *times)
 
     model.policy.head.velocity.forward = counted
-    model._update_head(model.replay_buffer.sample(16), {"head_effective_sample_size": [], "head_loss": []})
+    model.head_learner.step(model.policy, model.replay_buffer.sample(16), {"head_effective_sample_size": [], "head_loss": []})
     assert sizes == [(expected, 3)]
 
 

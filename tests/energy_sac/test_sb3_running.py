@@ -160,11 +160,11 @@ def test_logged_keys(make_model, tmp_path, ent_coef):
 def test_a_continued_training_compares_whole_episodes_only(make_model):
     """A second call of learn() resets the environment: half an episode of before is not the start of another one."""
     model = make_model(env=Monitor(IdentityEnvBox(ep_length=10)), ent_coef=0.1).learn(35)
-    assert len(model._return_tracker._episodes[0]) == 5
+    assert len(model.return_tracker._episodes[0]) == 5
     model.learn(3)
-    assert len(model._return_tracker._episodes[0]) == 3
+    assert len(model.return_tracker._episodes[0]) == 3
     model.learn(3, reset_num_timesteps=False)
-    assert len(model._return_tracker._episodes[0]) == 6
+    assert len(model.return_tracker._episodes[0]) == 6
 
 
 def test_identity_task(make_model):

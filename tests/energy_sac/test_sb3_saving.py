@@ -78,7 +78,7 @@ def test_settings_come_back(make_model, algorithm, tmp_path):
     loaded = algorithm.load(tmp_path / "model")
     for name in (*settings, "entropy_estimator_kwargs", "gamma", "batch_size", "seed", "policy_kwargs"):
         assert getattr(loaded, name) == getattr(model, name), name
-    assert loaded._estimator == model._estimator
+    assert loaded.entropy_term.estimator == model.entropy_term.estimator
     assert loaded.policy.refinement == model.policy.refinement
     assert loaded.policy.energy == model.policy.energy
 
@@ -114,7 +114,7 @@ def test_exclude_and_include(make_model, tmp_path):
     names = {path.stem: set(json.loads(zipfile.ZipFile(path).read("data"))) for path in tmp_path.iterdir()}
     assert "gamma" not in names["less"] and "tau" in names["less"]
     assert "replay_buffer" in names["more"] and "replay_buffer" not in names["less"]
-    for aliases_and_transients in ("policy", "actor", "critic", "critic_target", "_return_tracker", "env", "_estimator"):
+    for aliases_and_transients in ("policy", "actor", "critic", "critic_target", "return_tracker", "env", "entropy_term"):
         assert aliases_and_transients not in names["less"]
 
 

@@ -3,12 +3,15 @@
 import copy
 import math
 from collections import defaultdict
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch as th
 
 from sb3_energy import EnergySAC
+from sb3_energy.fast_updates.capture import dependencies, settings
 from sb3_energy.fast_updates.captured_updates import WARM_UP, CapturedUpdates, capturable
 
 RATE = 2.0**-10  # the same number in 32 and in 64 bits
@@ -56,7 +59,7 @@ def model_of(captured, seed=0, **kwargs):
     settings |= dict(policy_kwargs=dict(net_arch=[16, 16]), refine_target=True) | kwargs
     model = EnergySAC("MlpPolicy", "Pendulum-v1", seed=seed, **settings).learn(80)
     if captured:
-        model._captured = CapturedUpdates(model._update, model._optimizers, model._dependencies, Rerun(model))
+        model._captured = CapturedUpdates(model._update, model._optimizers, partial(dependencies, model), Rerun(model))
     return model
 
 
@@ -136,7 +139,18 @@ CHANGES = {
     "target_entropy": lambda model: setattr(model, "target_entropy", -3.0),
     "betas": lambda model: model.critic.optimizer.param_groups[0].update(betas=(0.5, 0.9)),
     "refine_target": lambda model: setattr(model, "refine_target", False),
+    "update_particles": lambda model: setattr(model, "update_particles", 4),
+    "refinement": lambda model: setattr(model.policy, "refinement", replace(model.policy.refinement, n_steps=1)),
 }
+
+
+def test_settings_are_found_and_counters_are_not():
+    found = dict(settings(model_of(False, entropy_estimator="soft_value")))
+    expected = {".gamma", ".tau", ".target_entropy", ".distillation_coef", "policy.refinement", "policy.energy"}
+    assert expected | {"entropy_term.estimator"} <= found.keys()
+    assert not {
+        name for name in found if "num_timesteps" in name or "n_updates" in name or name.endswith(("training", "is_due"))
+    }
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -10,7 +10,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_energy import EnergySAC
-from sb3_energy.fast_updates.lean_updates import can_gather, gathered
+from sb3_energy.fast_updates.lean_updates import can_gather, gathered, set_fused
 
 PLAIN = dict(refiner="none", backbone="plain")
 BATCH = 64
@@ -169,9 +169,9 @@ def test_steps_are_counted_where_fused_adam_looks_for_them():
     optimizer = th.optim.Adam([parameter])
     optimizer.state[parameter]["step"] = th.tensor(7.0)
     model = trained(EnergySAC, 0, PLAIN | dict(net_arch=[8]))
-    model._fuse([optimizer])
+    set_fused([optimizer], {}, lean=True)
     assert optimizer.state[parameter]["step"].device == parameter.device and optimizer.param_groups[0]["fused"]
     model.train(1, BATCH)
     steps = [state["step"] for state in model.actor.optimizer.state.values()]
-    model._fuse([model.actor.optimizer])
+    set_fused([model.actor.optimizer], {}, lean=True)
     assert all(state["step"] is step for state, step in zip(model.actor.optimizer.state.values(), steps, strict=True))

@@ -7,7 +7,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
-from sb3_energy.fast_updates.sac_gradients import SACGradients, temperature_loss_by_hand
+from sb3_energy.fast_updates.lean_updates import LeanUpdates
+from sb3_energy.fast_updates.sac_gradients import SACGradients
 from sb3_energy.losses import actor_loss, temperature_loss
 from sb3_energy.networks import BACKBONES
 from sb3_energy.policies.refined_policy import RefinedPolicy
@@ -52,7 +53,7 @@ def test_actor(backbone, n_critics, shift):
         actor.log_std.bias.add_(shift), actor.log_std.weight.mul_(5.0)
         raw = actor.log_std(actor.latent_pi(actor.extract_features(obs, actor.features_extractor)))
     assert shift == 0.0 or 0.2 < ((raw < -20.0) | (raw > 2.0)).double().mean() < 0.8
-    by_hand = SACGradients.of(actor, critic)
+    by_hand = SACGradients.of(policy)
     th.manual_seed(2)
     draws = by_hand.draw(obs, next_obs)
     loss = by_hand.actor_loss(obs, draws[0], ENT_COEF)
@@ -76,7 +77,7 @@ def test_actor(backbone, n_critics, shift):
 def test_critics(backbone, n_critics):
     policy, (obs, _) = make(backbone=backbone, n_critics=n_critics), observations()
     actions, targets = th.rand(B, 3, dtype=th.float64), th.randn(B, 1, dtype=th.float64)
-    loss = SACGradients.of(policy.actor, policy.critic).critic_loss(obs, actions, targets)
+    loss = SACGradients.of(policy).critic_loss(obs, actions, targets)
     ours = gradients(policy.critic)
     policy.critic.by_hand = False
     theirs = policy.critic.td_loss(obs, actions, targets)
@@ -87,7 +88,7 @@ def test_critics(backbone, n_critics):
 
 def test_temperature():
     log_ent_coef, log_prob = th.tensor([-0.7], requires_grad=True), th.randn(B, 1)
-    loss = temperature_loss_by_hand(log_ent_coef, -log_prob.mean(), -3.0)
+    loss = LeanUpdates(None, None, None).temperature_loss(log_ent_coef, log_prob, -3.0)
     ours, log_ent_coef.grad = log_ent_coef.grad, None
     theirs = temperature_loss(log_ent_coef, log_prob, -3.0)
     theirs.backward()
@@ -108,10 +109,10 @@ class Learned(FlattenExtractor):
 )
 def test_what_is_left_to_autograd(kwargs):
     policy = make(**kwargs)
-    assert SACGradients.of(policy.actor, policy.critic) is None
+    assert SACGradients.of(policy) is None
 
 
 def test_replaced_losses_are_asked():
     policy = make()
     policy.critic.td_loss = lambda obs, actions, targets: targets.sum()
-    assert SACGradients.of(policy.actor, policy.critic) is None
+    assert SACGradients.of(policy) is None

@@ -9,7 +9,7 @@ from torch import nn
 from sb3_energy import PGAC
 from sb3_energy.energies import tempered
 from sb3_energy.networks import PotentialNetwork
-from sb3_energy.pgac.potential_training import weighted_transport_loss
+from sb3_energy.pgac.potential_learner import weighted_transport_loss
 from sb3_energy.policies.q_scale import QScale
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners import jko_langevin, refine, refined_particles

@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_energy.pgac import potential_updates
+from sb3_energy.pgac import potential_learner
 
 OFF = dict(transport_coef=0.0, divergence_coef=0.0, value_weight=None, matching_coef=0.0, end_to_end_coef=0.0)
 TERMS = {
@@ -21,7 +21,7 @@ each_term = pytest.mark.parametrize("term", sorted(TERMS))
 
 
 def clear(model):
-    for module in (model.policy, model.behaviour_critic):
+    for module in (model.policy, model.potential_learner.behaviour_critic):
         for parameter in [] if module is None else module.parameters():
             parameter.grad = None
 
@@ -86,10 +86,10 @@ class Learned(BaseFeaturesExtractor):
 def test_what_is_off_is_not_computed(make_model, term, monkeypatch):
     for name in ("weighted_transport_loss", "guarded_divergence_loss", "gradient_matching_loss", "chain_ends", "refine"):
         if name not in USES[term]:
-            monkeypatch.setattr(potential_updates, name, None)
+            monkeypatch.setattr(potential_learner, name, None)
     model = make_model(**(OFF | TERMS[term])).learn(24)
     records = update(model)
-    assert model.behaviour_critic is None
+    assert model.potential_learner.behaviour_critic is None
     assert set(records) == {f"{term}_loss", "potential_loss", "q_spread"}
     assert float(records["potential_loss"][0]) == pytest.approx(float(records[f"{term}_loss"][0]), rel=1e-6)
 
@@ -144,7 +144,11 @@ def scaled(model, factor):
         for network in model.critic.q_networks:
             network[-1].weight *= factor
             network[-1].bias *= factor
-        for network in (model.behaviour_critic.q_net, model.behaviour_critic.q_net_target, model.behaviour_critic.v_net):
+        for network in (
+            model.potential_learner.behaviour_critic.q_net,
+            model.potential_learner.behaviour_critic.q_net_target,
+            model.potential_learner.behaviour_critic.v_net,
+        ):
             network[-1].weight *= factor
             network[-1].bias *= factor
     model.replay_buffer.rewards *= factor
@@ -156,7 +160,9 @@ def test_rewards_times_100_change_neither_guidance_nor_weights(make_model, value
     models = [scaled(make_model(value_weight=value_weight, policy_delay=1).learn(30), factor) for factor in (1.0, 100.0)]
     energies, found = [], []
     for model in models:
-        model.behaviour_critic.optimizer.param_groups[0]["lr"] = 0.0  # Adam's steps have no scale, so parameters would part
+        model.potential_learner.behaviour_critic.optimizer.param_groups[0]["lr"] = (
+            0.0  # Adam's steps have no scale, so parameters would part
+        )
         model.policy.q_scale.load_state_dict(dict(spread=th.ones(()), n_updates=th.zeros((), dtype=th.long)))
         update(model)
         found.append(update(model, 1))
@@ -181,9 +187,9 @@ def test_weights_are_of_what_was_done_at_each_observation(make_model, monkeypatc
         q_values = th.cat([network(th.cat([features, actions], 1)) for network in model.critic.q_networks], 1)
         return (q_values.mean(1) + advantages).detach()
 
-    loss = potential_updates.weighted_transport_loss
-    monkeypatch.setattr(model.behaviour_critic, "values", values)
-    monkeypatch.setattr(potential_updates, "weighted_transport_loss", lambda *args: seen.append(args[-1]) or loss(*args))
+    loss = potential_learner.weighted_transport_loss
+    monkeypatch.setattr(model.potential_learner.behaviour_critic, "values", values)
+    monkeypatch.setattr(potential_learner, "weighted_transport_loss", lambda *args: seen.append(args[-1]) or loss(*args))
     records = update(model)
     scaled_ones = advantages / advantages.square().mean().sqrt()
     expected = scaled_ones.relu() if value_weight == "relu" else scaled_ones.exp()
@@ -203,8 +209,8 @@ def test_the_actor_looks_at_the_observations_once(make_model, initial_particles)
 
 def test_the_behaviour_learns_from_the_whole_batch_with_its_own_discounts(make_model):
     model = make_model(n_steps=3, gamma=0.5).learn(24)
-    loss, seen = model.behaviour_critic.loss, []
-    model.behaviour_critic.loss = lambda *args: seen.append(args) or loss(*args)
+    loss, seen = model.potential_learner.behaviour_critic.loss, []
+    model.potential_learner.behaviour_critic.loss = lambda *args: seen.append(args) or loss(*args)
     update(model)
     model.set_random_seed(0)
     batch = model._sample(16)
@@ -218,14 +224,14 @@ def test_chains_go_on_where_they_ended(make_model, monkeypatch, tmp_path):
     model.save_replay_buffer(tmp_path / "buffer")
     model.load_replay_buffer(tmp_path / "buffer")
     buffer, seen = model.replay_buffer, []
-    chain_ends = potential_updates.chain_ends
+    chain_ends = potential_learner.chain_ends
 
     def watched(network, features, starts, *args):
         kept, known = buffer.last_chains(len(starts))
         seen.append((starts.numpy().copy(), kept.copy(), known.copy()))
         return chain_ends(network, features, starts, *args)
 
-    monkeypatch.setattr(potential_updates, "chain_ends", watched)
+    monkeypatch.setattr(potential_learner, "chain_ends", watched)
     assert buffer.has_chains.any()
     for seed in range(6):
         update(model, seed)

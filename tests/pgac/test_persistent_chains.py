@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from sb3_energy.pgac.chain_buffers import ChainReplayBuffer, DictChainReplayBuffer, NStepChainReplayBuffer
+from sb3_energy.pgac.persistent_chains import ChainReplayBuffer, DictChainReplayBuffer, NStepChainReplayBuffer
 
 OBS, ACTIONS = spaces.Box(-np.inf, np.inf, (1,)), spaces.Box(-1.0, 1.0, (2,))
 N_ENVS, N_CHAINS = 3, 4

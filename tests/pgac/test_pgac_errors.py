@@ -10,7 +10,7 @@ from stable_baselines3.common.envs import SimpleMultiObsEnv
 from sb3_energy import PGAC, EnergySAC
 from sb3_energy.energy_sac import MlpPolicy
 from sb3_energy.pgac import MlpPolicy as PotentialMlpPolicy
-from sb3_energy.pgac.chain_buffers import ChainReplayBuffer
+from sb3_energy.pgac.persistent_chains import ChainReplayBuffer
 
 COEFFICIENTS = ("transport_coef", "divergence_coef", "matching_coef", "end_to_end_coef")
 OF_ONE = [

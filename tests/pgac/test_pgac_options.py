@@ -16,7 +16,7 @@ from torch import nn
 from sb3_energy import PGAC, EnergySAC
 from sb3_energy.networks import BACKBONES
 from sb3_energy.pgac import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_energy.pgac.chain_buffers import ChainReplayBuffer, DictChainReplayBuffer, NStepChainReplayBuffer
+from sb3_energy.pgac.persistent_chains import ChainReplayBuffer, DictChainReplayBuffer, NStepChainReplayBuffer
 from sb3_energy.refinement.starts import is_flow
 from sb3_energy.refiners import REFINERS
 from tests.energy_sac.test_sb3_saving import assert_acts_the_same, assert_same_tensors, tensors
@@ -163,7 +163,8 @@ def test_a_loaded_model_learns_on_as_if_it_had_not_stopped(make_model, tmp_path,
     loaded.set_logger(model.logger)
     before = tensors(model)
     names = {"policy.potential.optimizer", "policy/q_scale.spread", "policy/q_scale.n_updates"}
-    names |= {"behaviour_critic/q_net.0.weight", "behaviour_critic/q_net_target.0.weight", "behaviour_critic.optimizer"}
+    critic = "potential_learner.behaviour_critic"
+    names |= {f"{critic}/q_net.0.weight", f"{critic}/q_net_target.0.weight", f"{critic}.optimizer"}
     assert all(any(key.startswith(name) for key in before) for name in names)
     assert_same_tensors(before, tensors(loaded))
     assert loaded._update_index == model._update_index == 21
@@ -240,10 +241,10 @@ def test_persistent_chains_everywhere(make_model, tmp_path, buffer, kwargs):
 
 def test_value_weights_can_be_switched_off_for_a_saved_model(make_model, tmp_path):
     model = make_model().learn(30)
-    assert model.behaviour_critic is not None
+    assert model.potential_learner.behaviour_critic is not None
     model.save(tmp_path / "model")
     loaded = PGAC.load(tmp_path / "model", env=model.get_env(), value_weight=None)
-    assert loaded.behaviour_critic is None
+    assert loaded.potential_learner.behaviour_critic is None
     assert all(th.equal(part, loaded.policy.state_dict()[name]) for name, part in model.policy.state_dict().items())
     loaded.learn(24, reset_num_timesteps=False)
     assert "train/value_weight" not in loaded.logger.name_to_value

@@ -7,16 +7,14 @@ import torch as th
 from torch import nn
 
 from sb3_energy.networks import PotentialNetwork
-from sb3_energy.pgac.potential_training import (
-    Candidates,
-    PotentialTraining,
-    base_actions,
+from sb3_energy.pgac.action_candidates import ActionCandidates, base_actions, uniform_actions
+from sb3_energy.pgac.potential_learner import (
     chain_ends,
     guarded_divergence_loss,
-    uniform_actions,
-    ways,
+    transport_gradients,
     weighted_transport_loss,
 )
+from sb3_energy.pgac.potential_training import PotentialTraining
 from sb3_energy.refinement.bases import Gaussian
 from tests.laws import grid, total_variation
 
@@ -78,7 +76,7 @@ def test_weights_are_each_observation_s_own(monkeypatch):
 def test_ways_are_learned_from_and_not_changed():
     found, features = network(), draws(4, 3)
     starts, ends = draws(4, 5, 2, seed=1), draws(4, 5, 2, seed=2)
-    gradients, from_where, to_where = ways(found, features, starts, ends)
+    gradients, from_where, to_where = transport_gradients(found, features, starts, ends)
     assert gradients.requires_grad and th.equal(from_where, starts)
     assert th.equal(to_where.sum(1).sort().values, ends.sum(1).sort().values) or to_where.shape == ends.shape
     th.testing.assert_close(to_where.sort(1).values, ends.sort(1).values)
@@ -87,7 +85,7 @@ def test_ways_are_learned_from_and_not_changed():
 
 def test_the_best_candidates_are_those_of_highest_value():
     actions, q_values = draws(3, 9, 2), draws(3, 9, seed=1)
-    best = Candidates(actions, q_values, th.zeros(3, 9)).best(4)
+    best = ActionCandidates(actions, q_values, th.zeros(3, 9)).best(4)
     for row in range(3):
         order = q_values[row].argsort(descending=True)[:4]
         assert th.equal(best[row], actions[row, order])
@@ -99,13 +97,13 @@ def test_drawn_candidates_follow_the_gibbs_density_wherever_they_were_proposed()
     crowded = th.rand(4000, 50, 1, generator=generator) < 0.9
     actions = th.where(crowded, 0.5, -0.5) + 0.2 * (th.rand(4000, 50, 1, generator=generator) - 0.5)
     log_prob = th.where(actions > 0.0, 0.9, 0.1).log().squeeze(-1)
-    candidates = Candidates(actions, th.zeros(4000, 50), log_prob)
+    candidates = ActionCandidates(actions, th.zeros(4000, 50), log_prob)
     th.manual_seed(0)
     assert (candidates.draw(1, 1.0) > 0.0).float().mean().item() == pytest.approx(0.5, abs=0.03)
     several = candidates.draw(6, 1.0)
     assert all(len(row.unique()) == 6 for row in several[:50]), "without replacement"
     assert 0.4 < (several > 0.0).float().mean() < 0.65
-    better = Candidates(actions, th.where(actions.squeeze(-1) > 0.0, 1.0, 0.0), log_prob)
+    better = ActionCandidates(actions, th.where(actions.squeeze(-1) > 0.0, 1.0, 0.0), log_prob)
     odds = 1.0 / (1.0 + math.exp(-1.0 / 0.5))
     assert (better.draw(1, 0.5) > 0.0).float().mean().item() == pytest.approx(odds, abs=0.03)
 

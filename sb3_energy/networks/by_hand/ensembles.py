@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_energy.deferred import is_host
-from sb3_energy.matmul import MatmulPrecision, prefers_mkl
-from sb3_energy.networks.by_hand.layer_rules import Tape
+from sb3_energy.matmul import MatmulPrecision
+from sb3_energy.networks.by_hand.layer_rules import Tape, prefers_mkl
 from sb3_energy.networks.by_hand.stacks import Stack
 
 ROWS_IN_CACHE = 2048

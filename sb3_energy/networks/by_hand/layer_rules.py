@@ -20,7 +20,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_energy.matmul import MatmulPrecision, prefers_mkl
+from sb3_energy.matmul import MatmulPrecision
 from sb3_energy.networks.backbones import BroBlock, SimbaBlock
 from sb3_energy.networks.by_hand.untouched import Originals
 
@@ -83,6 +83,14 @@ class Heads:
     @property
     def _parameters(self) -> dict[int, th.Tensor]:
         return dict(enumerate([layer.weight for layer in self.layers] + [layer.bias for layer in self.layers]))
+
+
+def prefers_mkl(x: th.Tensor) -> bool:
+    """
+    :param x: an operand of a product with few rows or columns
+    :return: whether another library is set that would take longer for it
+    """
+    return x.device.type == "cpu" and not th.compiler.is_compiling() and th.get_float32_matmul_precision() != "highest"
 
 
 def _linear(layer: nn.Linear, x: th.Tensor, tape: Tape) -> th.Tensor:

@@ -21,6 +21,19 @@ from sb3_energy.networks.by_hand.layer_rules import (
 from sb3_energy.networks.by_hand.untouched import calls_are_original, is_untouched
 
 
+def _modules(layers: Sequence[Any]) -> list[nn.Module]:
+    """Layers, and the modules inside of blocks and heads."""
+    found: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, Heads):
+            found += layer.layers
+        elif isinstance(layer, SimbaBlock | BroBlock):
+            found += [layer, layer.layers, *_modules(layer.layers)]  # type: ignore[arg-type]
+        else:
+            found.append(layer)
+    return found
+
+
 def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
     # nn.Module.parameters() looks for modules in modules, which takes longer than some of these layers
     found: list[th.Tensor] = []
@@ -44,10 +57,10 @@ def _is_known(layer: Any) -> bool:
         return False
     if isinstance(layer, Heads):
         return all(_is_known(head) and head.bias is not None for head in layer.layers)
-    if layer.__dict__.get("inplace") or not is_untouched(layer):
+    if layer.__dict__.get("inplace"):
         return False
     if isinstance(layer, SimbaBlock | BroBlock):
-        return type(layer.layers) is nn.Sequential and is_untouched(layer.layers) and all(map(_is_known, layer.layers))
+        return type(layer.layers) is nn.Sequential and all(map(_is_known, layer.layers))
     # They may be None, but where they are gone somebody has put a tensor of another kind in their place
     return type(layer) not in (nn.Linear, nn.LayerNorm) or ("weight" in layer._parameters and "bias" in layer._parameters)
 
@@ -71,11 +84,14 @@ class Stack:
             parameter is used twice, where the first layer is an activation, which might work in place on what it is given,
             and in exports and under ``torch.autocast``
         """
-        if type(network) is not nn.Sequential or not is_untouched(network) or _must_be_plain():
+        if type(network) is not nn.Sequential:
             return None
         layers = (*network, *([Heads(heads)] if heads else []))  # type: ignore[arg-type]
         begins = bool(layers) and type(layers[0]) in (nn.Linear, nn.LayerNorm, Heads)
-        if not begins or not all(_is_known(layer) for layer in layers):
+        if not (begins and all(map(_is_known, layers))):
+            return None
+        modules = [network, *_modules(layers)]
+        if _must_be_plain() or not all(map(is_untouched, modules)):
             return None
         parameters = _parameters(layers)
         return cls(layers) if len(set(map(id, parameters))) == len(parameters) else None

@@ -1,8 +1,9 @@
-"""Replay buffers whose transitions keep the chains that were run at them."""
+"""Replay buffers that keep Langevin chains beside their transitions (persistent contrastive divergence)."""
 
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -12,15 +13,15 @@ from sb3_energy.keywords import plain_arguments
 
 class PersistentChains(ReplayBuffer):
     """
-    Mixin for SB3's replay buffers: beside each transition stand the ends of ``n_chains`` chains, from which the next run at
-    that observation goes on (persistent contrastive divergence, Tieleman 2008). They go when the transition does, and are
-    saved with the buffer.
+    Base class, to be combined with one of SB3's replay buffers: with each transition it keeps the ends of ``n_chains`` chains,
+    from which the next chains at that observation start (persistent contrastive divergence, Tieleman 2008). They are
+    overwritten and saved together with the transition.
 
     :param args: of the buffer
-    :param n_chains: for each transition
+    :param n_chains: number of chains for each transition
     :param kwargs: of the buffer
-    :raises ValueError: if there is no chain
-    :raises TypeError: if their number is no integer
+    :raises ValueError: if ``n_chains`` is below 1
+    :raises TypeError: if it is no integer
     """
 
     @plain_arguments
@@ -33,7 +34,7 @@ class PersistentChains(ReplayBuffer):
         self.last_rows: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, *args: Any, **kwargs: Any) -> None:
-        """As in SB3. The chains of the transition that was here before are forgotten."""
+        """As in SB3. The chains of the overwritten transition are dropped."""
         self.has_chains[self.pos] = False
         super().add(*args, **kwargs)
 
@@ -43,7 +44,7 @@ class PersistentChains(ReplayBuffer):
         self.has_chains[:] = False
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
-        # SB3 draws here, before anything else, of which environment each row is: draw the same, and let it draw again
+        # SB3 draws the rows' environments in the parent's method and does not return them: draw the same numbers twice
         state = np.random.get_state()
         self.last_rows = (batch_inds, np.random.randint(0, high=self.n_envs, size=(len(batch_inds),)))
         np.random.set_state(state)
@@ -51,15 +52,15 @@ class PersistentChains(ReplayBuffer):
 
     def last_chains(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """
-        :param n: of how many of the transitions that were sampled last, the first ones
-        :return: ``(n, n_chains, A)`` ends, and ``(n,)`` whether there were any
+        :param n: number of transitions, the first of the last sample
+        :return: ``(n, n_chains, A)`` ends of their chains, and ``(n,)`` whether chains have run there
         """
         rows = self._last(n)
         return self.chains[rows], self.has_chains[rows]
 
     def keep_chains(self, ends: np.ndarray) -> None:
         """
-        :param ends: ``(n, n_chains, A)`` of the first ``n`` transitions that were sampled last
+        :param ends: ``(n, n_chains, A)`` for the first ``n`` transitions of the last sample
         """
         rows = self._last(len(ends))
         self.chains[rows], self.has_chains[rows] = ends, True
@@ -80,3 +81,28 @@ class DictChainReplayBuffer(PersistentChains, DictReplayBuffer):
 
 class NStepChainReplayBuffer(PersistentChains, NStepReplayBuffer):
     """SB3's ``NStepReplayBuffer`` with :class:`PersistentChains`."""
+
+
+def buffer_with_chains(model: Any, n_chains: int) -> tuple[type[PersistentChains], dict[str, Any]]:
+    """
+    :param model: an off-policy algorithm that is not set up yet
+    :param n_chains: number of chains for each transition
+    :return: class and keyword arguments of its replay buffer
+    :raises ValueError: if the class that it asks for keeps no chains, or there is none
+    """
+    chosen, kwargs = model.replay_buffer_class, model.replay_buffer_kwargs | dict(n_chains=n_chains)
+    if chosen is None:
+        chosen = ChainReplayBuffer
+        if isinstance(model.observation_space, spaces.Dict):
+            if model.n_steps > 1:  # as SB3 says where it chooses the buffer
+                raise ValueError(f"n_steps must be 1 with observations that are a dictionary, got {model.n_steps!r}")
+            chosen = DictChainReplayBuffer
+        elif model.n_steps > 1:
+            chosen = NStepChainReplayBuffer
+            kwargs |= dict(n_steps=model.n_steps, gamma=model.gamma)
+    if not (isinstance(chosen, type) and issubclass(chosen, PersistentChains)):
+        raise ValueError(
+            "persistent_chains=True needs replay_buffer_class=None or one with PersistentChains, "
+            f"got {getattr(chosen, '__name__', repr(chosen))}"
+        )
+    return chosen, kwargs

@@ -1,0 +1,93 @@
+"""The arithmetic of SAC's updates as Stable-Baselines3 does it, which faster ones must reproduce."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update
+
+from sb3_energy.losses import actor_loss, temperature_loss
+from sb3_energy.policies.actor import BackboneActor, Draw
+from sb3_energy.policies.critics import EnsembleCritic
+
+
+@dataclass
+class PlainUpdates:
+    """
+    Batches, draws, losses and target networks of SAC (Haarnoja et al. 2018b), with gradients by autograd.
+
+    :param actor: the Gaussian actor
+    :param critic: the critics
+    :param critic_target: the target critics
+    """
+
+    actor: BackboneActor
+    critic: EnsembleCritic
+    critic_target: EnsembleCritic
+
+    has_gradient: ClassVar[frozenset[str]] = frozenset()
+    """Names of the losses whose gradients are left in the parameters' ``grad``, so that they need no graph."""
+
+    def sample(self, buffer: Any, batch_size: int, env: Any) -> ReplayBufferSamples:
+        """
+        :param buffer: replay buffer
+        :param batch_size: number of transitions
+        :param env: ``VecNormalize`` environment that normalizes them, or ``None``
+        :return: transitions
+        """
+        return buffer.sample(batch_size, env=env)
+
+    def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
+        """
+        :param obs: ``B`` observations
+        :param next_obs: the ``B`` observations after them
+        :return: actions of the Gaussian actor at both, the second ones without a graph
+        """
+        return self.actor.draw(obs, next_obs)
+
+    def temperature_loss(self, log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
+        """
+        :param log_ent_coef: ``(1,)``, learned
+        :param log_prob: ``(B, 1)``, without a graph
+        :param target_entropy: in nats
+        :return: scalar
+        """
+        return temperature_loss(log_ent_coef, log_prob, target_entropy)
+
+    def target_values(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
+        """
+        :param next_obs: ``B`` observations
+        :param next_actions: ``(B, A)``
+        :return: ``(B, 1)`` values of the target critic, or ``(B, n_quantiles)``
+        """
+        return self.critic_target.target_values(next_obs, next_actions)
+
+    def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
+        """
+        :param obs: ``B`` observations
+        :param actions: ``(B, A)``
+        :param targets: like :meth:`target_values`
+        :return: scalar
+        """
+        return self.critic.td_loss(obs, actions, targets)
+
+    def actor_loss(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor) -> th.Tensor:
+        """
+        :param obs: ``B`` observations
+        :param draw: actions at them, the first result of :meth:`draw`
+        :param ent_coef: ``α``, scalar or ``(1,)``
+        :return: scalar
+        """
+        return actor_loss(draw.log_prob, self.critic.policy_values(obs, draw.actions), ent_coef)
+
+    def follow(self, parameters: Iterable[th.Tensor], targets: Iterable[th.Tensor], tau: float) -> None:
+        """
+        Polyak average: ``target + tau (parameter - target)``.
+
+        :param parameters: of the networks
+        :param targets: of the target networks, changed in place
+        :param tau: in [0, 1]
+        """
+        polyak_update(parameters, targets, tau)
