@@ -1,7 +1,6 @@
 """The networks under the energies: trunks ("backbones") and the normalisation of what they are fed."""
 
 from sb3_energy.networks.activations import find_activation
-from sb3_energy.networks.arrays import ArrayNetwork
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.by_hand.ensembles import BoundEnsemble, WeighFn
 from sb3_energy.networks.by_hand.layer_rules import InGrad
@@ -12,6 +11,7 @@ from sb3_energy.networks.by_hand.untouched import (
     autograd_is_plain,
     calls_are_original,
     has_own,
+    hooks_of,
     is_untouched,
     optimizes_only,
 )
@@ -20,12 +20,10 @@ from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
 from sb3_energy.networks.prefix_energy import PrefixEnergies
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
-from sb3_energy.networks.watched import Watched
 
 __all__ = [
     "BACKBONES",
     "SMOOTH_ACTIVATIONS",
-    "ArrayNetwork",
     "Backbone",
     "BoundEnsemble",
     "FieldNetwork",
@@ -36,7 +34,6 @@ __all__ = [
     "RunningNorm",
     "Stack",
     "VelocityNetwork",
-    "Watched",
     "WeighFn",
     "are_learned_once",
     "autograd_is_plain",
@@ -45,6 +42,7 @@ __all__ = [
     "evaluate_particles",
     "find_activation",
     "has_own",
+    "hooks_of",
     "is_untouched",
     "make_backbone",
     "make_normalizer",

@@ -12,7 +12,10 @@ from sb3_energy.keywords import plain_arguments, takes_arguments
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.pgac.action_candidates import base_actions
 from sb3_energy.pgac.arguments import NORMAL, PotentialArguments, potential_settings
-from sb3_energy.policies.q_scale import QScale
+from sb3_energy.pgac.fast_energies import FAST_POTENTIALS
+from sb3_energy.pgac.q_scale import QScale
+from sb3_energy.policies.fast_predict.numpy_energies import FAST_ENERGIES
+from sb3_energy.policies.fast_predict.numpy_policy import known_policy
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.policies.unread_arguments import refuse_changed
 from sb3_energy.refinement.bases import Gaussian
@@ -29,8 +32,12 @@ SMALLEST_ARCHITECTURE = [64, 64]
 """Of a potential whose critic has no hidden layer: a linear potential has the same gradient at all actions."""
 
 
+FAST_ENERGIES.update(FAST_POTENTIALS)
+
+
+@known_policy
 @takes_arguments(PotentialArguments)
-class PotentialPolicy(RefinedPolicy, is_known=True):
+class PotentialPolicy(RefinedPolicy):
     """
     A refined policy whose energy is a potential guided by the critic, ``exp(-U / ε)`` with ``U = V - λ Q``, sampled by the JKO
     scheme: from the base along ``-∇U`` without noise, then Langevin with noise that rises to that of ``ε``.

@@ -1,6 +1,7 @@
 """A Gaussian policy whose actions are refined by an energy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,24 +22,26 @@ from sb3_energy.keywords import plain_arguments, takes_arguments
 from sb3_energy.networks import default_activation, find_activation
 from sb3_energy.policies.actor import BackboneActor
 from sb3_energy.policies.arguments import PolicyArguments, check_sb3_arguments
+from sb3_energy.policies.causes import policy_cause
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.fast_predict.fast_predict import FastPredict
+from sb3_energy.policies.fast_predict.numpy_policy import known_policy
 from sb3_energy.policies.heads import HEADS, LearnedHead
 from sb3_energy.policies.own_energy import check_policy_energy
 from sb3_energy.policies.policy_files import PersistentModel
 from sb3_energy.policies.quantile_critic import QuantileCritic
-from sb3_energy.policies.warm_predict import WarmPredict
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import draw_proposals
 from sb3_energy.refinement.sliceable_energy import bind_sliceable
 from sb3_energy.refinement.starts import is_flow
-from sb3_energy.refinement.warm_start import Plans
+from sb3_energy.refinement.warm_start import Plans, PredictState
 from sb3_energy.steps import zero_energy
 from sb3_energy.types import Chains, EnergyFn, Head, Networks, RefinerInfo
 
 
+@known_policy
 @takes_arguments(PolicyArguments)
-class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_known=True):
+class RefinedPolicy(PersistentModel, SACPolicy):
     """
     SB3's SAC policy, refined: ``p(a|s) ∝ exp(-E(s, a) / temperature)``, started from the Gaussian actor.
 
@@ -85,6 +88,9 @@ class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_kno
 
     starts_normal: bool = False
     """Whether particles start from a standard Gaussian, pre-tanh, in place of the actor's."""
+
+    fast_predict: bool = True
+    """Set to ``False``, on the policy or the class, to predict by torch alone."""
 
     compiled_sample: Callable[..., th.Tensor] | None = None
     """Called in place of :meth:`Refinement.sample`, where an algorithm has compiled it."""
@@ -140,6 +146,8 @@ class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_kno
         self._quantiles = arguments.quantiles()
         self.backbone = arguments.backbone
         self._refines = True
+        self._fast = FastPredict()
+        self._plans: Plans | None = None  # set during a predict of torch's that hands plans on
         default = default_activation(self.backbone)
         sb3["activation_fn"] = default if activation_fn is None else find_activation(activation_fn)
         super().__init__(observation_space, action_space, lr_schedule, **sb3)
@@ -393,6 +401,88 @@ class RefinedPolicy(FastPredict, WarmPredict, PersistentModel, SACPolicy, is_kno
                 raise NonFiniteError("the action is NaN or infinity", "a lower learning_rate or backbone='layer_norm'")
             return actions
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: PredictState = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, PredictState]:
+        """
+        As in SB3. With ``mppi`` and ``warm_start=True`` the next state holds the means of the plans, and plans that are
+        passed in are among the starts of the next ones.
+
+        :param observation: the input observation
+        :param state: the state that the last call returned (``None``: there was none)
+        :param episode_start: where an episode begins, so that its plan is forgotten (``None``: nowhere)
+        :param deterministic: Whether or not to return deterministic actions.
+        :return: the model's action and the next state: a tuple of one array ``(n_envs, A)``, pre-tanh, or the state that was
+            passed where no plans are kept
+        :raises ValueError: if the observation is not finite or has another shape than those of the space, or the state or
+            ``episode_start`` do not fit to it
+        :raises FloatingPointError: if an energy is not finite
+        """
+        plans = Plans(state, episode_start) if self.refinement.keeps_plans and self._refines else None
+        try:
+            actions = self._fast.actions(self, observation, deterministic, plans)
+            if actions is None:
+                self._plans = plans
+                actions, _ = super().predict(observation, state, episode_start, deterministic)
+        except NonFiniteError as error:
+            cause = policy_cause(self, "energy" in error.what)
+            if cause is None:
+                raise
+            raise error.because(*cause) from error
+        finally:
+            self._plans = None
+        return actions, state if plans is None else plans.state
+
+    @contextmanager
+    def torch_predict(self) -> Iterator[None]:
+        """Within this context ``predict`` is SB3's, bit by bit."""
+        before, self.fast_predict = self.fast_predict, False
+        try:
+            yield
+        finally:
+            self.fast_predict = before
+
+    @contextmanager
+    def unrefined(self) -> Iterator[None]:
+        """Within this context ``predict`` gives the Gaussian actor's own actions."""
+        before, self._refines = self._refines, False
+        try:
+            yield
+        finally:
+            self._refines = before
+
+    def q_values(self, observation: np.ndarray | dict[str, np.ndarray], scaled_actions: np.ndarray) -> np.ndarray:
+        """
+        The critic's values that the actor climbs.
+
+        :param observation: ``B`` observations, as for ``predict``
+        :param scaled_actions: ``(B, *A)``, scaled to [-1, 1]
+        :return: ``(B,)``
+        :raises ValueError: if the observation is not finite
+        """
+        actions = np.array(as_native(scaled_actions), np.float32, order="C")
+        actions = actions.reshape(len(actions), get_action_dim(self.action_space))
+        values = self._fast.q_values(self, observation, actions)
+        if values is not None:
+            return values
+        obs_tensor, _ = self.obs_to_tensor(observation)
+        with th.no_grad():
+            tensor = self.critic.policy_values(obs_tensor, th.as_tensor(actions, device=self.device))
+        return tensor.squeeze(1).cpu().numpy()
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        As in SB3, but nothing is done where the mode is right already: SB3 visits all modules at each prediction.
+
+        :param mode: if true, set to training mode, else set to evaluation mode
+        """
+        if not self.training == mode == self.actor.training == self.critic.training:
+            super().set_training_mode(mode)
 
 
 def _n_observations(obs: PyTorchObs) -> int:

@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_energy import EnergySAC
 from sb3_energy.deferred import deferred
 from sb3_energy.networks import RunningNorm
+from sb3_energy.pgac.q_scale import QScale
 from sb3_energy.policies.arguments import check_action_bounds
-from sb3_energy.policies.q_scale import QScale
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from tests.models import small_model
 

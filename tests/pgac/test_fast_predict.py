@@ -133,7 +133,7 @@ def test_the_potential_is_called_where_somebody_wants_to_see_it(monkeypatch):
     policy.predict(OBS)
     handle = policy.potential.network[1].register_forward_hook(lambda *args: calls.append(1))
     policy.predict(OBS)
-    assert calls and policy._retry > 0  # it is not looked at again at each prediction
+    assert calls and policy._fast.retry > 0  # it is not looked at again at each prediction
     handle.remove()
     policy, calls = make(n_particles=4), []
     policy.predict(OBS)

@@ -10,7 +10,7 @@ from sb3_energy import PGAC
 from sb3_energy.energies import tempered
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.pgac.potential_learner import weighted_transport_loss
-from sb3_energy.policies.q_scale import QScale
+from sb3_energy.pgac.q_scale import QScale
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners import jko_langevin, refine, refined_particles
 from sb3_energy.types import Networks, Target, Tick

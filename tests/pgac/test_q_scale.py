@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_energy.policies.q_scale import SMALLEST_SPREAD, QScale
+from sb3_energy.pgac.q_scale import SMALLEST_SPREAD, QScale
 
 EVEN = th.linspace(0.0, 1.0, 1001).repeat(3, 1)  # from the 5th to the 95th percentile: .9
 

@@ -31,7 +31,7 @@ def predictions(policy, obs, deterministic, fast):
 
 def is_fast(policy):
     """Whether the last prediction was."""
-    return policy.__dict__.get("_arrays") is not None
+    return policy._fast.networks is not None
 
 
 def check_equal(policy, obs, deterministic):

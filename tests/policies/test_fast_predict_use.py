@@ -78,7 +78,7 @@ def test_a_hook_sees_every_call():
     handle.remove()
     for _ in range(RETRY + 1):  # it looks again after so many
         policy.predict(OBS[0])
-    assert is_fast(policy) and policy._retry == 0
+    assert is_fast(policy) and policy._fast.retry == 0
 
 
 def test_a_replaced_method_of_the_critic_is_called(monkeypatch):

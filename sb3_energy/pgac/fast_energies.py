@@ -1,0 +1,75 @@
+"""The energies of a potential on numpy, for fast predictions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.preprocessing import get_action_dim
+
+from sb3_energy.energies import GuidedPotential, PotentialEnergy, QEnergy
+from sb3_energy.networks import Originals, PotentialNetwork, is_untouched
+from sb3_energy.pgac.q_scale import QScale
+from sb3_energy.policies.fast_predict.numpy_energies import (
+    BoundEnergy,
+    FastEnergy,
+    NumpyEnergy,
+    NumpyEnergyFn,
+    numpy_energy,
+    weighed_sum,
+)
+from sb3_energy.policies.fast_predict.numpy_networks import Array, BoundNetwork, NumpyNetwork
+
+
+def numpy_potential(energy: GuidedPotential | PotentialEnergy, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
+    """
+    :param energy: how potential and critics become one energy
+    :param policy: whose potential and spread of Q these are
+    :param critics: its critics
+    :return: ``(V + factor E_Q) / ε``, where the factor is ``λ`` over the spread of Q, or ``λ``
+    """
+    potential, spread = policy.potential, policy.q_scale
+    known = type(potential) is PotentialNetwork and type(spread) is QScale and "bind" not in potential.__dict__
+    network = (
+        NumpyNetwork.of(potential.network, n_actions=get_action_dim(policy.action_space))
+        if known and is_untouched(potential)
+        else None
+    )
+    if network is None:
+        return None
+    guidance = getattr(energy, "guidance", 0.0)
+    q_energy = None
+    if isinstance(energy, GuidedPotential) and energy.guidance > 0.0:
+        q_energy = numpy_energy(QEnergy(energy.aggregate, energy.coefficient), policy, critics)
+    inverse = np.float32(1.0 / energy.temperature)
+
+    def bind(features: Array) -> BoundEnergy:
+        values = (inverse, _values(network.bind(features)))
+        if q_energy is None:
+            return BoundEnergy(weighed_sum([values]), weighed_sum([values]))
+        factor = np.float32(guidance)
+        if energy.normalize_q:  # type: ignore[union-attr]
+            factor = factor / spread.spread.detach().numpy()  # of now, as the networks are
+        guided = (factor * inverse, q_energy(features).energy)
+        return BoundEnergy(weighed_sum([values, guided]), weighed_sum([guided]))
+
+    return bind
+
+
+def _values(network: BoundNetwork) -> NumpyEnergyFn:
+    def values(actions: Array) -> tuple[Array, Callable[[], Array]]:
+        outputs, pull = network(actions)
+        return outputs.reshape(actions.shape[:2]), lambda: pull(_ONE)
+
+    return values
+
+
+_ONE = np.full((), 1.0, np.float32)
+_ORIGINALS = Originals(
+    {
+        PotentialNetwork: ["forward", "bind"],
+        QEnergy: ["bind", "bind_features"],
+        PotentialEnergy: ["bind"],
+        GuidedPotential: ["bind"],
+    }
+)
+FAST_POTENTIALS = dict.fromkeys((PotentialEnergy, GuidedPotential), FastEnergy(numpy_potential, _ORIGINALS))
