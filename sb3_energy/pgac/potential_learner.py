@@ -27,8 +27,8 @@ from sb3_energy.pgac.behaviour_critic import BehaviourCritic
 from sb3_energy.pgac.persistent_chains import PersistentChains
 from sb3_energy.pgac.potential_policy import PotentialPolicy
 from sb3_energy.pgac.potential_training import PotentialSettings, PotentialTraining
-from sb3_energy.policies.features import first_observations
 from sb3_energy.pgac.q_scale import SMALLEST_SPREAD
+from sb3_energy.policies.features import first_observations
 from sb3_energy.refinement.bases import Gaussian, latent
 from sb3_energy.refinement.proposals import draw_proposals, mixture_log_prob
 from sb3_energy.refiners import Langevin, refine, refined_particles

@@ -12,7 +12,7 @@ from sb3_energy.keywords import plain_arguments, takes_arguments
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.pgac.action_candidates import base_actions
 from sb3_energy.pgac.arguments import NORMAL, PotentialArguments, potential_settings
-from sb3_energy.pgac.fast_energies import FAST_POTENTIALS
+from sb3_energy.pgac.numpy_potential import FAST_POTENTIALS
 from sb3_energy.pgac.q_scale import QScale
 from sb3_energy.policies.fast_predict.numpy_energies import FAST_ENERGIES
 from sb3_energy.policies.fast_predict.numpy_policy import known_policy

@@ -14,6 +14,12 @@ from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.schedules import LinearRamp, Polynomial
 from tests.policies.fast_policies import OBS, REFINERS, check_equal, is_fast, make_policy
 
+
+class OwnEnergy:
+    def bind(self, networks, obs):
+        return lambda actions: actions.square().sum(-1)
+
+
 PARTS = {
     "backbone": ["plain", "layer_norm", "simba", "bro"],
     "critic": ["scalar", "quantile"],
@@ -166,3 +172,14 @@ def test_nothing_of_it_is_saved(tmp_path):
     policy.save(str(tmp_path / "policy"))
     loaded_policy = RefinedPolicy.load(str(tmp_path / "policy"), device="cpu")
     np.testing.assert_allclose(check_equal(loaded_policy, OBS, deterministic=True)[0], expected[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_sums_of_energies(deterministic):
+    energy = dict(terms=["q", ("q", dict(aggregate="min"))], weights=[0.7, 2.0])
+    check_equal(make_policy(n_particles=4, energy="composite", energy_kwargs=energy), OBS, deterministic)
+
+
+def test_a_sum_with_an_unknown_term_takes_the_slow_path(never):
+    policy = make_policy(n_particles=4, energy=0.5 * QEnergy() + OwnEnergy())
+    assert policy.predict(OBS)[0].shape == (9, 3)
