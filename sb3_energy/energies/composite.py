@@ -133,6 +133,14 @@ class BoundComposite:
         """The same sum with the terms by which starts are chosen."""
         return replace(self, fns=tuple(getattr(fn, "of_starts", lambda fn=fn: fn)() for fn in self.fns))
 
+    def parts(self) -> dict[str, EnergyFn]:
+        """The weighted terms by name, each divided into its own parts if it has any; they add up to the sum."""
+        found: dict[str, EnergyFn] = {}
+        for name, weight, fn in zip(self.names, self.weights, self.fns, strict=True):
+            parts = fn.parts() if hasattr(fn, "parts") else {name: fn}
+            found |= {key: replace(self, names=(key,), weights=(weight,), fns=(part,)) for key, part in parts.items()}
+        return found
+
     def means(self, actions: th.Tensor) -> dict[str, th.Tensor]:
         """
         The mean of each weighted term, for the log.

@@ -17,6 +17,7 @@ from stable_baselines3.common.logger import Figure, KVWriter, Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_energy import PGAC, EnergySAC, LandscapeCallback
+from sb3_energy.energies import Composite
 from sb3_energy.landscape.drawing import draw_landscape
 from sb3_energy.landscape.landscape import N_BETWEEN, landscape_of, trajectories
 from sb3_energy.refiners import refined_particles
@@ -379,6 +380,24 @@ def test_the_curves_of_energy_sac(policy_kwargs, n_axes):
     assert len(figure.axes) == n_axes
     lines = [line.get_label() for line in figure.axes[0].lines]
     assert ("critic's $-Q$, for comparison, scaled" in lines) == ("energy" in policy_kwargs)
+
+
+@pytest.mark.parametrize(
+    "make_model, terms, names",
+    [
+        (energy_sac, ("q", valley), ["q", "valley"]),
+        (lambda dim, **kwargs: make(dim, kwargs), ("guided_potential", valley), ["V", "-λQ", "valley"]),
+    ],
+)
+def test_a_sum_of_energies_names_its_terms(make_model, terms, names):
+    model = make_model(2, energy=Composite, energy_kwargs=dict(terms=terms, weights=(1.0, 0.5)))
+    found = landscape_of(model, OBSERVATION, n_grid=5, n_particles=2)
+    assert list(found.parts) == list(found.part_velocities) == names
+    np.testing.assert_allclose(sum(found.parts.values()), found.energy, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sum(found.part_velocities.values()), found.velocity, rtol=1e-4, atol=1e-5)
+    unit = model.policy.energy.temperature if found.name == "U" else 1.0
+    effort = 0.5 * unit * np.square(found.actions - OBSERVATION[0]).sum(-1)
+    np.testing.assert_allclose(found.parts["valley"], effort, rtol=1e-5, atol=1e-6)
 
 
 def test_named_terms_of_an_energy_are_drawn_beside_it():
