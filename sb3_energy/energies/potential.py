@@ -17,12 +17,12 @@ from sb3_energy.types import EnergyFn, Networks
 @dataclass(frozen=True)
 class PotentialEnergy(Summable):
     """
-    ``E(s, a) = V(s, a) / ε``: ``exp(-E)`` is what the potential says of actions (Energy Matching, Balcerak et al. 2025,
+    ``E(s, a) = V(s, a) / ε``: ``exp(-E)`` is the potential's density of actions (Energy Matching, Balcerak et al. 2025,
     equation 6).
 
     :param temperature: ``ε``
     :raises ValueError: if the temperature is out of range
-    :raises TypeError: if it is no number
+    :raises TypeError: if it is not a number
     """
 
     temperature: float = 0.1
@@ -59,7 +59,7 @@ class GuidedPotential(Summable):
     :param normalize_q: whether Q is divided by its spread
     :param aggregate: of the critics, see :class:`sb3_energy.energies.QEnergy`
     :param coefficient: of the standard deviation in ``lcb``
-    :raises ValueError: if a number is out of range, or Q is to be as it is and not asked
+    :raises ValueError: if a number is out of range, or Q is not to be normalised and not used
     :raises TypeError: if something has the wrong type
     """
 

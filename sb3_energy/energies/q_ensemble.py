@@ -27,7 +27,7 @@ class QEnergy(Summable):
     :param aggregate: ``"mean"``, ``"min"`` or ``"lcb"``
     :param coefficient: of the standard deviation in ``lcb`` (``None``: 1), which alone takes it
     :raises ValueError: for another aggregate, or a coefficient out of range or where none is used
-    :raises TypeError: for a coefficient that is no number
+    :raises TypeError: for a coefficient that is not a number
     """
 
     aggregate: str = "mean"

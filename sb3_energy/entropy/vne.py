@@ -20,7 +20,7 @@ def von_neumann_entropy(particles: Any, bandwidth: float = 0.3) -> th.Tensor:
     :param bandwidth: distance at which two particles begin to count as two
     :return: ``(B,)``, in nats
     :raises ValueError: if the bandwidth is not positive, the shape is not that of particles, or one is not finite
-    :raises TypeError: if something is no number
+    :raises TypeError: if something is not a number
     """
     checked = as_tensor("particles", particles)
     # A tensor keeps its graph: the entropy may be a part of a loss

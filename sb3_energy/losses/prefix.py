@@ -34,8 +34,8 @@ def prefix_loss(
     marginals held fixed and ``E_D`` the energy itself: soft values backwards through the coordinates, as through time in soft
     Q-learning (Haarnoja et al. 2017, equation 10). A network learns from the one after it, so errors add up over ``D``.
 
-    Energies of what nobody draws lie tens of nats above the others. Huber's loss counts them by their distance and not by
-    its square, so that they do not decide what is learned (Huber 1964). The marginals lie above the true ones in the mean,
+    Energies of points that are never drawn lie tens of nats above the others. Huber's loss counts them by their distance
+    and not by its square, so that they do not dominate (Huber 1964). The marginals lie above the true ones in the mean,
     see :func:`soft_marginal`, and the regression takes over what of that depends on the prefix.
 
     It evaluates ``B M K`` energies, as many of each prefix but the first without gradient, and ``B M`` of each with.

@@ -22,7 +22,7 @@ from sb3_energy.networks import FieldNetwork, PrefixEnergies, VelocityNetwork
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import draw_coordinates, draw_proposals
 from sb3_energy.refinement.weighted_candidates import Candidates, CandidateSettings, draw_candidates
-from sb3_energy.refiners import effective_sample_size, importance_resample
+from sb3_energy.stats import effective_sample_size, importance_resample
 from sb3_energy.types import EnergyFn, Head
 
 LATEST_TIME = 0.999

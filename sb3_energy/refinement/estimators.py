@@ -14,14 +14,16 @@ DENSITIES = ("trace", "mixture", "path", "divergence")
 
 
 OF_THE_PACKAGE = frozenset(ENTROPY_ESTIMATORS.values())
-"""Valid where a refiner lists them. One of the user's own says by itself which refiners it is for, if not for all."""
+"""Valid where a refiner lists them. An estimator of the user's own names its refiners itself, or is valid for all."""
 
 
 def valid_estimators(refiner: type[Refiner]) -> list[str]:
     """
-    :param refiner: a class of refiners
-    :return: names of the estimators that are valid for it, its default first: those that it lists, and those of the user's own
-        whose ``refiners``, names or classes, include it or are not said
+    The names of the estimators that are valid for a refiner.
+
+    :param refiner: its class
+    :return: its default first: those that it lists, and those of the user's own that name it in ``refiners``, by name or
+        class, or that name none
     """
     listed = list(getattr(refiner, "estimators", ("base", "soft_value")))
     own = {name: cls for name, cls in ENTROPY_ESTIMATORS.items() if cls not in OF_THE_PACKAGE and name not in listed}
@@ -37,6 +39,8 @@ def choose_estimator(
     name: str | type[EntropyEstimator] | None, kwargs: dict[str, Any] | None, refinement: Refinement
 ) -> EntropyEstimator:
     """
+    Make an estimator that is valid for a refinement.
+
     :param name: in :data:`sb3_energy.entropy.ENTROPY_ESTIMATORS`, a class, or ``None`` for the refiner's own default
     :param kwargs: its arguments
     :param refinement: whose entropy it is to estimate

@@ -1,4 +1,4 @@
-"""What a refinement did, for the logger."""
+"""Means of a refinement's numbers, for the logger."""
 
 import torch as th
 
@@ -9,14 +9,14 @@ from sb3_energy.types import EnergyFn, RefinerInfo
 
 def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str, th.Tensor]:
     """
-    What a refinement did, in means over observations, for the logger.
+    Means of a refinement's numbers over observations.
 
     :param infos: of its steps
-    :param actions: ``(B, A)`` what came out, scaled to [-1, 1]
-    :return: ``refiner_displacement``, the length of the way; ``refiner_acceptance``, the mean over steps;
+    :param actions: ``(B, A)`` refined actions, scaled to [-1, 1]
+    :return: ``refiner_displacement``, the sum of the steps' lengths; ``refiner_acceptance``, the mean over steps;
         ``refiner_effective_sample_size``, the mean over resamplings, where there was one; ``refiner_energy_drop``, by how
-        much the target's energy is lower after the last step than before the first, over observations whose particles
-        never entered what is forbidden (NaN if there is none); and ``refined_at_edge``, the part of the actions' coordinates
+        much the target's energy is lower after the last step than before the first, over observations where all energies
+        were finite (NaN if there is none); and ``refined_at_edge``, the part of the actions' coordinates
         beyond .99. Scalars
     """
     records = {"refined_at_edge": (actions.abs() > 0.99).float().mean()}
@@ -29,7 +29,7 @@ def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str
     drops = [info.energy_drop for info in infos if info.energy_drop is not None]
     if drops:
         drop = th.stack(drops).sum(dim=0)
-        finite = th.isfinite(drop)  # an infinite energy at one particle must not hide what the others did
+        finite = th.isfinite(drop)  # an infinite energy at one particle must not hide the others
         records["refiner_energy_drop"] = th.where(finite, drop, 0.0).sum() / finite.sum()
     return records
 

@@ -1,4 +1,4 @@
-"""Energies that can be had for some of their observations, without encoding any of them again."""
+"""Energies that can be restricted to some of their observations, without encoding any of them again."""
 
 import copy
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from sb3_energy.types import CriticNetwork, Energy, EnergyFn, Networks
 
 @runtime_checkable
 class SliceableEnergy(Protocol):
-    """An ``EnergyFn`` that is bound to ``B`` observations and knows which is which."""
+    """An ``EnergyFn`` at ``B`` observations that can be restricted to some of them."""
 
     def __call__(self, particles: th.Tensor) -> th.Tensor:
-        """``(B, N, A) -> (B, N)``."""
+        """``(B, N, *E) -> (B, N)``."""
         ...
 
     def rows(self, index: th.Tensor) -> EnergyFn:
         """
         :param index: ``(b,)`` of observations
-        :return: ``(b, N, A) -> (b, N)``, the energy of these alone
+        :return: ``(b, N, *E) -> (b, N)``, the energy of these alone
         """
         ...
 
@@ -32,7 +32,7 @@ class SliceableEnergy(Protocol):
 @dataclass(frozen=True, eq=False)
 class BoundEnergy:
     """
-    What :func:`bind_sliceable` returns.
+    The result of :func:`bind_sliceable`.
 
     :param energy: the energy that is bound
     :param networks: what it is made of
@@ -63,41 +63,41 @@ class BoundEnergy:
 
     def of_starts(self) -> EnergyFn:
         """
-        :return: what chooses between places to start at
+        :return: the energy that chooses between places to start at
         """
         return energy_of_starts(self.fn)
 
     def rows(self, index: th.Tensor) -> "BoundEnergy":
         """
         :param index: ``(b,)`` of observations
-        :return: the energy of these alone; an energy of the user's own is bound again, to features that are known
+        :return: the energy of these alone, bound again to features that are known
         """
         obs = {key: value[index] for key, value in self.obs.items()} if isinstance(self.obs, dict) else self.obs[index]
-        return _bind(self.energy, self.networks, obs, [features[index] for features in self.features])
+        return _bind(self.energy, self.networks, obs, features=[features[index] for features in self.features])
 
 
 def bind_sliceable(energy: Energy, networks: Networks, obs: PyTorchObs) -> BoundEnergy:
     """
-    Bind an energy such that it can also be had for some of the observations.
+    Bind an energy such that it can be restricted to some of the observations.
 
     :param energy: any
     :param networks: what it is made of
     :param obs: ``B`` observations
     :return: a function of the actions ``(B, N, A) -> (B, N)``, with a method ``rows``
     """
-    return _bind(energy, networks, obs, [])
+    return _bind(energy, networks, obs, features=[])
 
 
-def _bind(energy: Energy, networks: Networks, obs: PyTorchObs, features: list[th.Tensor]) -> BoundEnergy:
-    # The same critic in everything but that it encodes these observations once. A shallow copy shares its parameters and
-    # leaves the critic of the policy as it is; whatever else an energy asks of a critic of its own, it gets.
+def _bind(energy: Energy, networks: Networks, obs: PyTorchObs, *, features: list[th.Tensor]) -> BoundEnergy:
+    # A shallow copy of the critic, with the same parameters and methods, that encodes these observations once: an encoder of
+    # images costs more than the steps that are saved. The critic of the policy stays as it is.
     critic = copy.copy(networks.critic)
     critic.encode = partial(_encoded, networks.critic, obs, features)  # type: ignore[method-assign]
-    return BoundEnergy(energy, networks, obs, features, energy.bind(networks._replace(critic=critic), obs))
+    return BoundEnergy(energy, networks, obs, features=features, fn=energy.bind(networks._replace(critic=critic), obs))
 
 
 def _encoded(critic: CriticNetwork, obs: PyTorchObs, features: list[th.Tensor], asked: PyTorchObs) -> th.Tensor:
-    if asked is not obs:  # an energy may look at other observations than those it is bound to
+    if asked is not obs:  # an energy may encode other observations than those it is bound to
         return critic.encode(asked)
     if not features:
         features.append(critic.encode(obs))

@@ -1,4 +1,4 @@
-"""Weighted candidates for what learns to draw from the Gibbs distribution."""
+"""Weighted candidates, from which a head learns to draw from the Gibbs distribution."""
 
 import math
 from dataclasses import dataclass
@@ -11,13 +11,15 @@ from sb3_energy.checks import check_fraction, check_integer, check_number, check
 from sb3_energy.energies import squashed
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import draw_particles, mixture_log_prob
-from sb3_energy.stats import gaussian_log_prob, importance_resample, log_mean_exp
+from sb3_energy.stats import gaussian_log_prob, importance_resample, log_mean_exp, noise_like
 from sb3_energy.types import EnergyFn
 
 
 class Candidates(NamedTuple):
     """
-    :param particles: ``(B, N, A)``, before the squash
+    Candidates and their weights.
+
+    :param particles: ``(B, N, A)``, pre-tanh
     :param log_weights: ``(B, N)``, of the Gibbs distribution over the density they were drawn from
     """
 
@@ -38,11 +40,12 @@ class Kernels(NamedTuple):
 
     def draw(self, generator: th.Generator | None) -> th.Tensor:
         """
+        One draw of each kernel.
+
         :param generator: source of the noise
-        :return: ``(B, K, A)``, one from each
+        :return: ``(B, K, A)``
         """
-        noise = th.randn(self.means.shape, generator=generator, device=self.means.device, dtype=self.means.dtype)
-        return self.means + self.std * noise
+        return self.means + self.std * noise_like(self.means, generator)
 
     def of_the_other_half(self) -> "Kernels":
         """
@@ -62,21 +65,21 @@ class Kernels(NamedTuple):
 @dataclass(frozen=True)
 class CandidateSettings:
     """
-    What the candidates are drawn from: the Gaussian base, the box, a kernel around the replayed action, and kernels around
+    The mixture the candidates are drawn from: the Gaussian base, the box, a kernel around the replayed action, and kernels
     where a gradient step takes the best of the others (resample, then move).
 
     Each weight divides by the density of the whole mixture (deterministic mixture weights: Veach and Guibas 1995, section
-    3.3; with kernels at what was found, population Monte Carlo, Cappé et al. 2004), so that where candidates come from
-    decides how many of them count and not what they are draws of.
+    3.3; with kernels at candidates, population Monte Carlo, Cappé et al. 2004), so the mixture changes the variance of the
+    weights and not their law.
 
-    Where a kernel is must not depend on what is weighed with it: a candidate always has the kernel that it gave rise to
+    The place of a kernel must not depend on the candidates that are weighed with it: a candidate always has its own kernel
     nearby, would be divided by too large a density, and the mean weight would miss the normaliser by a sixth. So there are
     two halves, and the kernels of one come from the other (cross-fitting, Chernozhukov et al. 2018): given either half, the
     weights of the other are unbiased.
 
     :param n_candidates: for each observation, an even number of at least 8
     :param refined_fraction: part of them that is refined, in [0, 1)
-    :param replay_std: standard deviation of the kernel around the replayed action, before the squash (``None``: the
+    :param replay_std: standard deviation of the kernel around the replayed action, pre-tanh (``None``: the
         replayed action is not used)
     :param step_size: of the refined ones' Langevin step, in units of the base's variance
     :raises ValueError: if a number is out of range
@@ -127,9 +130,11 @@ def draw_candidates(
     generator: th.Generator | None = None,
 ) -> Candidates:
     """
+    Draw candidates for each observation and weigh them.
+
     :param base: the Gaussian
-    :param energy: ``(B, N, A) -> (B, N)`` on the box, temperature included
-    :param replayed: ``(B, A)`` actions of the replay buffer before the squash, or ``None``
+    :param energy: ``(B, N, A) -> (B, N)`` in the box, temperature included
+    :param replayed: ``(B, A)`` actions of the replay buffer, pre-tanh, or ``None``
     :param settings: of what they are drawn
     :param generator: source of the noise (``None``: torch's global one)
     :return: candidates and their weights, without a graph
@@ -148,12 +153,13 @@ def draw_candidates(
         particles = th.cat([particles, *(kernel.draw(generator) for _, kernel in kernels)], dim=1)
         energies = energies_of(particles)
         if n_refined > 0:
-            log_weights = -energies - _log_mixture(particles, halves, n_proposals, kernels)
-            moved = _moved(halves, energies_of, particles, log_weights, n_refined, settings, generator)
+            log_weights = -energies - _log_mixture(particles, halves, n_proposals, kernels=kernels)
+            centres, _ = importance_resample(particles, log_weights, n_refined, generator=generator)
+            moved = _moved(halves, energies_of, centres, settings.step_size)
             kernels.append((n_refined, moved.of_the_other_half()))
             refined = kernels[-1][1].draw(generator)
             particles, energies = th.cat([particles, refined], dim=1), th.cat([energies, energies_of(refined)], dim=1)
-        log_weights = -energies - _log_mixture(particles, halves, n_proposals, kernels)
+        log_weights = -energies - _log_mixture(particles, halves, n_proposals, kernels=kernels)
         return Candidates(particles.reshape(rows, -1, particles.shape[2]), log_weights.reshape(rows, -1))
 
 
@@ -164,23 +170,14 @@ def _replay_kernels(replayed: th.Tensor, settings: CandidateSettings) -> list[tu
     return [(settings.n_replayed, Kernels(replayed.unsqueeze(1).expand(-1, settings.n_replayed, -1), width))]
 
 
-def _moved(
-    base: Gaussian,
-    energy_fn: EnergyFn,
-    particles: th.Tensor,
-    log_weights: th.Tensor,
-    n: int,
-    settings: CandidateSettings,
-    generator: th.Generator | None,
-) -> Kernels:
-    """The kernels of one preconditioned Langevin step from resampled particles, whose drift is bounded by the base's width."""
-    centres, _ = importance_resample(particles, log_weights, n, generator=generator)
+def _moved(base: Gaussian, energy_fn: EnergyFn, centres: th.Tensor, step_size: float) -> Kernels:
+    """The kernels of one preconditioned Langevin step, whose drift is bounded by the base's width."""
     std = base.std.unsqueeze(1).clamp(max=1.0)
-    drift = -0.5 * settings.step_size * std * energy_and_grad(energy_fn, centres)[1]
-    return Kernels(centres + std * drift.clamp(-1.0, 1.0), settings.step_size**0.5 * std)
+    drift = -0.5 * step_size * std * energy_and_grad(energy_fn, centres)[1]
+    return Kernels(centres + std * drift.clamp(-1.0, 1.0), step_size**0.5 * std)
 
 
-def _log_mixture(particles: th.Tensor, base: Gaussian, n_proposals: int, kernels: list[tuple[int, Kernels]]) -> th.Tensor:
+def _log_mixture(particles: th.Tensor, base: Gaussian, n_proposals: int, *, kernels: list[tuple[int, Kernels]]) -> th.Tensor:
     n_uniform = math.floor(n_proposals * 0.5)
     total = n_proposals + sum(n for n, _ in kernels)
     parts = [mixture_log_prob(base, particles, n_uniform / n_proposals) + math.log(n_proposals / total)]

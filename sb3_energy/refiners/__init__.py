@@ -14,7 +14,6 @@ from sb3_energy.refiners.mean_flow import MeanFlow
 from sb3_energy.refiners.mppi import MPPI
 from sb3_energy.refiners.snis import SelfNormalizedImportanceSampling
 from sb3_energy.refiners.svgd import SteinVariationalGradientDescent
-from sb3_energy.stats import effective_sample_size, importance_resample, normal_quantiles, systematic_resample
 from sb3_energy.types import Refiner
 
 REFINERS: dict[str, type[Refiner]] = {
@@ -45,13 +44,9 @@ __all__ = [
     "SelfNormalizedImportanceSampling",
     "SteinVariationalGradientDescent",
     "computed_part",
-    "effective_sample_size",
-    "importance_resample",
     "jko_langevin",
-    "normal_quantiles",
     "refine",
     "refine_until_still",
     "refined_particles",
     "select",
-    "systematic_resample",
 ]

@@ -100,15 +100,16 @@ def _for_all(info: RefinerInfo, rows: th.Tensor, moving: th.Tensor, n: int) -> R
     return RefinerInfo(
         spread(info.acceptance, 1.0),
         spread(info.displacement, 0.0),
-        None if size is None else spread(size, float(info.acceptance.shape[1])),
-        None if drop is None else spread(drop, 0.0),
-        th.zeros(n, dtype=th.bool, device=rows.device).index_fill(0, rows, True),
+        effective_sample_size=None if size is None else spread(size, float(info.acceptance.shape[1])),
+        energy_drop=None if drop is None else spread(drop, 0.0),
+        computed=th.zeros(n, dtype=th.bool, device=rows.device).index_fill(0, rows, True),
     )
 
 
 def _untaken(info: RefinerInfo) -> RefinerInfo:
     nothing = th.zeros_like(info.displacement)
-    return RefinerInfo(nothing + 1.0, nothing, None, nothing[:, 0], th.zeros_like(nothing[:, 0], dtype=th.bool))
+    untaken = th.zeros_like(nothing[:, 0], dtype=th.bool)
+    return RefinerInfo(nothing + 1.0, nothing, energy_drop=nothing[:, 0], computed=untaken)
 
 
 def _taken(state: RefinerState, keep: th.Tensor) -> RefinerState:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch as th
 
 from sb3_energy.checks import check_choice
-from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick, VelocityFn
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 
 class TransportSteps(ABC):
@@ -47,7 +47,7 @@ class TransportSteps(ABC):
 
 class Stage(NamedTuple):
     """
-    Where a solver asks for the velocity within a step.
+    A point of a step at which a solver evaluates the velocity.
 
     :param particles: ``(B, N, *E)``
     :param time: ``(B, N)``
@@ -59,6 +59,10 @@ class Stage(NamedTuple):
     time: th.Tensor
     weight: float
     velocity: th.Tensor
+
+
+StageFn = Callable[[th.Tensor, float, float], Stage]
+"""``(B, N, *E)``, how long after the step's beginning, weight ``-> Stage``."""
 
 
 @dataclass(frozen=True)
@@ -108,34 +112,35 @@ class Flow(TransportSteps):
         :param particles: ``(B, N, *E)``
         :param target: with its ``velocity``
         :param tick: which step of how many
-        :return: where the solver asks for velocities
+        :return: the points at which the solver evaluates the velocity
         """
-        assert target.velocity is not None  # init has seen to it
-        time = particles.new_full(particles.shape[:2], tick.step * tick.dt)
-        return SOLVERS[self.solver](target.velocity, particles, time, tick.dt)
+        velocity, begin = target.velocity, particles.new_full(particles.shape[:2], tick.step * tick.dt)
+        assert velocity is not None  # init has checked it
+
+        def at(x: th.Tensor, later: float, weight: float) -> Stage:
+            time = begin + later
+            return Stage(x, time, weight=weight, velocity=velocity(x, time))
+
+        return SOLVERS[self.solver](at, particles, tick.dt)
 
 
-def _stage(velocity: VelocityFn, particles: th.Tensor, time: th.Tensor, weight: float) -> Stage:
-    return Stage(particles, time, weight, velocity(particles, time))
+def _euler(at: StageFn, x: th.Tensor, dt: float) -> list[Stage]:
+    return [at(x, 0.0, dt)]
 
 
-def _euler(velocity: VelocityFn, particles: th.Tensor, time: th.Tensor, dt: float) -> list[Stage]:
-    return [_stage(velocity, particles, time, dt)]
+def _heun(at: StageFn, x: th.Tensor, dt: float) -> list[Stage]:
+    first = at(x, 0.0, dt / 2.0)
+    return [first, at(x + dt * first.velocity, dt, dt / 2.0)]
 
 
-def _heun(velocity: VelocityFn, particles: th.Tensor, time: th.Tensor, dt: float) -> list[Stage]:
-    first = _stage(velocity, particles, time, dt / 2.0)
-    return [first, _stage(velocity, particles + dt * first.velocity, time + dt, dt / 2.0)]
+def _rk4(at: StageFn, x: th.Tensor, dt: float) -> list[Stage]:
+    first = at(x, 0.0, dt / 6.0)
+    second = at(x + dt / 2.0 * first.velocity, dt / 2.0, dt / 3.0)
+    third = at(x + dt / 2.0 * second.velocity, dt / 2.0, dt / 3.0)
+    return [first, second, third, at(x + dt * third.velocity, dt, dt / 6.0)]
 
 
-def _rk4(velocity: VelocityFn, particles: th.Tensor, time: th.Tensor, dt: float) -> list[Stage]:
-    first = _stage(velocity, particles, time, dt / 6.0)
-    second = _stage(velocity, particles + dt / 2.0 * first.velocity, time + dt / 2.0, dt / 3.0)
-    third = _stage(velocity, particles + dt / 2.0 * second.velocity, time + dt / 2.0, dt / 3.0)
-    return [first, second, third, _stage(velocity, particles + dt * third.velocity, time + dt, dt / 6.0)]
-
-
-SOLVERS: dict[str, Callable[[VelocityFn, th.Tensor, th.Tensor, float], list[Stage]]] = {
+SOLVERS: dict[str, Callable[[StageFn, th.Tensor, float], list[Stage]]] = {
     "euler": _euler,
     "heun": _heun,
     "rk4": _rk4,

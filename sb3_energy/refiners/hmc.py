@@ -55,7 +55,7 @@ class HamiltonianMonteCarlo(MetropolisChain):
         check_target_acceptance(self.target_acceptance)
 
     def propose(
-        self, state: RefinerState, target: Target, step_size: float | th.Tensor, generator: th.Generator | None
+        self, state: RefinerState, target: Target, step_size: float | th.Tensor, *, generator: th.Generator | None
     ) -> tuple[RefinerState, th.Tensor]:
         """
         :param state: with the gradients at its particles in ``extra``
@@ -64,8 +64,22 @@ class HamiltonianMonteCarlo(MetropolisChain):
         :param generator: source of the momenta
         :return: the state after the leapfrog steps, and by how much they lowered the Hamiltonian
         """
+        first = noise_like(state.particles, generator)
+        new, last = self._leapfrog(state, first, target, step_size=step_size)
+        kinetic_drop = 0.5 * (first.flatten(2).square().sum(-1) - last.flatten(2).square().sum(-1))
+        return new, state.energies - new.energies + kinetic_drop
+
+    def deterministic(self) -> Langevin:
+        """
+        :return: gradient descent, with steps of a leapfrog that starts at rest
+        """
+        step_size = Squared(self.step_size) if callable(self.step_size) else self.step_size**2
+        return Langevin(step_size, 0.0, max_grad_norm=self.max_grad_norm, max_displacement=self.max_displacement)
+
+    def _leapfrog(
+        self, state: RefinerState, momenta: th.Tensor, target: Target, step_size: float | th.Tensor
+    ) -> tuple[RefinerState, th.Tensor]:
         particles, energies, gradients = state
-        first = momenta = noise_like(particles, generator)
         for _ in range(self.n_leapfrogs):
             momenta = momenta - 0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
             move = step_size * momenta
@@ -74,12 +88,4 @@ class HamiltonianMonteCarlo(MetropolisChain):
             particles = particles + move
             energies, gradients = energy_and_grad(target.energy, particles)
             momenta = momenta - 0.5 * step_size * clipped_gradients(gradients, self.max_grad_norm)
-        kinetic_drop = 0.5 * (first.flatten(2).square().sum(-1) - momenta.flatten(2).square().sum(-1))
-        return RefinerState(particles, energies, gradients), state.energies - energies + kinetic_drop
-
-    def deterministic(self) -> Langevin:
-        """
-        :return: gradient descent, with steps of a leapfrog that starts at rest
-        """
-        step_size = Squared(self.step_size) if callable(self.step_size) else self.step_size**2
-        return Langevin(step_size, 0.0, max_grad_norm=self.max_grad_norm, max_displacement=self.max_displacement)
+        return RefinerState(particles, energies, gradients), momenta

@@ -52,7 +52,7 @@ class MetropolisAdjustedLangevin(MetropolisChain):
         check_target_acceptance(self.target_acceptance)
 
     def propose(
-        self, state: RefinerState, target: Target, step_size: float | th.Tensor, generator: th.Generator | None
+        self, state: RefinerState, target: Target, step_size: float | th.Tensor, *, generator: th.Generator | None
     ) -> tuple[RefinerState, th.Tensor]:
         """
         :param state: with the gradients at its particles in ``extra``

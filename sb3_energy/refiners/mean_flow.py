@@ -40,7 +40,7 @@ class MeanFlow(TransportSteps):
         return RefinerState(particles, target.energy(particles))
 
     def transport(self, particles: th.Tensor, target: Target, tick: Tick) -> th.Tensor:
-        assert target.average_velocity is not None  # init has seen to it
+        assert target.average_velocity is not None  # init has checked it
         begin, end = self.times(particles, tick)
         return particles + tick.dt * target.average_velocity(particles, begin, end)
 

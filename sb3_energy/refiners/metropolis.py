@@ -43,7 +43,7 @@ class MetropolisChain(ABC):
 
     @abstractmethod
     def propose(
-        self, state: RefinerState, target: Target, step_size: float | th.Tensor, generator: th.Generator | None
+        self, state: RefinerState, target: Target, step_size: float | th.Tensor, *, generator: th.Generator | None
     ) -> tuple[RefinerState, th.Tensor]:
         """
         :param state: with the gradients at its particles in ``extra``
@@ -81,7 +81,7 @@ class MetropolisChain(ABC):
             gradients, log_scale = state.extra
             old = state._replace(extra=gradients)
             step_size = _over_event(step_size * log_scale.exp(), like=state.particles)
-        new, log_ratio = self.propose(old, target, step_size, generator)
+        new, log_ratio = self.propose(old, target, step_size, generator=generator)
         log_ratio = th.where(new.energies.isposinf(), -th.inf, log_ratio)  # never accepted
         refuse_diverged(self, tick, new.energies.isnan() | new.energies.isneginf() | log_ratio.isnan())  # type: ignore[arg-type]
         uniform = th.rand(log_ratio.shape, generator=generator, device=log_ratio.device, dtype=log_ratio.dtype)

@@ -7,7 +7,7 @@ from sb3_energy.energies.transforms import log_tanh_jacobian
 from sb3_energy.entropy import BaseEntropy, SoftValueEntropy, soft_value
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import draw_proposals
-from sb3_energy.refiners import effective_sample_size
+from sb3_energy.stats import effective_sample_size
 from sb3_energy.types import EntropyContext
 from tests.laws import entropy, log_normalizer, modes_energy
 

@@ -10,7 +10,8 @@ from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import squashed_log_prob
 from sb3_energy.refinement.records import refinement_records
-from sb3_energy.refiners import REFINERS, Langevin, normal_quantiles, refine
+from sb3_energy.refiners import REFINERS, Langevin, refine
+from sb3_energy.stats import normal_quantiles
 from sb3_energy.types import Head, RefinerInfo
 from tests.laws import frequencies, modes_energy, total_variation
 

@@ -7,7 +7,7 @@ import torch as th
 from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.warm_start import Plans, n_warm
-from sb3_energy.refiners import normal_quantiles
+from sb3_energy.stats import normal_quantiles
 
 BASE = Gaussian(th.zeros(3, 2), th.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]))
 CANDIDATES = th.arange(3 * 16 * 2, dtype=th.float32).reshape(3, 16, 2)

@@ -7,7 +7,8 @@ import torch as th
 
 from sb3_energy.energies import squashed
 from sb3_energy.energies.transforms import log_tanh_jacobian
-from sb3_energy.refiners import DerivativeFree, refine, systematic_resample
+from sb3_energy.refiners import DerivativeFree, refine
+from sb3_energy.stats import systematic_resample
 from sb3_energy.types import Target
 from tests.laws import modes_energy, total_variation
 

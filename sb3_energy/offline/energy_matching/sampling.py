@@ -7,7 +7,8 @@ import torch as th
 from sb3_energy.deferred import NonFiniteError
 from sb3_energy.energies import folded, reflected, tempered
 from sb3_energy.offline.energy_matching.settings import Settings
-from sb3_energy.refiners import Langevin, jko_langevin, normal_quantiles, refine, refined_particles, select
+from sb3_energy.refiners import Langevin, jko_langevin, refine, refined_particles, select
+from sb3_energy.stats import normal_quantiles
 from sb3_energy.types import EnergyFn, Target
 
 
