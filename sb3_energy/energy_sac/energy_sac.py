@@ -258,7 +258,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         with matmul_precision(self._uses_fast_matmul, self.fast_matmul is True, batch_size):
             for gradient_step in range(gradient_steps):
                 self.refinement_log.is_due = captured is not None or (self._n_updates + gradient_step) % LOG_EVERY == 0
-                batch = self._sample(batch_size)
+                self.refinement_log.batch = batch = self._sample(batch_size)
                 update(batch, records)
                 if gradient_step % self.target_update_interval == 0:
                     self._update_target()
@@ -465,8 +465,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
             self.return_tracker.record(self.logger)
 
     def dump_logs(self) -> None:
-        """Write the log, as SB3 does, with statistics of one of the last refinements."""
-        self.refinement_log.record(self.logger)
+        """Write the log, as SB3 does, with statistics of one of the last refinements and of the terms of a sum of energies."""
+        self.refinement_log.record(self.logger, self.policy)
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:

@@ -2,9 +2,7 @@
 
 import torch as th
 
-from sb3_energy.energies import BoundComposite
-from sb3_energy.refinement.sliceable_energy import BoundEnergy
-from sb3_energy.types import EnergyFn, RefinerInfo
+from sb3_energy.types import RefinerInfo
 
 
 def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str, th.Tensor]:
@@ -32,21 +30,6 @@ def refinement_records(infos: list[RefinerInfo], actions: th.Tensor) -> dict[str
         finite = th.isfinite(drop)  # an infinite energy at one particle must not hide the others
         records["refiner_energy_drop"] = th.where(finite, drop, 0.0).sum() / finite.sum()
     return records
-
-
-def term_records(energy: EnergyFn, actions: th.Tensor) -> dict[str, th.Tensor]:
-    """
-    The terms of a sum of energies, means over observations.
-
-    :param energy: bound to ``B`` observations
-    :param actions: ``(B, A)``, scaled to [-1, 1]
-    :return: ``energy_<name>``, the weighted value of each term; nothing for any other energy
-    """
-    fn = energy.fn if isinstance(energy, BoundEnergy) else energy
-    if not isinstance(fn, BoundComposite):
-        return {}
-    with th.no_grad():
-        return {f"energy_{name}": mean for name, mean in fn.means(actions.unsqueeze(1)).items()}
 
 
 def _sum_of_means(parts: list[th.Tensor]) -> th.Tensor:

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_energy import PGAC, EnergySAC
 from sb3_energy.autodiff import energy_and_grad, gradient_of
@@ -26,7 +27,6 @@ from sb3_energy.energies import (
     Summable,
     is_finite_energy,
 )
-from sb3_energy.refinement.records import term_records
 from sb3_energy.refiners import Langevin, refine
 from sb3_energy.schedules import LinearRamp
 from sb3_energy.types import Target
@@ -282,16 +282,32 @@ def test_nan_in_training_names_the_term():
         model.predict(np.array([[0.0, 0.0, 1.0]], np.float32))
 
 
-def test_the_terms_add_up_to_the_sum():
+def test_the_means_of_the_terms_add_up_to_the_sums():
     model = make(QEnergy() + 0.1 * FunctionEnergy(effort))
-    obs, actions = th.as_tensor(OBS), th.tensor([[0.5], [-1.0]])
-    energy = model.policy.energy_fn(obs)
-    records = term_records(energy, actions)
-    assert set(records) == {"energy_q", "energy_effort"}
-    assert records["energy_effort"].item() == pytest.approx(0.1 * (0.25 + 1.0) / 2.0)
-    total = energy(actions.unsqueeze(1)).mean().item()
-    assert (records["energy_q"] + records["energy_effort"]).item() == pytest.approx(total, rel=1e-5)
-    assert term_records(make("q").policy.energy_fn(obs), actions) == {}
+    actions = th.tensor([[[0.5]], [[-1.0]]])
+    energy = model.policy.energy.bind(model.policy.networks(), th.as_tensor(OBS))
+    means = energy.means(actions)
+    assert set(means) == {"q", "effort"} and means["effort"].item() == pytest.approx(0.1 * (0.25 + 1.0) / 2.0)
+    assert sum(means.values()).item() == pytest.approx(energy(actions).mean().item(), rel=1e-5)
+
+
+class Lines(KVWriter):
+    def __init__(self):
+        self.found = {}
+
+    def write(self, key_values, key_excluded, step=0):
+        self.found |= key_values
+
+    def close(self):
+        pass
+
+
+def test_the_terms_are_logged_by_name():
+    model, output = make(QEnergy() + 0.1 * FunctionEnergy(effort)), Lines()
+    model.set_logger(Logger(None, [output]))
+    model.learn(45)
+    model.dump_logs()
+    assert math.isfinite(output.found["train/energy_q"]) and 0.0 < output.found["train/energy_effort"] <= 0.1
 
 
 @pytest.mark.parametrize(
