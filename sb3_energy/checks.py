@@ -1,8 +1,8 @@
 """
-Checks of arguments, one sentence each, in one place.
+Checks of arguments, which raise errors of one sentence.
 
-Numbers are taken as people have them: NumPy's scalars, arrays and tensors without axes, beside Python's. Every check returns
-the plain Python value, which is what gets stored, so that files hold nothing else.
+Beside Python's numbers, NumPy's scalars and arrays and tensors without axes are accepted. Every check returns the plain Python
+value, which is the one to store, so that files hold no others.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ import numpy as np
 import torch as th
 
 LARGEST_INTEGER = 2**31 - 1
-"""Of what is counted: tensors have no more rows, and no loop has an end that goes on for longer."""
+"""Upper bound of sizes and counts."""
 
 _PLAIN = (bool, int, float, str, type(None))
 
 
 def plain(value: Any) -> Any:
     """
-    Python's own numbers for those of NumPy and torch; in lists, tuples and dicts, too. All else stays as it is.
+    Python's own numbers for those of NumPy and torch, also in lists, tuples and dicts. Other values stay as they are.
 
     :param value: anything
     :return: the same with plain numbers
     """
-    if type(value) in _PLAIN:  # nearly all of them
+    if type(value) in _PLAIN:  # the most frequent case
         return value
     if type(value) in (list, tuple):
         return type(value)(plain(part) for part in value)
@@ -41,7 +41,7 @@ def plain(value: Any) -> Any:
 
 def plain_fields(instance: Any) -> None:
     """
-    Make the numbers of a dataclass plain, a frozen one's too: the first thing that its ``__post_init__`` does.
+    Make the numbers of a dataclass plain, frozen or not, at the beginning of its ``__post_init__``.
 
     :param instance: of a dataclass
     """
@@ -52,16 +52,17 @@ def plain_fields(instance: Any) -> None:
             object.__setattr__(instance, field.name, number)
 
 
-def check_number(name: str, value: Any, strict: bool = False) -> float:
+def check_number(name: str, value: Any, strict: bool = False, what: str = "a number") -> float:
     """
     :param name: of the argument
     :param value: a number of at least 0
     :param strict: whether it must be above 0
+    :param what: what is accepted, for the error message
     :return: the plain number
-    :raises TypeError: if it is no number
+    :raises TypeError: if it is not a number
     :raises ValueError: if it is out of range
     """
-    number = check_finite_number(name, value)
+    number = check_finite_number(name, value, what)
     if not (number > 0.0 if strict else number >= 0.0):
         raise ValueError(f"{name} must be {'above' if strict else 'at least'} 0, got {value!r}")
     return number
@@ -71,9 +72,9 @@ def check_finite_number(name: str, value: Any, what: str = "a number") -> float:
     """
     :param name: of the argument
     :param value: a number
-    :param what: is accepted, for the error message
+    :param what: what is accepted, for the error message
     :return: the plain number
-    :raises TypeError: if it is no number
+    :raises TypeError: if it is not a number
     :raises ValueError: if it is NaN or infinity
     """
     number = _number(name, value, what)
@@ -95,14 +96,9 @@ def check_positive(name: str, value: Any) -> float | None:
     :param value: a number above 0, or ``None`` for no limit
     :return: the plain number
     :raises TypeError: if it is neither
-    :raises ValueError: if it is not positive
+    :raises ValueError: if it is not above 0
     """
-    if value is None:
-        return None
-    number = check_finite_number(name, value, "a number or None")
-    if not number > 0.0:
-        raise ValueError(f"{name} must be above 0, got {value!r}")
-    return number
+    return None if value is None else check_number(name, value, strict=True, what="a number or None")
 
 
 def check_tolerance(name: str, value: Any) -> float | None:
@@ -113,12 +109,7 @@ def check_tolerance(name: str, value: Any) -> float | None:
     :raises TypeError: if it is neither
     :raises ValueError: if it is negative
     """
-    if value is None:
-        return None
-    number = check_finite_number(name, value, "a number or None")
-    if number < 0.0:
-        raise ValueError(f"{name} must be at least 0, got {value!r}")
-    return number
+    return None if value is None else check_number(name, value, what="a number or None")
 
 
 def check_part(name: str, value: Any) -> float:
@@ -126,13 +117,10 @@ def check_part(name: str, value: Any) -> float:
     :param name: of the argument
     :param value: a number in (0, 1]
     :return: the plain number
-    :raises TypeError: if it is no number
-    :raises ValueError: if it lies outside
+    :raises TypeError: if it is not a number
+    :raises ValueError: if it is outside
     """
-    number = _number(name, value)
-    if not 0.0 < number <= 1.0:
-        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
-    return number
+    return _inside("(0, 1]", name, value)
 
 
 def check_fraction(name: str, value: Any, strict: bool = False) -> float:
@@ -141,13 +129,10 @@ def check_fraction(name: str, value: Any, strict: bool = False) -> float:
     :param value: a number in [0, 1)
     :param strict: whether it must be above 0
     :return: the plain number
-    :raises TypeError: if it is no number
-    :raises ValueError: if it lies outside
+    :raises TypeError: if it is not a number
+    :raises ValueError: if it is outside
     """
-    number = _number(name, value)
-    if not 0.0 <= number < 1.0 or (strict and number == 0.0):
-        raise ValueError(f"{name} must lie in {'(' if strict else '['}0, 1), got {value!r}")
-    return number
+    return _inside("(0, 1)" if strict else "[0, 1)", name, value)
 
 
 def check_unit_interval(name: str, value: Any) -> float:
@@ -155,19 +140,23 @@ def check_unit_interval(name: str, value: Any) -> float:
     :param name: of the argument
     :param value: a number in [0, 1]
     :return: the plain number
-    :raises TypeError: if it is no number
-    :raises ValueError: if it lies outside
+    :raises TypeError: if it is not a number
+    :raises ValueError: if it is outside
     """
+    return _inside("[0, 1]", name, value)
+
+
+def _inside(interval: str, name: str, value: Any) -> float:
     number = _number(name, value)
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+    if not (0.0 <= number <= 1.0) or (number == 0.0 and "(" in interval) or (number == 1.0 and ")" in interval):
+        raise ValueError(f"{name} must lie in {interval}, got {value!r}")
     return number
 
 
 def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) -> Any:
     """
     :param name: of the argument
-    :param value: a number, or a schedule (which is asked at the start, the middle and the end of a refinement)
+    :param value: a number, or a schedule (which is evaluated at the start, the middle and the end of a refinement)
     :param minimum: smallest number that is allowed
     :param strict: whether the number must be above the minimum
     :return: the plain number, or the schedule
@@ -191,7 +180,7 @@ def check_integer(name: str, value: Any, minimum: int | None = None, maximum: in
     :param minimum: smallest one that is allowed, or ``None``
     :param maximum: largest one that is allowed
     :return: the plain integer
-    :raises TypeError: if it is no integer
+    :raises TypeError: if it is not an integer
     :raises ValueError: if it is below the minimum or above the maximum
     """
     number = plain(value)
@@ -268,9 +257,9 @@ def check_keywords(name: str, given: Iterable[str], accepted: Collection[str]) -
 
 def did_you_mean(word: Any, words: Iterable[Any]) -> str:
     """
-    :param word: that is not known
-    :param words: that are
-    :return: the end of an error message: which of them is nearly the same, or nothing
+    :param word: an unknown one
+    :param words: known ones
+    :return: the end of an error message that names the most similar of them, or nothing
     """
     known = [known for known in words if isinstance(known, str)]
     near = get_close_matches(word.lower(), [known.lower() for known in known], n=1) if isinstance(word, str) else []

@@ -119,12 +119,11 @@ def documented(cls: type[T], arguments: Any = None) -> type[T]:
 
 def plain_arguments(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
     """
-    Decorator of a constructor: the numbers among its arguments are plain when it gets them, and a keyword that it does not
-    know is answered with where it belongs, if the class has a method ``place_of(name, arguments)`` that says so, or else with
-    the nearest.
+    Decorator of a constructor, which then gets plain numbers. For an unknown keyword it raises an error that names the
+    place where it belongs, if the class has a method ``place_of(name, arguments)`` that finds one, or else the most similar.
 
     :param init: an ``__init__``
-    :return: the same, for whatever numbers people have
+    :return: the decorated one
     :raises TypeError: when called with an unknown keyword
     """
 
@@ -138,9 +137,9 @@ def plain_arguments(init: Callable[Concatenate[Self, P], None]) -> Callable[Conc
 
 def refuse_unknown(cls: type, arguments: Mapping[str, Any]) -> None:
     """
-    :param cls: which is to be made
-    :param arguments: its keyword arguments
-    :raises TypeError: if one is not known
+    :param cls: a class
+    :param arguments: keyword arguments for its constructor
+    :raises TypeError: if one is unknown
     """
     accepted = accepted_keywords(cls)
     if accepted is None:
@@ -156,7 +155,7 @@ def refuse_unknown(cls: type, arguments: Mapping[str, Any]) -> None:
 def accepted_keywords(cls: type) -> list[str] | None:
     """
     :param cls: a class
-    :return: what its constructor takes by keyword, those included that it hands on to the classes it is made of; ``None`` if
+    :return: the names of keywords that its constructor takes, with those that it hands on to its base classes; ``None`` if
         it takes any
     """
     found: list[str] = []
@@ -186,7 +185,7 @@ def written(name: str, value: Any) -> str:
     """
     :param name: of an argument
     :param value: of it
-    :return: both as one would write them, ``...`` for a value that is too long
+    :return: both as Python source, with ``...`` for a long value
     """
     text = repr(value)
     return f"{name}={text if len(text) <= 30 and not text.startswith('<') else '...'}"

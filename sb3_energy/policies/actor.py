@@ -19,9 +19,9 @@ class Draw(NamedTuple):
     """
     Actions of the Gaussian actor.
 
-    :param actions: ``(B, A)``, squashed
+    :param actions: ``(B, A)``, after tanh
     :param log_prob: ``(B, 1)``, on the box
-    :param base: the Gaussian before the squash
+    :param base: the Gaussian, pre-tanh
     """
 
     actions: th.Tensor
@@ -100,12 +100,12 @@ class BackboneActor(NormalizedFeatures, Actor):
 
     def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
         """
-        Actions at both ends of transitions, in one pass where the layers are known. The numbers are those of SB3's
-        ``action_log_prob`` at first one and then the other, up to rounding, and so is the noise.
+        Actions at both ends of transitions, in one pass where the layers are known. Up to rounding, they are those of two
+        calls of SB3's ``action_log_prob`` with the same noise.
 
         :param obs: ``B`` observations
-        :param next_obs: those that followed
-        :return: actions at both, the second ones without a graph
+        :param next_obs: the next observations
+        :return: draws at both, the second without a graph
         """
         stack = self.stack()
         if stack is None:
@@ -143,10 +143,10 @@ class BackboneActor(NormalizedFeatures, Actor):
 
 def density_of_noise(noise: th.Tensor, log_std: th.Tensor, slope: th.Tensor) -> th.Tensor:
     """
-    SB3's log-density of squashed actions, with the noise for what it was drawn as: it does not depend on the mean.
+    SB3's log-density of actions after tanh, from the noise that they were drawn with: it does not depend on the mean.
 
     :param noise: ``(B, A)``, standard normal
-    :param log_std: ``(B, A)`` of the Gaussian before the squash
+    :param log_std: ``(B, A)`` of the Gaussian, pre-tanh
     :param slope: ``(B, A)``, ``1 - a² + δ`` at the actions
     :return: ``(B, 1)``
     """

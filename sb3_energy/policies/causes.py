@@ -1,4 +1,4 @@
-"""What made a number NaN or infinite: looked for once it has appeared, and never before."""
+"""Causes of NaN or infinity, looked for only after it has appeared."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ NETWORKS = {
     "reverse_drift": "reverse drift",
     "behaviour_critic": "behaviour critic",
 }
-"""Attributes of a policy or an algorithm, and what users call them."""
+"""Attributes of a policy or an algorithm, and their names in error messages."""
 
 
 def describe(values: th.Tensor | np.ndarray | float) -> str | None:
@@ -39,7 +39,7 @@ def describe(values: th.Tensor | np.ndarray | float) -> str | None:
 def broken_network(owner: Any) -> str | None:
     """
     :param owner: a policy or an algorithm
-    :return: which of its networks has a parameter or a running statistic that is not finite
+    :return: a clause that names the first network with a parameter or running statistic that is not finite, or ``None``
     """
     for attribute, label in NETWORKS.items():
         module = getattr(owner, attribute, None)
@@ -52,8 +52,8 @@ def broken_network(owner: Any) -> str | None:
 def broken_module(module: nn.Module, label: str) -> str | None:
     """
     :param module: a network
-    :param label: what users call it
-    :return: which parameter or running statistic of it is not finite
+    :param label: its name in error messages
+    :return: a clause that names its first parameter or running statistic that is not finite, or ``None``
     """
     for kind, name, tensor in _tensors(module):
         found = describe(tensor)
@@ -65,10 +65,10 @@ def broken_module(module: nn.Module, label: str) -> str | None:
 @contextmanager
 def named(module: nn.Module, label: str) -> Iterator[None]:
     """
-    Within this context an error of what is not finite names the network, if it is the network.
+    Within this context, a ``NonFiniteError`` names the network if one of its parameters is NaN or infinite.
 
     :param module: the network
-    :param label: what users call it
+    :param label: its name in error messages
     """
     try:
         yield
@@ -89,9 +89,9 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, str, th.Tensor]]:
 
 class Cause(NamedTuple):
     """
-    :param clause: what made a number NaN or infinite
-    :param advised: whether what is advised where nobody knows the cause still holds: networks that diverged have learned too
-        fast, a setting has not
+    :param clause: the cause of NaN or infinity
+    :param advised: whether the error keeps its advice, which is about learning rates: it holds for networks that diverged, and
+        not for a wrong setting
     """
 
     clause: str
@@ -102,7 +102,7 @@ def policy_cause(policy: Any, of_energy: bool) -> Cause | None:
     """
     :param policy: a refined policy
     :param of_energy: whether it was an energy that was not finite
-    :return: what made a number of a prediction NaN or infinite, or ``None`` if nobody knows
+    :return: the cause of NaN or infinity in a prediction, ``None`` if unknown
     """
     temperature = policy.temperature.item()
     if not (math.isfinite(temperature) and temperature > 0.0):

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_energy.autodiff import with_gradient
+from sb3_energy.checks import check_integer
 from sb3_energy.energies import weighed_q_values
 from sb3_energy.losses import critic_loss
 from sb3_energy.networks import (
@@ -50,13 +51,13 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
     """
 
     n_outputs: int = 1
-    """How many numbers each network gives for one action."""
+    """Number of outputs of each network for one action."""
 
     policy_aggregate: ClassVar[str] = "min"
-    """What the actor climbs, of the members' values."""
+    """How the members' values are joined for the actor's loss."""
 
     warned_of_hooks: bool = False
-    """Whether it has been said that energies do not call hooks of the critic itself."""
+    """Whether the warning has been shown that energies do not call hooks of the critic itself."""
 
     by_hand: bool = True
     """Whether derivatives are taken by hand where the layers are known, or all of them by autograd."""
@@ -74,8 +75,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         share_features_extractor: bool = True,
         backbone: str = "plain",
     ):
-        if n_critics < 1:
-            raise ValueError(f"n_critics must be at least 1, got {n_critics!r}")
+        check_integer("n_critics", n_critics, minimum=1)
         super().__init__(
             observation_space,
             action_space,
@@ -133,7 +133,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
     def is_own(self, *methods: str) -> bool:
         """
         :param methods: names of methods
-        :return: whether they are this class's, not a subclass's or somebody's who has replaced them
+        :return: whether they are this class's, neither overridden nor replaced on the instance
         """
         return all(getattr(getattr(self, name), "__func__", None) is getattr(EnsembleCritic, name) for name in methods)
 
@@ -154,16 +154,15 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         return tuple(stack(inputs) for stack in stacks)
 
     known_forward: ClassVar[Callable[..., Any]] = forward
-    """The one that says the same as :meth:`evaluate`."""
+    """The ``forward`` that agrees with :meth:`evaluate`."""
 
     def bind(self, features: th.Tensor) -> BoundCritic:
         """
-        The critics at these features, for many actions and with gradients for the actions alone. They are the critics of now:
-        bind again after an update.
+        The critics at these features, for many actions and with gradients for the actions alone. Bind again after an update.
 
         :param features: ``(B, F)`` what :meth:`encode` returned, without a graph
         :return: ``(B, N, A) -> (C, B, N)``
-        :raises TypeError: if :meth:`forward` alone is overridden or replaced, which energies do not go through
+        :raises TypeError: if only :meth:`forward` is overridden or replaced, which energies do not call
         """
         self._check_forward()
         stacks = self.stacks() if self.is_own("evaluate", "outputs") else None
@@ -178,7 +177,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
                 "which does not go through it: override evaluate as well"
             )
         if (self._forward_hooks or self._forward_pre_hooks) and not self.warned_of_hooks:
-            self.warned_of_hooks = True  # most hooks only look on
+            self.warned_of_hooks = True  # most hooks change nothing
             warnings.warn(
                 f"hooks of {type(self).__name__} are called when it learns, and not by energies, which ask evaluate(features, "
                 "actions): hook critic.q_networks to change what actions are refined by"
@@ -186,7 +185,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     def evaluate(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
-        Q-values of many actions for each observation: the means of what the networks give.
+        Q-values of many actions for each observation: the means of each network's outputs.
 
         :param features: ``(B, F)`` what :meth:`encode` returned
         :param actions: ``(B, N, A)``
@@ -196,11 +195,11 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     def outputs(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
-        What the networks give for many actions for each observation.
+        The networks' outputs at many actions for each observation.
 
         :param features: ``(B, F)`` what :meth:`encode` returned
         :param actions: ``(B, N, A)``
-        :return: ``(C, B, N, O)``, ``O`` numbers of each critic
+        :return: ``(C, B, N, O)``, ``O`` outputs of each critic
         :raises ValueError: if the shapes do not fit together
         """
         check_shapes(features, actions)
@@ -211,7 +210,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        What a target critic says of next actions: the lowest Q-value (clipped double Q, Fujimoto et al. 2018).
+        A target critic's values of next actions: the lowest Q-value (clipped double Q, Fujimoto et al. 2018).
 
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
@@ -221,8 +220,8 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     def policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        What the actor climbs: the lowest Q-value, as in SAC. Of interest are derivatives with respect to the actions; those
-        of the critics' parameters are not computed where they need not be.
+        The values that the actor maximises: the lowest Q-value, as in SAC. Where the layers are known, only derivatives with
+        respect to the actions are computed.
 
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
@@ -242,7 +241,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :param stacks: what :meth:`stacks` returned
         :param features: ``(B, F)`` what :meth:`encode` returned
         :param actions: ``(B, A)``
-        :return: ``(B, 1)``, what :meth:`policy_values` says, and its derivatives ``(B, A)`` with respect to the actions, both
+        :return: ``(B, 1)``, the :meth:`policy_values`, and their derivatives ``(B, A)`` with respect to the actions, both
             without a graph
         """
         weigh = partial(weighed_q_values, aggregate=self.policy_aggregate)
@@ -277,7 +276,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
 class _BoundCritic:
     """
-    What :meth:`EnsembleCritic.bind` gives where the layers are known.
+    Critics bound to features by :meth:`EnsembleCritic.bind`, where the layers are known.
 
     :param critic: whose networks these are
     :param features: ``(B, F)``
@@ -289,7 +288,7 @@ class _BoundCritic:
         self.ensemble = BoundEnsemble(stacks, features)
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
-        if th.is_grad_enabled():  # somebody wants a graph
+        if th.is_grad_enabled():  # the caller wants a graph
             return self.critic.evaluate(self.features, actions)
         check_shapes(self.features, actions)
         return self.ensemble.values(actions).mean(dim=-1)

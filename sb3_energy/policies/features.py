@@ -1,4 +1,4 @@
-"""What actor and critic do with features before their backbones see them."""
+"""Running normalisation of features, between the features extractor and the backbone of an actor or critic."""
 
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -32,7 +32,7 @@ class NormalizedFeatures(PersistentModel):
 
     def update_normalization(self, obs: PyTorchObs) -> None:
         """
-        Show observations to the running statistics. Does nothing where the normaliser has none.
+        Update the running statistics, where the normaliser has them.
 
         :param obs: ``B`` observations
         """

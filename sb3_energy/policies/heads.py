@@ -1,4 +1,4 @@
-"""Learned heads: what some refiners need beside the energy, trained online toward its Gibbs distribution."""
+"""Learned heads: networks that some refiners need beside the energy, trained online toward its Gibbs distribution."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -26,28 +26,28 @@ from sb3_energy.stats import effective_sample_size, importance_resample
 from sb3_energy.types import EnergyFn, Head
 
 LATEST_TIME = 0.999
-"""Of a point on the way: at 1 it says nothing about where it came from."""
+"""Of a point of the flow: at 1, a point does not depend on its start."""
 
 ERROR_FLOOR = 0.1
-"""Squared error of an average velocity from which on its weight falls."""
+"""Squared error of an average velocity above which its weight falls."""
 
 
 @dataclass(frozen=True)
 class HeadTraining(CandidateSettings):
     """
-    How a head learns: at which part of a batch, from which candidates, and at how many points of each observation.
+    How a head learns: from which part of a batch, from which candidates, and at how many points of each observation.
 
-    What an update costs is the product of observations and candidates. Few observations with many candidates are the better
-    use of it: few candidates leave too much to the mode of the base, in every update, and fewer observations only add noise.
+    An update costs the product of observations and candidates. Few observations with many candidates are the better use of
+    it: few candidates bias every update toward the mode of the base, and fewer observations only add noise.
 
-    :param n_observations: of each batch, at the most
-    :param n_candidates: for each observation, an even number of at least 8
+    :param n_observations: largest number of observations of each batch
+    :param n_candidates: number of candidates for each observation, even and at least 8
     :param refined_fraction: part of them that is refined, in [0, 1)
-    :param replay_std: standard deviation of the kernel around the replayed action, before the squash (``None``: none)
-    :param step_size: of the refined ones' Langevin step, in units of the base's variance
-    :param n_points: at which the head's networks are evaluated, for each observation
+    :param replay_std: standard deviation of the kernel around the replayed action, pre-tanh (``None``: no kernel)
+    :param step_size: of the Langevin step of the refined ones, in units of the base's variance
+    :param n_points: number of points for each observation at which the head's networks are evaluated
     :raises ValueError: if a number is out of range
-    :raises TypeError: if something has the wrong type
+    :raises TypeError: if an argument has the wrong type
     """
 
     n_candidates: int = 64
@@ -62,12 +62,12 @@ class HeadTraining(CandidateSettings):
 
 class HeadBatch(NamedTuple):
     """
-    What a head learns from.
+    One batch of a head's loss.
 
     :param features: ``(B, F)`` of the observations, without a graph
-    :param base: the Gaussian at these, without a graph
+    :param base: the Gaussian actor at these observations, without a graph
     :param energy: ``(B, N, A) -> (B, N)`` on the box, temperature included
-    :param replayed: ``(B, A)`` actions that were taken there, before the squash, or ``None``
+    :param replayed: ``(B, A)`` replayed actions, pre-tanh, or ``None``
     """
 
     features: th.Tensor
@@ -77,12 +77,12 @@ class HeadBatch(NamedTuple):
 
 
 class LearnedHead(Protocol):
-    """An ``nn.Module`` of a policy."""
+    """A network of a policy that a refiner needs."""
 
     def bind(self, features: th.Tensor) -> Head:
         """
         :param features: ``(B, F)``
-        :return: what it says at these observations
+        :return: the head bound to these observations
         """
         ...
 
@@ -90,8 +90,8 @@ class LearnedHead(Protocol):
         self, head_batch: HeadBatch, training: HeadTraining, generator: th.Generator | None = None
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
-        :param head_batch: what to learn from
-        :param training: how
+        :param head_batch: one batch
+        :param training: how to learn
         :param generator: source of the noise (``None``: torch's global one)
         :return: scalar, and numbers for the logger
         """
@@ -100,7 +100,7 @@ class LearnedHead(Protocol):
 
 class VelocityHead(nn.Module):
     """
-    The velocity of a flow from the base to the Gibbs distribution, before the squash.
+    The velocity of a flow from the base to the Gibbs distribution, pre-tanh.
 
     :param features_dim: ``F``
     :param action_dim: ``A``
@@ -124,8 +124,8 @@ class VelocityHead(nn.Module):
         self, head_batch: HeadBatch, training: HeadTraining, generator: th.Generator | None = None
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
-        :param head_batch: what to learn from
-        :param training: how
+        :param head_batch: one batch
+        :param training: how to learn
         :param generator: source of the noise (``None``: torch's global one)
         :return: energy-weighted flow matching, and the candidates' effective sample size
         """
@@ -141,14 +141,14 @@ class VelocityHead(nn.Module):
 
 class AverageVelocityHead(nn.Module):
     """
-    The average velocity of a flow from the base to the Gibbs distribution and its average divergence, before the squash.
+    The average velocity of a flow from the base to the Gibbs distribution and its average divergence, pre-tanh.
 
     :param features_dim: ``F``
     :param action_dim: ``A``
     :param same_fraction: part of the points at which the average is over no time, in (0, 1)
     :param kwargs: of :class:`sb3_energy.networks.VelocityNetwork`
     :raises ValueError: if ``same_fraction`` lies outside
-    :raises TypeError: if it is no number
+    :raises TypeError: if it is not a number
     """
 
     field: ClassVar[str] = "average_velocity"
@@ -172,8 +172,8 @@ class AverageVelocityHead(nn.Module):
         self, head_batch: HeadBatch, training: HeadTraining, generator: th.Generator | None = None
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
-        :param head_batch: what to learn from
-        :param training: how
+        :param head_batch: one batch
+        :param training: how to learn
         :param generator: source of the noise (``None``: torch's global one)
         :return: the MeanFlow losses of both networks, and the candidates' effective sample size
         """
@@ -224,8 +224,8 @@ class PrefixHead(nn.Module):
         self, head_batch: HeadBatch, training: HeadTraining, generator: th.Generator | None = None
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
-        :param head_batch: what to learn from
-        :param training: how: ``n_points`` prefixes of each length, each with a quarter of ``n_candidates`` next coordinates
+        :param head_batch: one batch
+        :param training: ``n_points`` prefixes of each length, each with a quarter of ``n_candidates`` next coordinates
         :param generator: source of the noise (``None``: torch's global one)
         :return: the loss of all prefixes; 0 where there is one coordinate, which has none
         """
@@ -240,7 +240,7 @@ class PrefixHead(nn.Module):
 HEADS: dict[str, type[VelocityHead] | type[AverageVelocityHead] | type[PrefixHead]] = {
     head.field: head for head in (VelocityHead, AverageVelocityHead, PrefixHead)
 }
-"""By the field of :class:`sb3_energy.types.Head` that they fill, which a refiner names as its ``head``."""
+"""The heads, by the field of :class:`sb3_energy.types.Head` that they fill; a refiner names it as its ``head``."""
 
 
 _COMMON = ("net_arch", "activation_fn", "backbone")
@@ -249,10 +249,10 @@ HEAD_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "average_velocity": (*_COMMON, "gated", "n_frequencies", "same_fraction"),
     "prefix_energy": _COMMON,
 }
-"""What a policy's ``head_kwargs`` may hold, by the same names."""
+"""Keys of a policy's ``head_kwargs``, by head."""
 
 UNREAD_TRAINING: dict[str, tuple[str, ...]] = {"prefix_energy": ("refined_fraction", "replay_std", "step_size")}
-"""What of :class:`HeadTraining` a head does not read, by the same names: prefixes learn from candidates of their own."""
+"""Fields of :class:`HeadTraining` that a head does not read, by head: prefixes learn from candidates of their own."""
 
 
 def _scalar(network: FieldNetwork, features: th.Tensor, x: th.Tensor, t: th.Tensor, r: th.Tensor) -> th.Tensor:
@@ -263,10 +263,10 @@ def way_points(
     base: Gaussian, candidates: Candidates, time: th.Tensor, generator: th.Generator | None = None
 ) -> tuple[th.Tensor, th.Tensor]:
     """
-    Points on the ways from the base to the candidates, which are drawn by weight, and the velocity of the flow there.
+    Points on straight lines from the base to candidates drawn by weight, and the velocity of the flow at them.
 
     :param base: the Gaussian
-    :param candidates: and their weights
+    :param candidates: weighted candidates
     :param time: ``(B, P)``
     :param generator: source of the draws (``None``: torch's global one)
     :return: points and velocities, ``(B, P, A)`` each

@@ -1,4 +1,4 @@
-"""Policies, actors and critics that are saved alone, in whole files."""
+"""Save and load of policies, actors and critics without their algorithm."""
 
 from typing import Any, TypeVar
 
@@ -16,11 +16,11 @@ SelfPersistentModel = TypeVar("SelfPersistentModel", bound="PersistentModel")
 
 
 class PersistentModel(BaseModel):
-    """Mixin for SB3's policies, actors and critics: ``save`` leaves no half-written file, ``load`` explains what is wrong."""
+    """SB3's ``BaseModel`` with a ``save`` that leaves no half-written file and a ``load`` with errors of one sentence."""
 
     def save(self, path: PathOrFile) -> None:
         """
-        Save model to a given location, where the old file stays until the new one is whole.
+        Save model to a given location. An old file is replaced once the new one is complete.
 
         :param path: path to the file (or a file-like)
         :raises FloatingPointError: if a parameter is not finite; no file is touched

@@ -1,4 +1,4 @@
-"""Critics that give quantiles of the return."""
+"""Critics that estimate quantiles of the return."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_energy.checks import check_integer
 from sb3_energy.policies.critics import EnsembleCritic
 
 
@@ -55,8 +56,7 @@ class QuantileCritic(EnsembleCritic):
         share_features_extractor: bool = False,
         backbone: str = "plain",
     ):
-        if n_quantiles < 1:
-            raise ValueError(f"n_quantiles must be at least 1, got {n_quantiles!r}")
+        check_integer("n_quantiles", n_quantiles, minimum=1)
         if not 0 <= top_quantiles_to_drop_per_net < n_quantiles:
             raise ValueError(
                 f"top_quantiles_to_drop_per_net must lie in [0, n_quantiles={n_quantiles}), "

@@ -1,6 +1,6 @@
 """
-What keeps the zoo's scripts for the Hugging Face Hub from working with the packages it asks for: names that these have
-changed. Each is put right in the process of that script alone, and only where it is not right already.
+Patches of the zoo's scripts for the Hugging Face Hub, whose dependencies have renamed functions and errors. Each is applied in
+the process of that script alone, and only where it is needed.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from typing import Any
 
 def mend(script: str | None) -> None:
     """
-    Put right what a script of the zoo will import.
+    Patch the modules that a script of the zoo will import.
 
     :param script: ``rl_zoo3.push_to_hub``, ``rl_zoo3.load_from_hub``; nothing is done for others
     """
@@ -30,8 +30,8 @@ def _mend_push() -> None:
 
 def _mend_load() -> None:
     """
-    An agent without ``VecNormalize`` has no file of it. The zoo expects an error of ``requests`` then; huggingface_hub
-    uses that no longer and has one of its own.
+    An agent without ``VecNormalize`` has no file of its statistics. The zoo expects an error of ``requests`` then, which
+    newer versions of huggingface_hub do not raise.
     """
     import huggingface_sb3
     from huggingface_hub.errors import EntryNotFoundError

@@ -1,6 +1,6 @@
 """
-What is put where in the RL Zoo. The start-up hook hands over each module of ``rl_zoo3`` when its body has run;
-nothing here imports the zoo or Optuna by itself.
+Registration of the algorithms in the RL Zoo. The start-up hook calls :func:`patch` for each module of ``rl_zoo3`` after its
+body has run; nothing here imports the zoo or Optuna.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from sb3_energy.zoo.paths import hyperparams_dir
 
 class Algorithm(NamedTuple):
     """
-    Where the parts of one algorithm are; imported only when the zoo is.
+    Import paths of the parts of one algorithm, resolved only when the zoo is imported.
 
     :param algorithm: the class
     :param sampler: the Optuna sampler ``(trial, n_actions, n_envs, additional_args) -> hyperparameters``
@@ -50,7 +50,7 @@ PREDICTION_SCRIPTS = ("rl_zoo3.enjoy", "rl_zoo3.record_video", "rl_zoo3.push_to_
 
 def register() -> None:
     """
-    Register in the zoo whatever ``SB3_ENERGY_AUTOLOAD`` says: in the modules that are imported, and in the others
+    Register in the zoo, whatever the value of ``SB3_ENERGY_AUTOLOAD``: in the modules that are imported, and in the others
     as soon as they are.
     """
     _sb3_energy_autoload.install(force=True)
@@ -156,7 +156,7 @@ def _patch_exp_manager(module: ModuleType) -> None:
 
 
 def _use_shipped_hyperparameters(original: Callable[..., None], manager: Any, *args: Any, **kwargs: Any) -> None:
-    """The user's ``--conf-file``, else a file that comes with the zoo, else the file that comes with this package."""
+    """Use the user's ``--conf-file``, else a file of the zoo, else the file of this package."""
     original(*args, **kwargs)
     given = inspect.signature(original).bind(*args, **kwargs).arguments.get("config")
     if manager.algo in ALGORITHMS and not given and not Path(manager.config).is_file():
@@ -164,7 +164,7 @@ def _use_shipped_hyperparameters(original: Callable[..., None], manager: Any, *a
 
 
 def _prune_diverged(original: Callable[[Any], float], manager: Any, trial: Any) -> float:
-    """A loss that is not finite ends the trial, as the errors do that the zoo expects, and not the whole search."""
+    """Prune a trial whose loss is not finite, in place of ending the search."""
     from optuna.exceptions import TrialPruned
 
     try:

@@ -130,7 +130,7 @@ def search_space(refiner: str) -> dict[str, Any]:
 
 def own_energies(needs_potential: bool) -> list[str]:
     """
-    :param needs_potential: whether those that are made of a potential are asked for, or the others
+    :param needs_potential: whether to return those that are made of a potential, or the others
     :return: names of the user's own energies
     """
     own = {name: cls for name, cls in ENERGIES.items() if not _is_of_the_package(cls)}
