@@ -87,7 +87,6 @@ def takes_arguments(arguments: type) -> Callable[[type[T]], type[T]]:
         keyword = inspect.Parameter.KEYWORD_ONLY
         added = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields.values()]
         init.__signature__ = inspect.Signature([*kept, *added])
-        vars(init).pop("__wrapped__", None)  # Sphinx would look up these defaults in its source
         cls.arguments_class = arguments
         return documented(cls, arguments)
 
