@@ -4,8 +4,8 @@ from dataclasses import fields
 from typing import Any
 
 from sb3_energy.entropy import BaseEntropy, SoftValueEntropy
+from sb3_energy.keywords import is_same, refuse_changed_fields
 from sb3_energy.policies.heads import UNREAD_TRAINING, HeadTraining
-from sb3_energy.policies.unread_arguments import is_same, refuse_changed_fields
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.types import EntropyEstimator
 

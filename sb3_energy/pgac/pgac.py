@@ -12,14 +12,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayB
 
 from sb3_energy.checks import check_bool, check_integer
 from sb3_energy.energy_sac import EnergySAC
-from sb3_energy.keywords import plain_arguments
+from sb3_energy.keywords import plain_arguments, refuse_changed
 from sb3_energy.pgac.persistent_chains import NStepChainReplayBuffer, buffer_with_chains
 from sb3_energy.pgac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.pgac.potential_learner import PotentialLearner
 from sb3_energy.pgac.potential_policy import GSDE_OF_THE_ALGORITHM, NO_GSDE, PotentialPolicy
 from sb3_energy.pgac.potential_training import PotentialSettings, PotentialTraining, check_potential_training
 from sb3_energy.policies.critics import EnsembleCritic
-from sb3_energy.policies.unread_arguments import refuse_changed
 from sb3_energy.registry import resolve
 from sb3_energy.training.guards import Records
 

@@ -8,7 +8,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_energy.checks import check_bool
-from sb3_energy.keywords import plain_arguments, takes_arguments
+from sb3_energy.keywords import plain_arguments, refuse_changed, takes_arguments
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.pgac.action_candidates import base_actions
 from sb3_energy.pgac.arguments import NORMAL, PotentialArguments, potential_settings
@@ -17,7 +17,6 @@ from sb3_energy.pgac.q_scale import QScale
 from sb3_energy.policies.fast_predict.numpy_energies import FAST_ENERGIES
 from sb3_energy.policies.fast_predict.numpy_policy import known_policy
 from sb3_energy.policies.refined_policy import RefinedPolicy
-from sb3_energy.policies.unread_arguments import refuse_changed
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.types import Networks

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sb3_energy.checks import check_choice, check_integer, check_number, plain_fields
+from sb3_energy.keywords import refuse_changed_fields
 from sb3_energy.losses import VALUE_WEIGHTS
-from sb3_energy.policies.unread_arguments import refuse_changed_fields
 
 POSITIVES = ("gibbs", "best")
 OF_NEGATIVES = ("n_negatives", "negative_steps", "negative_step", "max_energy")
