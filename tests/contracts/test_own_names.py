@@ -176,11 +176,11 @@ def test_an_estimator_says_for_which_refiners_it_is(monkeypatch):
         return EnergySAC("MlpPolicy", "Pendulum-v1", entropy_estimator=estimator, policy_kwargs=dict(refiner=refiner))
 
     for given in ("of_mala", OfMala):
-        assert type(model("mala", given)._estimator) is OfMala
+        assert type(model("mala", given).entropy_term.estimator) is OfMala
         with pytest.raises(ValueError, match=r"entropy_estimator must be one of \[.*'any'\] with HamiltonianMonteCarlo, got"):
             model("hmc", given)
     for given in ("any", Estimator):
-        assert type(model("hmc", given)._estimator) is Estimator
+        assert type(model("hmc", given).entropy_term.estimator) is Estimator
     assert choose_estimator("any", dict(offset=1.0), model("hmc", "base").policy.refinement).offset == 1.0
 
 
@@ -222,4 +222,4 @@ def test_a_refiner_lists_an_estimator_of_one_s_own(monkeypatch):
 
     monkeypatch.setitem(ENTROPY_ESTIMATORS, "any", Estimator)
     model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(refiner=Lists))
-    assert type(model._estimator) is Estimator and th.isfinite(model.policy.temperature)
+    assert type(model.entropy_term.estimator) is Estimator and th.isfinite(model.policy.temperature)
