@@ -6,7 +6,7 @@ import torch as th
 from sb3_energy import EnergySAC, matmul
 from sb3_energy.fast_updates import lean_updates
 from sb3_energy.matmul import MatmulPrecision, fast_matmul_gain, fast_matmul_is_exact
-from sb3_energy.networks.by_hand.layer_rules import prefers_mkl
+from sb3_energy.networks.by_hand.layers import prefers_mkl
 
 
 @pytest.fixture(autouse=True)

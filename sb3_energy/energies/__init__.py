@@ -1,7 +1,7 @@
 """Energies: low where an action is good. A new one is a file and a line in ``ENERGIES``."""
 
 from sb3_energy.energies.arithmetic import ENERGIES, Summable
-from sb3_energy.energies.composite import BoundComposite, Composite, parts_of
+from sb3_energy.energies.composite import FINITE, BoundComposite, Composite, is_finite_energy, parts_of
 from sb3_energy.energies.own import PAGE, FunctionEnergy, as_imported, check_energy, energy_name, make_energy, trial_actions
 from sb3_energy.energies.potential import GuidedPotential, PotentialEnergy
 from sb3_energy.energies.q_ensemble import QEnergy, aggregate_q_values, weighed_q_values
@@ -16,23 +16,8 @@ from sb3_energy.energies.transforms import (
     standardized,
     tempered,
 )
-from sb3_energy.types import Energy
 
 ENERGIES.update(q=QEnergy, potential=PotentialEnergy, guided_potential=GuidedPotential, composite=Composite)
-
-FINITE = (QEnergy, PotentialEnergy, GuidedPotential)
-"""Whose values on the box are finite wherever the parameters of their networks are."""
-
-
-def is_finite_energy(energy: Energy) -> bool:
-    """
-    Whether an energy's values on the box are finite wherever the parameters of the networks are.
-
-    :param energy: any
-    :return: true for the package's energies and their sums
-    """
-    return all(type(term) in FINITE for term in (energy.terms if type(energy) is Composite else (energy,)))
-
 
 __all__ = [
     "ENERGIES",

@@ -11,6 +11,8 @@ from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_finite_number
 from sb3_energy.energies.arithmetic import ENERGIES, Summable
 from sb3_energy.energies.own import energy_name, make_energy
+from sb3_energy.energies.potential import GuidedPotential, PotentialEnergy
+from sb3_energy.energies.q_ensemble import QEnergy
 from sb3_energy.types import Energy, EnergyFn, Networks
 
 OF_A_POTENTIAL = ("temperature", "guidance", "aggregate", "coefficient")
@@ -184,3 +186,17 @@ def _weight(weight: Any) -> float:
             "along it; anneal by the schedules of the refiner (step_size, noise_scale)"
         )
     return float(check_finite_number("weights", weight))
+
+
+FINITE = (QEnergy, PotentialEnergy, GuidedPotential)
+"""Whose values on the box are finite wherever the parameters of their networks are."""
+
+
+def is_finite_energy(energy: Energy) -> bool:
+    """
+    Whether an energy's values on the box are finite wherever the parameters of the networks are.
+
+    :param energy: any
+    :return: true for the package's energies and their sums
+    """
+    return all(type(term) in FINITE for term in (energy.terms if type(energy) is Composite else (energy,)))

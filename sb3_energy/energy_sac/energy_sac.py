@@ -44,8 +44,7 @@ from sb3_energy.policies.own_energy import check_energy_at
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.estimators import choose_estimator
-from sb3_energy.refinement.proposals import squashed_log_prob
-from sb3_energy.refinement.starts import is_flow
+from sb3_energy.refinement.proposals import is_flow, squashed_log_prob
 from sb3_energy.training.arguments import (
     by_name,
     check_buffer,

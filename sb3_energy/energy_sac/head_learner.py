@@ -11,7 +11,7 @@ from sb3_energy.policies.features import first_observations
 from sb3_energy.policies.heads import HeadBatch, HeadTraining
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import latent
-from sb3_energy.refinement.starts import is_flow
+from sb3_energy.refinement.proposals import is_flow
 from sb3_energy.registry import resolve
 from sb3_energy.training.guards import Records, guarded_step
 

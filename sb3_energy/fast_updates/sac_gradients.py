@@ -8,7 +8,7 @@ On ``B`` transitions, with ``μ, log σ`` from the actor, noise ``ε``, ``u = μ
   ``dL/da = (2 α a / (1 - a² + δ) - Σ_i w_i dQ_i/da) / B``, then ``dL/du = (1 - a²) dL/da``, ``dL/dμ = dL/du`` and
   ``dL/d log σ = σ ε dL/du - α / B``, which is 0 where ``log σ`` was clamped.
 
-The derivatives of layers are in :mod:`sb3_energy.networks.by_hand.layer_rules`;
+The derivatives of layers are in :mod:`sb3_energy.networks.by_hand.layers`;
 ``tests/fast_updates/test_lean_parity.py`` compares all of it with SB3.
 """
 
@@ -33,11 +33,12 @@ from sb3_energy.networks import (
     is_untouched,
     optimizes_only,
 )
-from sb3_energy.policies.actor import BackboneActor, Draw, density_of_noise
+from sb3_energy.policies.actor import BackboneActor, Draw
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.stats import normal_log_prob
 from sb3_energy.training.plain_updates import PlainUpdates
 
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
@@ -157,7 +158,7 @@ class SACGradients(LeanUpdates):
         actions = th.tanh(th.addcmul(mean, std, noise))
         slope = 1.0 - actions.square()
         padded = slope + self.actor.action_dist.epsilon
-        log_prob = density_of_noise(noise, log_std, padded)
+        log_prob = normal_log_prob(noise, log_std + padded.log()).unsqueeze(1)
         self._tape = _ActorTape([kept[:n] for kept in layers], unclamped[:n] == log_std[:n], noise[:n], slope[:n], padded[:n])
         parts = zip(*(part.split(n) for part in (actions, log_prob, mean, std)), strict=True)
         first, second = (Draw(a, density, Gaussian(mu, sigma)) for a, density, mu, sigma in parts)

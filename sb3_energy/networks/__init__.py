@@ -3,8 +3,7 @@
 from sb3_energy.networks.activations import find_activation
 from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
 from sb3_energy.networks.by_hand.ensembles import BoundEnsemble, WeighFn
-from sb3_energy.networks.by_hand.layer_rules import InGrad
-from sb3_energy.networks.by_hand.stacks import Stack
+from sb3_energy.networks.by_hand.layers import InGrad, Stack
 from sb3_energy.networks.by_hand.untouched import (
     Originals,
     are_learned_once,

@@ -137,17 +137,7 @@ class BackboneActor(NormalizedFeatures, Actor):
         log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
         std, noise = log_std.exp(), th.randn(mean.shape, device=mean.device, dtype=mean.dtype)
         actions = th.tanh(mean + std * noise)
-        log_prob = density_of_noise(noise, log_std, 1.0 - actions.square() + self.action_dist.epsilon)
+        # SB3's log-density of tanh(u), by the noise that u was drawn with: it does not depend on the mean
+        slope = 1.0 - actions.square() + self.action_dist.epsilon
+        log_prob = normal_log_prob(noise, log_std + slope.log()).unsqueeze(1)
         return Draw(actions, log_prob, Gaussian(mean, std))
-
-
-def density_of_noise(noise: th.Tensor, log_std: th.Tensor, slope: th.Tensor) -> th.Tensor:
-    """
-    SB3's log-density of actions after tanh, from the noise that they were drawn with: it does not depend on the mean.
-
-    :param noise: ``(B, A)``, standard normal
-    :param log_std: ``(B, A)`` of the Gaussian, pre-tanh
-    :param slope: ``(B, A)``, ``1 - a² + δ`` at the actions
-    :return: ``(B, 1)``
-    """
-    return normal_log_prob(noise, log_std + slope.log()).unsqueeze(1)

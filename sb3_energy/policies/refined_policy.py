@@ -31,9 +31,8 @@ from sb3_energy.policies.own_energy import check_policy_energy
 from sb3_energy.policies.policy_files import PersistentModel
 from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.refinement.bases import Gaussian
-from sb3_energy.refinement.proposals import draw_proposals
+from sb3_energy.refinement.proposals import draw_proposals, is_flow
 from sb3_energy.refinement.sliceable_energy import bind_sliceable
-from sb3_energy.refinement.starts import is_flow
 from sb3_energy.refinement.warm_start import Plans, PredictState
 from sb3_energy.steps import zero_energy
 from sb3_energy.types import Chains, EnergyFn, Head, Networks, RefinerInfo

@@ -11,9 +11,8 @@ from sb3_energy.checks import check_bool, check_integer, check_positive, check_t
 from sb3_energy.energies import ENERGIES, QEnergy, as_imported, make_energy
 from sb3_energy.keywords import argument, check_arguments, documented
 from sb3_energy.refinement.boxes import BOXES
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES, is_flow
 from sb3_energy.refinement.refinement import Refinement
-from sb3_energy.refinement.starts import is_flow
 from sb3_energy.refiners import REFINERS, Identity
 from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, Refiner

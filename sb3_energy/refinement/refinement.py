@@ -9,9 +9,8 @@ import torch as th
 from sb3_energy.energies import near_proposal, on_box, squashed, tempered
 from sb3_energy.refinement.bases import Base
 from sb3_energy.refinement.boxes import BOXES, Box, Coordinates, Framed
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES, Starts, draw_starts, energy_of_starts, is_flow, resampled
 from sb3_energy.refinement.sliceable_energy import SliceableEnergy
-from sb3_energy.refinement.starts import Starts, draw_starts, energy_of_starts, is_flow, resampled
 from sb3_energy.refinement.warm_start import Plans
 from sb3_energy.refiners import (
     MPPI,

@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.autodiff import energy_and_grad
-from sb3_energy.refinement.starts import energy_of_starts
+from sb3_energy.refinement.proposals import energy_of_starts
 from sb3_energy.types import CriticNetwork, Energy, EnergyFn, Networks
 
 

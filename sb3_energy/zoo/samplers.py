@@ -16,7 +16,7 @@ from sb3_energy.networks import BACKBONES
 from sb3_energy.pgac.arguments import PotentialArguments
 from sb3_energy.policies.arguments import PolicyArguments
 from sb3_energy.refinement.estimators import valid_estimators
-from sb3_energy.refinement.starts import is_flow
+from sb3_energy.refinement.proposals import is_flow
 from sb3_energy.refiners import REFINERS, Identity
 
 ONE_TO_128, EIGHT_OR_MORE = (0, 7), (3, 7)

@@ -10,7 +10,7 @@ from torch import nn
 
 from sb3_energy.energies import squashed, tempered
 from sb3_energy.energies.transforms import log_tanh_jacobian
-from sb3_energy.refinement.starts import is_flow
+from sb3_energy.refinement.proposals import is_flow
 from sb3_energy.refiners import REFINERS, refine
 from sb3_energy.types import Refiner, Target, Tick
 from tests.laws import modes_energy, total_variation

@@ -9,8 +9,8 @@ from torch import nn
 from sb3_energy import EnergySAC
 from sb3_energy.energies import ENERGIES, GuidedPotential, PotentialEnergy, QEnergy
 from sb3_energy.networks import PotentialNetwork
+from sb3_energy.refinement.proposals import energy_of_starts
 from sb3_energy.refinement.sliceable_energy import bind_sliceable
-from sb3_energy.refinement.starts import energy_of_starts
 from sb3_energy.types import Networks
 
 B, N, A, F = 3, 5, 2, 4

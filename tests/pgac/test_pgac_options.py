@@ -17,7 +17,7 @@ from sb3_energy import PGAC, EnergySAC
 from sb3_energy.networks import BACKBONES
 from sb3_energy.pgac import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.pgac.persistent_chains import ChainReplayBuffer, DictChainReplayBuffer, NStepChainReplayBuffer
-from sb3_energy.refinement.starts import is_flow
+from sb3_energy.refinement.proposals import is_flow
 from sb3_energy.refiners import REFINERS
 from tests.energy_sac.test_sb3_saving import assert_acts_the_same, assert_same_tensors, tensors
 

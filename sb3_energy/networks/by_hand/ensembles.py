@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from sb3_energy.deferred import is_host
 from sb3_energy.matmul import MatmulPrecision
-from sb3_energy.networks.by_hand.layer_rules import Tape, prefers_mkl
-from sb3_energy.networks.by_hand.stacks import Stack
+from sb3_energy.networks.by_hand.layers import Stack, Tape, prefers_mkl
 
 ROWS_IN_CACHE = 2048
 """How many rows go through the layers at a time: 2 MB for each layer of 256, which the next layer still finds in the cache."""

@@ -2,7 +2,7 @@
 
 A layer stands for the same layer of all ``C`` members: it maps ``(C, R, D)``, for ``R`` rows, to ``(C, R, O)`` and a function
 that pulls a gradient with respect to these, which it may overwrite, back to the input. The derivatives are those of
-:mod:`sb3_energy.networks.by_hand.layer_rules`. Matrices are views of the parameters; vectors of several members lie side by
+:mod:`sb3_energy.networks.by_hand.layers`. Matrices are views of the parameters; vectors of several members lie side by
 side in copies, which are refreshed before each use.
 """
 

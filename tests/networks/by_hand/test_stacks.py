@@ -5,7 +5,7 @@ import torch as th
 from torch import nn
 
 from sb3_energy.networks import BACKBONES, Stack, make_backbone
-from sb3_energy.networks.by_hand.layer_rules import RULES
+from sb3_energy.networks.by_hand.layers import RULES
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Mish, nn.Identity]
 R, D, N_OUTPUTS = 12, 7, 3
@@ -17,7 +17,7 @@ def test_every_rule_is_tested():
         nn.LayerNorm,
         *(type(layer) for name in BACKBONES for layer in make_backbone(name, D, [8], nn.ReLU)[0]),
     }
-    assert {rule.__name__ for rule in RULES} == {layer.__name__ for layer in [*ACTIVATIONS, *layers]} | {"Heads"}
+    assert {rule.__name__ for rule in RULES} == {layer.__name__ for layer in [*ACTIVATIONS, *layers]} | {"ParallelLinear"}
 
 
 def network(backbone, activation, dtype=th.float64):
