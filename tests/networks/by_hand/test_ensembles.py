@@ -8,7 +8,8 @@ from torch import nn
 
 from sb3_energy.energies import aggregate_q_values, weighed_q_values
 from sb3_energy.matmul import MatmulPrecision
-from sb3_energy.networks import BACKBONES, BoundEnsemble, ensembles, make_backbone
+from sb3_energy.networks import BACKBONES, BoundEnsemble, make_backbone
+from sb3_energy.networks.by_hand import ensembles
 
 F, A = 5, 3
 
