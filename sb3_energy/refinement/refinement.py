@@ -160,8 +160,8 @@ class Refinement:
         base: Base,
         energy: EnergyFn,
         temperature: float | th.Tensor = 1.0,
+        n_chains: int = 1,
         *,
-        n_chains: int,
         head: Head | None = None,
         generator: th.Generator | None = None,
     ) -> Chains:
