@@ -8,7 +8,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch as th
 
-from sb3_energy.policies.fast_predict.numpy_policy import NumpyPolicy
+from sb3_energy.policies.fast_predict.fast_predict import FastPredict
 
 th.set_num_threads(1)
 
@@ -20,4 +20,4 @@ def never(monkeypatch):
     def refuse(*args):
         raise AssertionError("the fast path was taken")
 
-    monkeypatch.setattr(NumpyPolicy, "base", refuse)
+    monkeypatch.setattr(FastPredict, "_base", refuse)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch as th
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
@@ -33,7 +32,7 @@ from sb3_energy.networks import (
     is_untouched,
     optimizes_only,
 )
-from sb3_energy.policies.actor import BackboneActor, Draw
+from sb3_energy.policies.actor import BackboneActor, Draw, has_sb3_distribution
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.policies.refined_policy import RefinedPolicy
@@ -44,14 +43,12 @@ from sb3_energy.training.plain_updates import PlainUpdates
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
 _CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values")
 _CRITICS_METHODS = (*_CRITIC_METHODS, "policy_value_and_gradient", "stacks", "bind")
-_DISTRIBUTION_METHODS = ("log_prob_from_params", "actions_from_params", "proba_distribution", "sample", "log_prob")
 
 _ORIGINALS = Originals(
     {
         BackboneActor: _ACTOR_METHODS,
         EnsembleCritic: _CRITICS_METHODS,
         QuantileCritic: _CRITICS_METHODS,
-        SquashedDiagGaussianDistribution: _DISTRIBUTION_METHODS,
     }
 )
 
@@ -69,10 +66,7 @@ def are_autograds_own(actor: BackboneActor, critic: EnsembleCritic) -> bool:
     if not (classes and autograd_is_plain() and calls_are_original() and _ORIGINALS.are_in_place()):
         return False
     own = has_own(actor, BackboneActor, *_ACTOR_METHODS) and has_own(critic, type(critic), *_CRITICS_METHODS)
-    distribution = actor.action_dist
-    own = own and (actor.use_sde or type(distribution) is SquashedDiagGaussianDistribution)
-    own = own and not any(name in distribution.__dict__ for name in _DISTRIBUTION_METHODS)
-    return own and _is_free(actor, critic)
+    return own and has_sb3_distribution(actor) and _is_free(actor, critic)
 
 
 def _is_free(actor: BackboneActor, critic: EnsembleCritic) -> bool:

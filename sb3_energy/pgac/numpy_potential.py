@@ -14,40 +14,35 @@ from sb3_energy.policies.fast_predict.numpy_energies import (
     FastEnergy,
     NumpyEnergy,
     NumpyEnergyFn,
-    numpy_energy,
+    numpy_q_energy,
     weighed_sum,
 )
 from sb3_energy.policies.fast_predict.numpy_networks import Array, BoundNetwork, NumpyNetwork
 
 
-def numpy_potential(energy: GuidedPotential | PotentialEnergy, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
+def numpy_potential(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
     """
-    :param energy: how potential and critics become one energy
+    :param energy: a ``PotentialEnergy`` or ``GuidedPotential``
     :param policy: whose potential and spread of Q these are
     :param critics: its critics
     :return: ``(V + factor E_Q) / ε``, where the factor is ``λ`` over the spread of Q, or ``λ``
     """
     potential, spread = policy.potential, policy.q_scale
     known = type(potential) is PotentialNetwork and type(spread) is QScale and "bind" not in potential.__dict__
-    network = (
-        NumpyNetwork.of(potential.network, n_actions=get_action_dim(policy.action_space))
-        if known and is_untouched(potential)
-        else None
-    )
+    n_actions = get_action_dim(policy.action_space)
+    network = NumpyNetwork.of(potential.network, n_actions=n_actions) if known and is_untouched(potential) else None
     if network is None:
         return None
-    guidance = getattr(energy, "guidance", 0.0)
-    q_energy = None
-    if isinstance(energy, GuidedPotential) and energy.guidance > 0.0:
-        q_energy = numpy_energy(QEnergy(energy.aggregate, energy.coefficient), policy, critics)
+    guided = isinstance(energy, GuidedPotential) and energy.guidance > 0.0
+    q_energy = numpy_q_energy(QEnergy(energy.aggregate, energy.coefficient), policy, critics) if guided else None
     inverse = np.float32(1.0 / energy.temperature)
 
     def bind(features: Array) -> BoundEnergy:
         values = (inverse, _values(network.bind(features)))
         if q_energy is None:
             return BoundEnergy(weighed_sum([values]), weighed_sum([values]))
-        factor = np.float32(guidance)
-        if energy.normalize_q:  # type: ignore[union-attr]
+        factor = np.float32(energy.guidance)
+        if energy.normalize_q:
             factor = factor / spread.spread.detach().numpy()  # of now, as the networks are
         guided = (factor * inverse, q_energy(features).energy)
         return BoundEnergy(weighed_sum([values, guided]), weighed_sum([guided]))

@@ -14,8 +14,8 @@ from sb3_energy.pgac.action_candidates import base_actions
 from sb3_energy.pgac.arguments import NORMAL, PotentialArguments, potential_settings
 from sb3_energy.pgac.numpy_potential import FAST_POTENTIALS
 from sb3_energy.pgac.q_scale import QScale
+from sb3_energy.policies.fast_predict.conditions import known_policy
 from sb3_energy.policies.fast_predict.numpy_energies import FAST_ENERGIES
-from sb3_energy.policies.fast_predict.numpy_policy import known_policy
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES

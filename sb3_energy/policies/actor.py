@@ -4,15 +4,34 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution, StateDependentNoiseDistribution
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
 
-from sb3_energy.networks import Stack, make_backbone, make_normalizer
+from sb3_energy.networks import Originals, Stack, make_backbone, make_normalizer
 from sb3_energy.policies.features import NormalizedFeatures
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.stats import normal_log_prob
+
+_DISTRIBUTION_METHODS = (
+    *("actions_from_params", "log_prob_from_params", "proba_distribution"),
+    *("get_actions", "sample", "mode", "log_prob"),
+)
+_DISTRIBUTIONS = (SquashedDiagGaussianDistribution, StateDependentNoiseDistribution)
+_ORIGINALS = Originals(dict.fromkeys(_DISTRIBUTIONS, _DISTRIBUTION_METHODS))
+
+
+def has_sb3_distribution(actor: Actor) -> bool:
+    """
+    :param actor: of SAC
+    :return: whether its distribution is the one that SB3 makes, and no method of it has been replaced
+    """
+    distribution = actor.action_dist
+    own = distribution.__dict__
+    known = type(distribution) is _DISTRIBUTIONS[actor.use_sde] and _ORIGINALS.are_in_place()
+    return known and not any([name in own for name in _DISTRIBUTION_METHODS])
 
 
 class Draw(NamedTuple):

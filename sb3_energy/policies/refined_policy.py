@@ -24,8 +24,8 @@ from sb3_energy.policies.actor import BackboneActor
 from sb3_energy.policies.arguments import PolicyArguments, check_sb3_arguments
 from sb3_energy.policies.causes import policy_cause
 from sb3_energy.policies.critics import EnsembleCritic
+from sb3_energy.policies.fast_predict.conditions import known_policy
 from sb3_energy.policies.fast_predict.fast_predict import FastPredict
-from sb3_energy.policies.fast_predict.numpy_policy import known_policy
 from sb3_energy.policies.heads import HEADS, LearnedHead
 from sb3_energy.policies.own_energy import check_policy_energy
 from sb3_energy.policies.policy_files import PersistentModel

@@ -10,7 +10,7 @@ from torch.nn.modules import module as torch_module
 
 from sb3_energy import PGAC, EnergySAC
 from sb3_energy.networks import BACKBONES
-from sb3_energy.policies.fast_predict.numpy_policy import NumpyPolicy
+from sb3_energy.policies.fast_predict.fast_predict import FastPredict
 from tests.contracts.gradient_ways import HalvedTanh, ReversedLinear, layers_of
 
 OBSERVATION = np.array([[0.3, -0.8, 1.2]], np.float32)
@@ -120,8 +120,8 @@ def by_torch(policy):
 @pytest.fixture
 def counted(monkeypatch):
     """How often the fast path was taken."""
-    calls, base = [], NumpyPolicy.base
-    monkeypatch.setattr(NumpyPolicy, "base", lambda *args: calls.append(1) or base(*args))
+    calls, base = [], FastPredict._base
+    monkeypatch.setattr(FastPredict, "_base", lambda *args: calls.append(1) or base(*args))
     return calls
 
 

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+from torch import nn
 
+from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.fast_predict import numpy_langevin
-from sb3_energy.policies.fast_predict.numpy_energies import BoundEnergy
-from sb3_energy.policies.fast_predict.numpy_langevin import is_plain_langevin
-from sb3_energy.policies.fast_predict.numpy_networks import Array
-from sb3_energy.policies.fast_predict.numpy_policy import NumpyPolicy
+from sb3_energy.policies.fast_predict.conditions import Watch, is_known
+from sb3_energy.policies.fast_predict.numpy_energies import FAST_ENERGIES, BoundEnergy, NumpyEnergy, numpy_energy
+from sb3_energy.policies.fast_predict.numpy_networks import Array, NumpyNetwork
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refinement.warm_start import Plans
@@ -25,17 +28,20 @@ RETRY = 1000
 REFINERS_OF_TORCH = (Langevin, MPPI, SelfNormalizedImportanceSampling)
 """Refiners that move particles in torch and may follow an energy on numpy: they ask for gradients by ``energy_and_grad``."""
 
+_LOG_STD_MIN, _LOG_STD_MAX = np.float32(LOG_STD_MIN), np.float32(LOG_STD_MAX)
+
 
 class FastPredict:
     """
-    Held by a policy. Actions are ``None`` where torch has to compute them, and then no random number has been drawn: where a
-    part of the policy is unknown to :class:`~sb3_energy.policies.fast_predict.numpy_policy.NumpyPolicy` or has been changed by
-    a user, and where the observation is not one array of a few. With the same seed, torch's and numpy's actions are the same
-    up to rounding, and so is the state of the generator after them.
+    Held by a policy. Results are ``None`` where torch has to compute them, and no random number has been drawn then: where a
+    part of the policy is unknown or has been changed by a user, and where the observation is not one array of a few. With
+    the same seed, actions are torch's up to rounding, and so is the state of the generator after them.
     """
 
     def __init__(self) -> None:
-        self.networks: NumpyPolicy | None = None
+        self.networks: tuple[NumpyNetwork, NumpyNetwork, NumpyNetwork] | None = None
+        self._energy: NumpyEnergy | None = None
+        self._watch: Watch | None = None
         self.retry = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -54,24 +60,22 @@ class FastPredict:
         refinement, refines = policy.refinement, policy._refines and not policy.refinement.is_identity
         n_particles = refinement.n_starts if deterministic else refinement.n_particles
         obs = _flat(policy, observation, n_particles if refines else 1)
-        if obs is None or (policy.compiled_sample is not None and not deterministic):
+        if obs is None or (policy.compiled_sample is not None and not deterministic) or not self._is_ready(policy):
             return None
-        networks = self._current(policy)
-        if networks is None or (refines and not (networks.has_energy() and _has_known_refiner(policy))):
-            return None
-        base = networks.base(obs)
-        if base is None:
+        bind = self._energy
+        if refines and (bind is None or not _is_known_refinement(policy)):
             return None
         policy.set_training_mode(False)
-        if refines:
-            energy = networks.bound_energy(obs)
-            found = _refined(policy, obs, Gaussian(*map(th.from_numpy, base)), energy, deterministic, plans)
-            if found is None:
-                return None
-            latent = found.numpy()
+        mean, std = self._base(policy.actor, obs)
+        if not math.isfinite(np.add.reduce(mean, None) + np.add.reduce(std, None)):
+            return None
+        if refines and bind is not None:
+            gaussian, energy = Gaussian(th.from_numpy(mean), th.from_numpy(std)), bind(_normalized(policy.critic, obs))
+            latent = _refined(policy, obs, gaussian, energy, deterministic, plans)
         else:
-            mean, std = base
             latent = mean if deterministic else mean + std * th.randn(mean.shape).numpy()
+        if latent is None:
+            return None
         actions = policy.unscale_action(np.tanh(latent).reshape(-1, *policy.action_space.shape))
         return actions[0] if observation.shape == policy.observation_space.shape else actions
 
@@ -81,21 +85,44 @@ class FastPredict:
         :param policy: which holds this
         :param observation: ``B`` observations, as for ``predict``
         :param actions: ``(B, A)``, scaled to [-1, 1]
-        :return: ``(B,)``, the value that the actor climbs, or ``None``
+        :return: ``(B,)``, the value that the actor climbs: the lowest one, or the mean of all quantiles; or ``None``
         """
         obs = _flat(policy, observation, 1)
-        if obs is None or len(obs) != len(actions):
+        if obs is None or len(obs) != len(actions) or not self._is_ready(policy) or self.networks is None:
             return None
-        networks = self._current(policy)
-        return None if networks is None else networks.q_values(obs, actions)
+        outputs, _ = self.networks[2].bind(_normalized(policy.critic, obs))(actions[:, None])
+        return outputs[:, :, 0].min(axis=0) if type(policy.critic) is EnsembleCritic else outputs.mean(axis=(0, 2))
 
-    def _current(self, policy: Any) -> NumpyPolicy | None:
+    def _is_ready(self, policy: Any) -> bool:
         if self.retry > 0:
             self.retry -= 1
-        elif self.networks is None or not self.networks.is_current(policy):
-            self.networks = NumpyPolicy.of(policy)
+        elif self.networks is None or self._watch is None or not self._watch.is_unchanged(policy):
+            self.networks, self._watch = None, Watch(policy)
+            if is_known(policy) and self._watch.is_unchanged(policy):
+                self._make(policy)
             self.retry = RETRY if self.networks is None else 0
-        return self.networks
+        return self.networks is not None
+
+    def _make(self, policy: Any) -> None:
+        actor, n_actions = policy.actor, get_action_dim(policy.action_space)
+        trunk, heads = NumpyNetwork.of(actor.latent_pi), NumpyNetwork.of(actor.mu, actor.log_std)
+        critics = NumpyNetwork.of(*policy.critic.q_networks, n_actions=n_actions)
+        if trunk is not None and heads is not None and critics is not None:
+            self.networks, self._energy = (trunk, heads, critics), numpy_energy(policy.energy, policy, critics)
+
+    def _base(self, actor: Any, obs: Array) -> tuple[Array, Array]:
+        """Means and standard deviations of the actor, ``(B, A)``."""
+        assert self.networks is not None
+        trunk, heads, _ = self.networks
+        mean, log_std = heads(trunk(_normalized(actor, obs))[0])
+        return mean, np.exp(np.minimum(np.maximum(log_std, _LOG_STD_MIN), _LOG_STD_MAX))
+
+
+def _normalized(network: Any, features: Array) -> Array:
+    norm = network.normalizer
+    if type(norm) is nn.Identity:
+        return features
+    return (features - norm.running_mean.numpy()) / np.sqrt(norm.running_var.numpy() + np.float32(norm.eps))
 
 
 def _flat(policy: Any, observation: Any, rows_each: int) -> Array | None:
@@ -114,25 +141,24 @@ def _flat(policy: Any, observation: Any, rows_each: int) -> Array | None:
     return flat.reshape(n, -1) if n * rows_each <= MAX_ROWS else None
 
 
-def _has_known_refiner(policy: Any) -> bool:
-    refinement = policy.refinement
-    is_known = type(refinement.refiner) in REFINERS_OF_TORCH and refinement.tolerance is None
-    return is_known and policy._buffers["temperature"].item() > 0.0
+def _is_known_refinement(policy: Any) -> bool:
+    known = type(policy.refinement.refiner) in REFINERS_OF_TORCH and policy.refinement.tolerance is None
+    known = known and policy._buffers["temperature"].item() > 0.0
+    return known and all([energy.originals.are_in_place() for energy in FAST_ENERGIES.values()])
 
 
 def _refined(
     policy: Any, obs: Array, base: Gaussian, energy: BoundEnergy, deterministic: bool, plans: Plans | None
-) -> th.Tensor | None:
+) -> Array | None:
     """``(B, A)``, pre-tanh, or ``None``: Langevin by numpy, other refiners by torch, with an energy on numpy."""
     refinement: Refinement = policy.refinement
-    if not is_plain_langevin(refinement):
-        return policy.refine(th.from_numpy(obs), deterministic, base, energy, plans=plans)
-    with th.no_grad():
-        base = policy.start_base(obs, base)
-        if deterministic:
-            return numpy_langevin.best(refinement, base, energy)
-        state = th.get_rng_state()
-        latent = numpy_langevin.sample(refinement, base, energy, policy.temperature)
+    if not numpy_langevin.is_plain(refinement):
+        return policy.refine(th.from_numpy(obs), deterministic, base, energy, plans=plans).numpy()
+    base = policy.start_base(obs, base)
+    if deterministic:
+        return numpy_langevin.best(refinement, base, energy)
+    state = th.get_rng_state()
+    latent = numpy_langevin.sample(refinement, base, energy, policy.temperature.item())
     if latent is None:  # torch draws the same numbers, and says what is not finite
         th.set_rng_state(state)
     return latent

@@ -28,24 +28,16 @@ class BoundEnergy(NamedTuple):
     starts: NumpyEnergyFn
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
-        """
-        :param actions: ``(B, N, A)``
-        :return: ``(B, N)``
-        """
+        """``(B, N, A) -> (B, N)``."""
         return th.from_numpy(self.energy(actions.numpy())[0])
 
     def energy_and_grad(self, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param actions: ``(B, N, A)``
-        :return: ``(B, N)`` and ``(B, N, A)``
-        """
+        """``(B, N, A) -> (B, N), (B, N, A)``."""
         values, gradients = self.energy(actions.numpy())
         return th.from_numpy(values), th.from_numpy(gradients())
 
     def of_starts(self) -> "BoundEnergy":
-        """
-        :return: the energy that weighs proposals
-        """
+        """The energy that weighs proposals."""
         return BoundEnergy(self.starts, self.starts)
 
 
@@ -100,9 +92,8 @@ def numpy_q_energy(energy: QEnergy, policy: Any, critics: NumpyNetwork) -> Numpy
     :param critics: scalar or quantile critics, whose value is the mean of the quantiles
     :return: ``-agg_i Q_i``
     """
-    aggregate = (
-        _mean if energy.aggregate == "mean" else _min if energy.aggregate == "min" else partial(_lcb, energy.coefficient)
-    )
+    aggregates: dict[str, Any] = dict(mean=_mean, min=_min, lcb=partial(_lcb, energy.coefficient))
+    aggregate = aggregates[energy.aggregate]
 
     def bind(features: Array) -> BoundEnergy:
         network = critics.bind(features)
@@ -111,9 +102,7 @@ def numpy_q_energy(energy: QEnergy, policy: Any, critics: NumpyNetwork) -> Numpy
             outputs, pull = network(actions)
             n = outputs.shape[2]
             values, slopes = aggregate(outputs[:, :, 0] if n == 1 else outputs.mean(axis=2))
-            return values.reshape(actions.shape[:2]), lambda: pull(
-                slopes()[:, :, None] if n == 1 else slopes()[:, :, None] / n
-            )
+            return values.reshape(actions.shape[:2]), lambda: pull(slopes()[:, :, None] * np.float32(1.0 / n))
 
         return BoundEnergy(bound, bound)
 

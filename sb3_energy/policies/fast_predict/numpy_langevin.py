@@ -1,7 +1,7 @@
-"""Langevin chains of few particles on numpy: :class:`sb3_energy.refiners.Langevin` in a refinement without a trust region.
+"""Langevin refinements of few particles on numpy, with the random numbers that torch would have drawn.
 
-Proposals and their resampling are torch's own, and random numbers come from torch's global generator, by the same calls in the
-same order. Steps of a preconditioned chain are scaled here, where torch scales the coordinates.
+Results are ``None`` where a number is not finite: torch says which. In a preconditioned chain, steps are scaled here, where
+torch scales the coordinates.
 """
 
 import math
@@ -11,10 +11,9 @@ from typing import cast
 import numpy as np
 import torch as th
 
-from sb3_energy.energies import squashed, tempered
 from sb3_energy.policies.fast_predict.numpy_energies import BoundEnergy, NumpyEnergyFn
 from sb3_energy.policies.fast_predict.numpy_networks import Array
-from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.bases import LARGEST_ACTION, Gaussian
 from sb3_energy.refinement.boxes import ReflectingBox, TanhBox
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES, draw_starts, resampled
 from sb3_energy.refinement.refinement import Refinement
@@ -25,7 +24,7 @@ from sb3_energy.types import Tick
 _ONE, _TWO, _FOUR = (np.full((), value, np.float32) for value in (1.0, 2.0, 4.0))
 
 
-def is_plain_langevin(refinement: Refinement) -> bool:
+def is_plain(refinement: Refinement) -> bool:
     """
     :param refinement: any
     :return: whether this module computes it
@@ -35,47 +34,74 @@ def is_plain_langevin(refinement: Refinement) -> bool:
     return plain and refinement.trust_region is None and type(refinement.box) in _PLACES
 
 
-def sample(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperature: th.Tensor) -> th.Tensor | None:
+def sample(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperature: float) -> Array | None:
     """
-    :param refinement: a plain Langevin's
+    :param refinement: which :func:`is_plain`
     :param base: ``B`` Gaussians, pre-tanh
     :param energy: at the observations
-    :param temperature: scalar
-    :return: ``(B, A)``, a draw, pre-tanh; ``None`` if it is not finite
-    :raises FloatingPointError: if the energy of a proposal is not finite
+    :param temperature: above 0
+    :return: ``(B, A)``, a draw, pre-tanh
     """
-    starts = draw_starts(base, refinement.n_particles, INITIAL_PARTICLES[refinement.initial_particles])
-    if refinement.n_particles > 1:
-        starts = resampled(starts, 1, squashed(tempered(energy.of_starts().__call__, temperature)), generator=None)
-    x = refinement.box.start(starts.particles).numpy()
-    x, _, values = _chain(refinement, x, base, energy.energy, 1.0 / temperature.item())
+    starts = _drawn(refinement, base, energy, temperature)
+    if starts is None:
+        return None
+    x, _, values = _chain(refinement, starts, base, energy.energy, 1.0 / temperature)
     if not math.isfinite(np.add.reduce(x, None) + np.add.reduce(values, None)):
         return None
-    return refinement.box.end(th.from_numpy(x))[:, 0]
+    return refinement.box.end(th.from_numpy(x))[:, 0].numpy()
 
 
-def best(refinement: Refinement, base: Gaussian, energy: BoundEnergy) -> th.Tensor | None:
+def best(refinement: Refinement, base: Gaussian, energy: BoundEnergy) -> Array | None:
     """
-    :param refinement: a plain Langevin's
+    :param refinement: which :func:`is_plain`
     :param base: ``B`` Gaussians, pre-tanh
     :param energy: at the observations
-    :return: ``(B, A)``, pre-tanh, the lowest energy among starts and ends of a descent; ``None`` if one is not finite
+    :return: ``(B, A)``, pre-tanh, the lowest energy among starts and ends of a descent
     """
-    starts = base.mean[:, None] if refinement.n_starts == 1 else base.quantiles(refinement.n_starts)
-    x, at_starts, _ = _chain(refinement, refinement.box.start(starts).numpy(), base, energy.energy, None)
+    starts = (base.mean[:, None] if refinement.n_starts == 1 else base.quantiles(refinement.n_starts)).numpy()
+    x, at_starts, _ = _chain(refinement, starts, base, energy.energy, None)
     values = np.concatenate([at_starts, energy.energy(_PLACES[type(refinement.box)](x)[0])[0]], axis=1)
     if not math.isfinite(np.add.reduce(values, None)):
         return None
-    candidates = np.concatenate([starts.numpy(), refinement.box.end(th.from_numpy(x)).numpy()], axis=1)
-    return th.from_numpy(candidates[np.arange(len(values)), values.argmin(axis=1)])
+    candidates = np.concatenate([starts, refinement.box.end(th.from_numpy(x)).numpy()], axis=1)
+    return candidates[np.arange(len(values)), values.argmin(axis=1)]
+
+
+def _drawn(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperature: float) -> Array | None:
+    """``(B, 1, A)``, pre-tanh: one of the proposals, drawn by importance."""
+    n, (mean, std) = refinement.n_particles, (part[:, None].numpy() for part in base)
+    n_rows, _, width = mean.shape
+    n_uniform = math.floor(n * INITIAL_PARTICLES[refinement.initial_particles])
+    u = mean + std * th.randn((n_rows, n - n_uniform, width)).numpy()
+    if n_uniform > 0:
+        actions = 2.0 * th.rand((n_rows, n_uniform, width)).numpy() - 1.0
+        u = np.concatenate([u, np.arctanh(np.clip(actions, -LARGEST_ACTION, LARGEST_ACTION))], axis=1)
+    if n == 1:
+        return u
+    size, z = np.abs(u), (u - mean) / std
+    log_jacobian = (2.0 * (math.log(2.0) - size - np.log1p(np.exp(-2.0 * size)))).sum(axis=-1)
+    log_base = -(0.5 * z * z + np.log(std) + 0.5 * math.log(2.0 * math.pi)).sum(axis=-1)
+    log_uniform, fraction = log_jacobian - width * math.log(2.0), n_uniform / n
+    log_prob = np.logaddexp(np.log1p(np.float32(-fraction)) + log_base, np.log(np.float32(fraction)) + log_uniform)
+    log_weights = log_jacobian - energy.starts(np.tanh(u))[0] / np.float32(temperature) - log_prob
+    highest = log_weights.max(axis=1, keepdims=True)
+    if not np.isfinite(highest).all():
+        return None
+    weights = np.exp(log_weights - highest)
+    weights /= weights.sum(axis=1, keepdims=True)
+    index = th.multinomial(th.from_numpy(weights), 1, replacement=True)
+    return np.take_along_axis(u, index.numpy()[:, :, None], axis=1)
 
 
 def _chain(
-    refinement: Refinement, x: Array, base: Gaussian, energy: NumpyEnergyFn, inverse: float | None
+    refinement: Refinement, starts: Array, base: Gaussian, energy: NumpyEnergyFn, inverse: float | None
 ) -> tuple[Array, Array, Array]:
-    """The ends of chains of coordinates ``(B, N, A)``, and the energies at their starts and before their last step; without an
-    inverse temperature, the chains are descents."""
+    """
+    The ends of chains from ``(B, N, A)``, in the coordinates of the box, and the energies at their starts and before their
+    last step; without an inverse temperature, the chains are descents.
+    """
     place, refiner = _PLACES[type(refinement.box)], cast(Langevin, refinement.refiner)
+    x = starts if place is _squashed else np.tanh(starts)
     scale = refinement.box.frame(base).std.numpy() if refinement.precondition else _ONE
     longest, n_steps, energies = refiner.max_displacement, refinement.n_steps, list[Array]()
     changes = callable(refiner.step_size) or callable(refiner.noise_scale)

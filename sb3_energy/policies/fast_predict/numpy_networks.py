@@ -7,7 +7,6 @@ side in copies, which are refreshed before each use.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,10 +55,9 @@ class NumpyNetwork:
         :return: the ensemble, or ``None`` where they are anything else, have hooks, or a parameter is not 32-bit on the CPU
         """
         first = next(iter(networks[0].children()), networks[0])
-        equal = len({repr(network) for network in networks}) == 1 and type(first) is nn.Linear
-        return (
-            cls(networks, n_actions) if equal and all(_is_known(module) for n in networks for module in n.modules()) else None
-        )
+        known = len({repr(network) for network in networks}) == 1 and type(first) is nn.Linear
+        known = known and all(_is_known(module) for network in networks for module in network.modules())
+        return cls(networks, n_actions) if known else None
 
     def __call__(self, x: Array) -> Array:
         """
@@ -115,14 +113,19 @@ def _is_known(module: nn.Module) -> bool:
     if type(module) is nn.Linear and getattr(own.get("weight"), "shape", None) != (module.out_features, module.in_features):
         return False
     flat = type(module) is not nn.LayerNorm or len(module.normalized_shape) == 1
-    return flat and type(module) in LAYERS and is_untouched(module) and all(map(_is_plain, own.values()))
-
-
-def _is_plain(p: Any) -> bool:
-    if p is None:
-        return True
-    is_tensor = type(p) in (nn.Parameter, th.Tensor) and p.layout == th.strided
-    return is_tensor and p.dtype == th.float32 and p.device.type == "cpu"
+    return (
+        flat
+        and type(module) in LAYERS
+        and is_untouched(module)
+        and all(
+            type(p) in (nn.Parameter, th.Tensor)
+            and p.dtype == th.float32
+            and p.device.type == "cpu"
+            and p.layout == th.strided
+            for p in own.values()
+            if p is not None
+        )
+    )
 
 
 def _through(layers: Sequence[Layer], x: Array) -> tuple[Array, Pull]:
@@ -130,13 +133,13 @@ def _through(layers: Sequence[Layer], x: Array) -> tuple[Array, Pull]:
     for layer in layers:
         x, pull = layer(x)
         pulls.append(pull)
-    return x, partial(_pull_through, pulls)
 
+    def pull_all(gradient: Array) -> Array:
+        for pull in reversed(pulls):
+            gradient = pull(gradient)
+        return gradient
 
-def _pull_through(pulls: Sequence[Pull], gradient: Array) -> Array:
-    for pull in reversed(pulls):
-        gradient = pull(gradient)
-    return gradient
+    return x, pull_all
 
 
 def _stacked(vectors: Sequence[th.Tensor | None], copies: _Copies) -> Array | None:
