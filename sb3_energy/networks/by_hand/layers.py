@@ -121,19 +121,19 @@ def _linear_back(layer: nn.Linear, dy: th.Tensor, tape: Tape, grads: Gradients |
     return dy * weight if weight.shape[0] == 1 else dy @ weight  # an outer product is no matter for a library
 
 
-def _parallel(group: ParallelLinear, x: th.Tensor, tape: Tape) -> th.Tensor:
+def _heads(heads: ParallelLinear, x: th.Tensor, tape: Tape) -> th.Tensor:
     tape.append(x)
-    return F.linear(x, th.cat([layer.weight for layer in group.layers]), th.cat([layer.bias for layer in group.layers]))
+    return F.linear(x, th.cat([layer.weight for layer in heads.layers]), th.cat([layer.bias for layer in heads.layers]))
 
 
-def _parallel_back(group: ParallelLinear, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
+def _heads_back(heads: ParallelLinear, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
     x = tape.pop()
-    widths = [layer.out_features for layer in group.layers]
+    widths = [layer.out_features for layer in heads.layers]
     if grads is not None:
-        for layer, weight, bias in zip(group.layers, (dy.t() @ x).split(widths), dy.sum(0).split(widths), strict=True):
+        for layer, weight, bias in zip(heads.layers, (dy.t() @ x).split(widths), dy.sum(0).split(widths), strict=True):
             grads.put(layer.weight, weight)
             grads.put(layer.bias, bias)
-    return dy @ th.cat([layer.weight for layer in group.layers]) if wants_dx else None
+    return dy @ th.cat([layer.weight for layer in heads.layers]) if wants_dx else None
 
 
 def _layer_norm(layer: nn.LayerNorm, x: th.Tensor, tape: Tape) -> th.Tensor:
@@ -213,7 +213,7 @@ def _activation(derivative: Callable[[Any, th.Tensor, th.Tensor], th.Tensor], ke
 
 RULES: dict[type, Rule] = {
     nn.Linear: Rule(_linear, _linear_back),
-    ParallelLinear: Rule(_parallel, _parallel_back),
+    ParallelLinear: Rule(_heads, _heads_back),
     nn.LayerNorm: Rule(_layer_norm, _layer_norm_back),
     SimbaBlock: Rule(_block, _block_back),
     BroBlock: Rule(_block, _block_back),

@@ -15,7 +15,7 @@ from sb3_energy.policies.fast_predict.numpy_energies import BoundEnergy, NumpyEn
 from sb3_energy.policies.fast_predict.numpy_networks import Array
 from sb3_energy.refinement.bases import LARGEST_ACTION, Gaussian
 from sb3_energy.refinement.boxes import ReflectingBox, TanhBox
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES, draw_starts, resampled
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import Langevin
 from sb3_energy.schedules import value_at
