@@ -252,8 +252,9 @@ def _draw_paths_in_time(ax: "Axes", landscape: Landscape) -> None:
         for step, (parts, noisy) in enumerate(zip(landscape.paths, landscape.noise, strict=True)):
             time = step + np.linspace(0.0, 1.0, len(parts))
             ax.plot(time, parts[..., dim], color=NOISY if noisy else STILL, linewidth=0.9, alpha=0.6)
-    for step in range(1, n_steps if landscape.resamples else 0):
-        ax.plot(np.full(landscape.positions.shape[1], step), landscape.positions[step][:, dim], "o", color=NOISY, markersize=3)
+    else:
+        for step, found in enumerate(landscape.positions[1:-1], start=1):
+            ax.plot(np.full(len(found), step), found[:, dim], "o", color=NOISY, markersize=3)
     n_still = int((~landscape.noise).sum())
     for step, found, colour, edge in (
         (n_still, _between(landscape), STILL, STILL),

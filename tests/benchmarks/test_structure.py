@@ -79,3 +79,35 @@ def test_the_table_says_what_was_aimed_at():
         "| largest | 19 % | at most 20% |",
         "| SAC | 10 | – |",
     ]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return {row.what: row.number for row in structure.measure()}
+
+
+@pytest.mark.parametrize(
+    ("what", "most"),
+    [
+        ("an update of `EnergySAC`, files of ours", 13),
+        ("the same, switches between files", 90),
+        ("with `refine_target=True`", 29),
+        ("an update of `PGAC` in which the potential learns", 38),
+        ("largest folder", 0.2),
+        ("classes of ours that `EnergySAC` inherits from, itself included", 2),
+        ("the same of `PGAC`", 3),
+        ("lines of fast prediction, with docstrings", 960),
+        ("circles of imports", 0),
+        ("loops over refinement steps", 3),
+        ("places where a Gaussian's log-density is written out", 1),
+    ],
+)
+def test_the_structure_does_not_grow(measured, what, most):
+    """One who adds a file to an update, or a loop, says so here."""
+    assert measured[what] <= most
+
+
+def test_the_page_has_the_rows_that_are_measured(measured):
+    page = structure.PAGE.read_text(encoding="utf-8")
+    table = page.partition(structure.BEGIN)[2].partition(structure.END)[0]
+    assert [line.split(" | ")[0][2:] for line in table.splitlines()[3:]] == list(measured)

@@ -47,7 +47,8 @@ def test_files_that_are_named_exist(page: Path):
     paths = [
         word.partition("::")[0].rstrip(",") for word in words if word.startswith(FOLDERS) and not re.search(r"[<>*{]", word)
     ]
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    built = ROOT / "docs" / "_build"  # is not there before `make docs`
+    assert [path for path in paths if not ((ROOT / path).exists() or (ROOT / path).is_relative_to(built))] == []
 
 
 @pytest.mark.parametrize("page", TODAY, ids=lambda page: page.relative_to(ROOT).as_posix())
