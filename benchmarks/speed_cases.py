@@ -235,16 +235,8 @@ SECTIONS = {
 BARS = (
     *[Bar("update", f"K = {k}", "stock", least) for k, least in zip(STEPS, (2.1, 1.8, 1.2, 0.85, 0.58), strict=True)],
     *[Bar("update", case, precision, least) for precision in PRECISIONS for case, least in (("K = 0", 1.4), ("K = 5", 0.75))],
-    *[
-        Bar("predict", case, f"batch 1, {mode}", most, of_time=True)
-        for mode in MODES
-        for case, most in (
-            ("K = 0", 0.45),
-            ("K = 1", 0.6),
-            ("K = 10", 2.5),
-            ("mppi, N = 64, 1 round", 3.0),
-            ("mppi, N = 64, 3 rounds", 3.0),
-        )
-    ],
+    *[Bar("predict", "K = 0", f"batch 1, {mode}", 0.4, of_time=True) for mode in MODES],
+    Bar("predict", DEFAULTS, "batch 1, sampled", 6.5, of_time=True),
+    Bar("predict", f"{DEFAULTS}, deterministic_particles=1", "batch 1, deterministic", 2.0, of_time=True),
     *[Bar("end_to_end", case, "HalfCheetah-v5, stock", least) for case, least in (("K = 0", 1.9), ("K = 5", 1.15))],
 )

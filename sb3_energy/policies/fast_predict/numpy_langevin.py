@@ -19,6 +19,7 @@ from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import Langevin
 from sb3_energy.schedules import value_at
+from sb3_energy.stats import normal_log_prob
 from sb3_energy.types import Tick
 
 _ONE, _TWO, _FOUR = (np.full((), value, np.float32) for value in (1.0, 2.0, 4.0))
@@ -80,8 +81,8 @@ def _drawn(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperat
         return u
     size, z = np.abs(u), (u - mean) / std
     log_jacobian = (2.0 * (math.log(2.0) - size - np.log1p(np.exp(-2.0 * size)))).sum(axis=-1)
-    log_base = -(0.5 * z * z + np.log(std) + 0.5 * math.log(2.0 * math.pi)).sum(axis=-1)
-    log_uniform, fraction = log_jacobian - width * math.log(2.0), n_uniform / n
+    log_base, fraction = normal_log_prob(z, np.log(std)), n_uniform / n
+    log_uniform = log_jacobian - width * math.log(2.0)
     log_prob = np.logaddexp(np.log1p(np.float32(-fraction)) + log_base, np.log(np.float32(fraction)) + log_uniform)
     log_weights = log_jacobian - energy.starts(np.tanh(u))[0] / np.float32(temperature) - log_prob
     highest = log_weights.max(axis=1, keepdims=True)
