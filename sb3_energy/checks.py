@@ -54,6 +54,8 @@ def plain_fields(instance: Any) -> None:
 
 def check_number(name: str, value: Any, strict: bool = False, what: str = "a number") -> float:
     """
+    Check that an argument is a finite number of at least (or above) 0.
+
     :param name: of the argument
     :param value: a number of at least 0
     :param strict: whether it must be above 0
@@ -70,6 +72,8 @@ def check_number(name: str, value: Any, strict: bool = False, what: str = "a num
 
 def check_finite_number(name: str, value: Any, what: str = "a number") -> float:
     """
+    Check that an argument is a finite number.
+
     :param name: of the argument
     :param value: a number
     :param what: what is accepted, for the error message
@@ -92,6 +96,8 @@ def _number(name: str, value: Any, what: str = "a number") -> float:
 
 def check_positive(name: str, value: Any) -> float | None:
     """
+    Check that an argument is a positive number or ``None``.
+
     :param name: of the argument
     :param value: a number above 0, or ``None`` for no limit
     :return: the plain number
@@ -103,6 +109,8 @@ def check_positive(name: str, value: Any) -> float | None:
 
 def check_tolerance(name: str, value: Any) -> float | None:
     """
+    Check that an argument is a non-negative number or ``None``.
+
     :param name: of the argument
     :param value: a number of at least 0, or ``None``
     :return: the plain number
@@ -114,6 +122,8 @@ def check_tolerance(name: str, value: Any) -> float | None:
 
 def check_part(name: str, value: Any) -> float:
     """
+    Check that an argument is a number in (0, 1].
+
     :param name: of the argument
     :param value: a number in (0, 1]
     :return: the plain number
@@ -125,6 +135,8 @@ def check_part(name: str, value: Any) -> float:
 
 def check_fraction(name: str, value: Any, strict: bool = False) -> float:
     """
+    Check that an argument is a number in [0, 1) or (0, 1).
+
     :param name: of the argument
     :param value: a number in [0, 1)
     :param strict: whether it must be above 0
@@ -137,6 +149,8 @@ def check_fraction(name: str, value: Any, strict: bool = False) -> float:
 
 def check_unit_interval(name: str, value: Any) -> float:
     """
+    Check that an argument is a number in [0, 1].
+
     :param name: of the argument
     :param value: a number in [0, 1]
     :return: the plain number
@@ -155,6 +169,8 @@ def _inside(interval: str, name: str, value: Any) -> float:
 
 def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) -> Any:
     """
+    Check that an argument is a number or a schedule that is no smaller than a minimum.
+
     :param name: of the argument
     :param value: a number, or a schedule (which is evaluated at the start, the middle and the end of a refinement)
     :param minimum: smallest number that is allowed
@@ -175,6 +191,8 @@ def check_schedule(name: str, value: Any, minimum: float, strict: bool = False) 
 
 def check_integer(name: str, value: Any, minimum: int | None = None, maximum: int = LARGEST_INTEGER) -> int:
     """
+    Check that an argument is an integer in a range.
+
     :param name: of the argument
     :param value: an integer
     :param minimum: smallest one that is allowed, or ``None``
@@ -195,6 +213,8 @@ def check_integer(name: str, value: Any, minimum: int | None = None, maximum: in
 
 def check_bool(name: str, value: Any) -> bool:
     """
+    Check that an argument is a bool.
+
     :param name: of the argument
     :param value: ``True`` or ``False``
     :return: the plain bool
@@ -208,6 +228,8 @@ def check_bool(name: str, value: Any) -> bool:
 
 def check_verbose(value: Any) -> int:
     """
+    Check the verbosity level.
+
     :param value: how much is printed, an integer of at least 0; ``True`` is 1, which SB3 takes as well
     :return: the plain integer
     :raises TypeError: if it is neither
@@ -219,6 +241,8 @@ def check_verbose(value: Any) -> int:
 
 def check_device(device: Any) -> None:
     """
+    Check that an argument is a valid device.
+
     :param device: ``"auto"``, or what ``torch.device`` takes
     :raises ValueError: if it is neither
     """
@@ -230,6 +254,8 @@ def check_device(device: Any) -> None:
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
     """
+    Check that an argument is one of several strings.
+
     :param name: of the argument
     :param value: one of the choices
     :param choices: strings, of which ``None`` may be one
@@ -245,6 +271,8 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
 
 def check_keywords(name: str, given: Iterable[str], accepted: Collection[str]) -> None:
     """
+    Check that all argument names are known.
+
     :param name: of the argument that holds them
     :param given: names of arguments
     :param accepted: those that are known
@@ -257,6 +285,8 @@ def check_keywords(name: str, given: Iterable[str], accepted: Collection[str]) -
 
 def did_you_mean(word: Any, words: Iterable[Any]) -> str:
     """
+    Suggest the known word that is closest to a misspelled one.
+
     :param word: an unknown one
     :param words: known ones
     :return: the end of an error message that names the most similar of them, or nothing

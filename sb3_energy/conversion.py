@@ -9,6 +9,8 @@ import torch as th
 
 def as_tensor(name: str, values: Any) -> th.Tensor:
     """
+    Convert array-like real numbers to a floating-point tensor.
+
     :param name: of the argument
     :param values: real numbers: an array in any layout and byte order, whatever has ``__array__`` (data frames, series), lists
         of lists, or a tensor; masked and missing entries become NaN

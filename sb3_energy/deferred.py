@@ -1,7 +1,7 @@
-"""Errors that a tensor decides: raised where they are found, or later, where nobody may wait for the device in between.
+"""Errors that a tensor decides: raised where they are found, or later, where the host must not wait for the device.
 
 To ask a tensor on a GPU for its value makes the host wait, and inside a CUDA graph or a compiled function it cannot be asked
-at all. There a check keeps its flag and what it would have raised, and whoever runs the code asks once, at the end.
+at all. There a check keeps its flag and what it would have raised, and the caller asks once, at the end.
 """
 
 import math
@@ -16,10 +16,10 @@ HOSTS = {"cpu"}
 
 class NonFiniteError(FloatingPointError):
     """
-    NaN or infinity where a number should be. Whoever knows more than the place where it appeared names the cause.
+    NaN or infinity where a number should be. A caller that knows the cause names it with :meth:`because`.
 
     :param what: where it appeared, and what stops
-    :param advice: what to try, as long as nobody knows the cause
+    :param advice: what to try, as long as the cause is not known
     """
 
     def __init__(self, what: str, advice: str) -> None:
@@ -31,6 +31,8 @@ class NonFiniteError(FloatingPointError):
 
     def because(self, cause: str, advised: bool) -> FloatingPointError:
         """
+        Build the final error once its cause is known.
+
         :param cause: what made it, a clause
         :param advised: whether the advice still holds
         :return: the same error with its cause
@@ -46,6 +48,8 @@ class Checks:
 
     def append(self, ok: th.Tensor, error: Callable[[], Exception]) -> None:
         """
+        Add a check, to be evaluated later.
+
         :param ok: bool scalar
         :param error: makes what is raised if it is false
         """
@@ -53,12 +57,16 @@ class Checks:
 
     def flags(self) -> th.Tensor:
         """
+        Stack the results of all checks, without synchronising with the device.
+
         :return: ``(n,)`` bools, one for each check
         """
         return th.stack([ok for ok, _ in self._found]) if self._found else th.ones(0, dtype=th.bool)
 
     def failed(self) -> th.Tensor | None:
         """
+        Reduce the checks to a single flag on the device.
+
         :return: 1 if a check has failed so far, else 0, a 32-bit scalar where the flags are; ``None`` without checks
         """
         return (~self.flags()).any().float() if self._found else None
@@ -79,6 +87,8 @@ _ACTIVE: list[Checks] = []
 
 def active_checks() -> Checks | None:
     """
+    The innermost collection of deferred checks.
+
     :return: where checks are kept, or ``None`` if they are made at once
     """
     return _ACTIVE[-1] if _ACTIVE else None
@@ -102,6 +112,8 @@ def deferred(checks: Checks | None = None) -> Iterator[Checks]:
 
 def require(ok: th.Tensor, error: Callable[[], Exception]) -> None:
     """
+    Check a condition that is a tensor, now or, within :func:`deferred`, later.
+
     :param ok: bool scalar
     :param error: makes what is raised if it is false
     :raises Exception: that one, at once or, within :func:`deferred`, when the checks are asked
@@ -114,6 +126,8 @@ def require(ok: th.Tensor, error: Callable[[], Exception]) -> None:
 
 def require_finite(value: th.Tensor, error: Callable[[], Exception]) -> None:
     """
+    Check that a scalar tensor is finite, now or, within :func:`deferred`, later.
+
     :param value: scalar
     :param error: makes what is raised if it is NaN or infinity
     :raises Exception: that one, as :func:`require` does
@@ -126,6 +140,8 @@ def require_finite(value: th.Tensor, error: Callable[[], Exception]) -> None:
 
 def is_host(tensor: th.Tensor) -> bool:
     """
+    Check that a tensor can be read without synchronising with a device.
+
     :param tensor: any
     :return: whether its values are the host's to read: then a loop or an index may depend on them
     """

@@ -31,6 +31,8 @@ def argument(
 
 def changed(arguments: Any, name: str, **changes: Any) -> Any:
     """
+    Override an argument's metadata or default in a subclass.
+
     :param arguments: a dataclass of arguments
     :param name: of one of them
     :param changes: of what :func:`argument` was given
@@ -42,6 +44,8 @@ def changed(arguments: Any, name: str, **changes: Any) -> Any:
 
 def choices_of(arguments: Any, name: str) -> tuple[str, ...]:
     """
+    List the choices of a dataclass argument.
+
     :param arguments: a dataclass of arguments
     :param name: of one with choices
     :return: the accepted names
@@ -136,6 +140,8 @@ def plain_arguments(init: Callable[Concatenate[Self, P], None]) -> Callable[Conc
 
 def refuse_unknown(cls: type, arguments: Mapping[str, Any]) -> None:
     """
+    Check that a constructor accepts all keyword arguments, and say where an unknown one belongs.
+
     :param cls: a class
     :param arguments: keyword arguments for its constructor
     :raises TypeError: if one is unknown
@@ -153,6 +159,8 @@ def refuse_unknown(cls: type, arguments: Mapping[str, Any]) -> None:
 
 def accepted_keywords(cls: type) -> list[str] | None:
     """
+    List the keyword arguments of a class's constructor, inherited ones included.
+
     :param cls: a class
     :return: the names of keywords that its constructor takes, with those that it hands on to its base classes; ``None`` if
         it takes any
@@ -173,6 +181,8 @@ def accepted_keywords(cls: type) -> list[str] | None:
 
 def takes(cls: Any, name: str) -> bool:
     """
+    Check whether a class's constructor has an argument of a name.
+
     :param cls: a class, or anything else
     :param name: of an argument
     :return: whether it is an argument of that class
@@ -182,6 +192,8 @@ def takes(cls: Any, name: str) -> bool:
 
 def written(name: str, value: Any) -> str:
     """
+    Format a keyword argument for an error message.
+
     :param name: of an argument
     :param value: of it
     :return: both as Python source, with ``...`` for a long value
@@ -192,6 +204,8 @@ def written(name: str, value: Any) -> str:
 
 def is_same(value: Any, other: Any) -> bool:
     """
+    Compare an argument of any type with a plain number or bool.
+
     :param value: of any type, arrays included
     :param other: a number or a bool
     :return: whether they are equal
@@ -202,6 +216,8 @@ def is_same(value: Any, other: Any) -> bool:
 
 def refuse_changed_fields(argument: str, settings: Any, names: Iterable[str], needs: str) -> None:
     """
+    Check that settings without effect have their default values.
+
     :param argument: name of the argument that gave the settings
     :param settings: a dataclass with a default for each field
     :param names: fields that would have no effect
@@ -216,6 +232,8 @@ def refuse_changed_fields(argument: str, settings: Any, names: Iterable[str], ne
 
 def refuse_changed(given: Mapping[str, Any], defaults: Mapping[str, Any], needs: str) -> None:
     """
+    Check that arguments without effect are absent or have their default values.
+
     :param given: arguments
     :param defaults: defaults of those that would have no effect
     :param needs: end of the error message: what they need, and what was given

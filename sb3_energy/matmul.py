@@ -43,6 +43,8 @@ class MatmulPrecision:
 @lru_cache
 def fast_matmul_is_exact(n_threads: int) -> bool:
     """
+    Measure whether matmul at ``"medium"`` precision is still accurate to single precision.
+
     :param n_threads: that torch uses, for which the answer holds
     :return: whether oneDNN's products have an error below ``LARGEST_ERROR``
     """
@@ -57,6 +59,8 @@ def fast_matmul_is_exact(n_threads: int) -> bool:
 @lru_cache
 def fast_matmul_gain(n_threads: int) -> float:
     """
+    Benchmark the speed-up of matmul at ``"medium"`` over ``"highest"`` precision.
+
     :param n_threads: that torch uses, for which the answer holds
     :return: how many times as fast oneDNN multiplies 256 × 256 matrices
     """

@@ -12,6 +12,8 @@ NAMES = sorted(set(activation.__all__) - {"MultiheadAttention"})
 
 def find_activation(name_or_class: Any) -> type[nn.Module]:
     """
+    Look up an activation function by name, or check the class that is given instead.
+
     :param name_or_class: the name of an activation function of ``torch.nn``, as files and command lines have it, or what makes
         one when it is called: such a class, or one of the user's own
     :return: what makes one

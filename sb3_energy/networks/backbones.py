@@ -31,6 +31,8 @@ class SimbaBlock(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
+        Apply the residual block.
+
         :param x: ``(..., width)``
         :return: ``(..., width)``
         """
@@ -58,6 +60,8 @@ class BroBlock(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
+        Apply the residual block.
+
         :param x: ``(..., width)``
         :return: ``(..., width)``
         """
@@ -153,6 +157,8 @@ def bro(input_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> 
 
 def common_width(name: str, net_arch: list[int]) -> int:
     """
+    Check that all hidden layers of a residual backbone have the same width.
+
     :param name: the backbone's name, for the error message
     :param net_arch: widths
     :return: the width they share
@@ -189,6 +195,8 @@ BACKBONES: dict[str, Backbone] = {
 
 def find_backbone(name: str) -> Backbone:
     """
+    Look up a registered backbone by name.
+
     :param name: a name in ``BACKBONES``
     :return: what it stands for
     :raises ValueError: if it is not there
@@ -216,6 +224,8 @@ def make_backbone(name: str, input_dim: int, net_arch: list[int], activation_fn:
 
 def default_activation(name: str) -> type[nn.Module]:
     """
+    Look up a backbone's default activation function.
+
     :param name: a name in ``BACKBONES``
     :return: the activation function it has when the user names none
     :raises ValueError: if the name is unknown

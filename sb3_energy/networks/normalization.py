@@ -33,6 +33,8 @@ class RunningNorm(nn.Module):
 
     def forward(self, features: th.Tensor) -> th.Tensor:
         """
+        Normalise features with the running mean and variance.
+
         :param features: ``(..., F)``
         :return: normalised features, same shape
         """
@@ -57,7 +59,7 @@ class RunningNorm(nn.Module):
         var = self.running_var * (1.0 - weight) + weight * (batch_var + (1.0 - weight) * delta.square())
         ok = th.isfinite(mean + var).all()
         require(ok, _statistics_error)
-        if active_checks() is not None:  # nobody has looked at them yet
+        if active_checks() is not None:  # they have not been checked yet
             mean, var = th.where(ok, mean, self.running_mean), th.where(ok, var, self.running_var)
         # In place: SB3 keeps references to these tensors
         self.running_mean.copy_(mean)
@@ -66,6 +68,8 @@ class RunningNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """
+        Describe the layer's size and epsilon, as torch's layers do.
+
         :return: what ``print`` shows of it
         """
         return f"{len(self.running_mean)}, eps={self.eps}"

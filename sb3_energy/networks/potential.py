@@ -74,6 +74,8 @@ class PotentialNetwork(nn.Module):
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
+        Evaluate the potential at action particles.
+
         :param features: ``(B, F)``
         :param actions: ``(B, N, A)``
         :return: ``(B, N)``
@@ -93,7 +95,7 @@ class PotentialNetwork(nn.Module):
 
 
 def _potential(network: PotentialNetwork, features: th.Tensor, bound: BoundEnsemble | None, x: th.Tensor) -> th.Tensor:
-    if bound is None or th.is_grad_enabled():  # somebody wants a graph
+    if bound is None or th.is_grad_enabled():  # a graph is wanted
         return network(features, x)
     return bound.values(x)[0, ..., 0]
 

@@ -59,6 +59,8 @@ class PrefixEnergies(nn.Module):
 
     def bind(self, features: th.Tensor) -> PrefixEnergyFn:
         """
+        Fix the features, so that the energies are a function of action prefixes alone.
+
         :param features: ``(B, F)``
         :return: ``(B, N, j) -> (B, N)``
         """

@@ -18,7 +18,7 @@ GATE_BIAS = -4.0
 
 class FieldNetwork(nn.Module):
     """
-    ``(s, x, t[, r]) -> (O,)`` for particles before the squash.
+    ``(s, x, t[, r]) -> (O,)`` for pre-tanh particles.
 
     Beside ``x`` it sees a Fourier series of the action ``tanh(x)`` (Tancik et al. 2020): modes are narrow on the box, and a
     network that sees coordinates alone blurs them for long. The last layer is zero at first.
@@ -61,8 +61,10 @@ class FieldNetwork(nn.Module):
 
     def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor, r: th.Tensor | None = None) -> th.Tensor:
         """
+        Evaluate the network's outputs at pre-tanh particles and flow times.
+
         :param features: ``(B, F)``
-        :param x: ``(B, N, A)``, before the squash
+        :param x: ``(B, N, A)``, pre-tanh
         :param t: ``(B, N)``
         :param r: ``(B, N)``, where it has two times
         :return: ``(B, N, O)``
@@ -110,8 +112,10 @@ class VelocityNetwork(FieldNetwork):
 
     def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor, r: th.Tensor | None = None) -> th.Tensor:
         """
+        Evaluate the velocity at pre-tanh particles and flow times.
+
         :param features: ``(B, F)``
-        :param x: ``(B, N, A)``, before the squash
+        :param x: ``(B, N, A)``, pre-tanh
         :param t: ``(B, N)``
         :param r: ``(B, N)``, where it has two times
         :return: ``(B, N, A)``
@@ -124,6 +128,8 @@ class VelocityNetwork(FieldNetwork):
 
     def bind(self, features: th.Tensor) -> VelocityFn:
         """
+        Fix the features, so that the velocity is a function of particles and time alone.
+
         :param features: ``(B, F)``
         :return: ``(B, N, A), t (B, N) -> (B, N, A)``
         """
@@ -131,6 +137,8 @@ class VelocityNetwork(FieldNetwork):
 
     def bind_average(self, features: th.Tensor) -> AverageVelocityFn:
         """
+        Fix the features, so that the average velocity is a function of particles and two times alone.
+
         :param features: ``(B, F)``
         :return: ``(B, N, A), t, r (B, N) -> (B, N, A)``
         """

@@ -37,6 +37,8 @@ SMALLEST_ABOVE_0 = 1e-38
 
 def by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """
+    Merge SAC's positional and keyword arguments into one dictionary.
+
     :param args: SAC's arguments after the environment, in SAC's order
     :param kwargs: SAC's keyword arguments
     :return: all of them by name
@@ -46,6 +48,8 @@ def by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_experience_arguments(given: Mapping[str, Any]) -> None:
     """
+    Check SAC's arguments for collecting and storing experience.
+
     :param given: SAC's arguments by name, those that are given
     :raises ValueError: if a value is out of range
     :raises TypeError: if something has the wrong type
@@ -121,6 +125,8 @@ def _check_buffer_kwargs(buffer: type[ReplayBuffer], kwargs: dict[str, Any]) -> 
 
 def check_training_arguments(model: Any) -> None:
     """
+    Check SAC's training hyperparameters.
+
     :param model: an off-policy algorithm with SAC's arguments, not set up yet
     :raises ValueError: if a number is out of range
     :raises TypeError: if something has the wrong type
@@ -141,6 +147,8 @@ def check_training_arguments(model: Any) -> None:
 
 def check_learning_rate(learning_rate: Any) -> None:
     """
+    Check a learning rate or a learning-rate schedule.
+
     :param learning_rate: a number, or a function of the part of the training that remains
     :raises ValueError: if it, or its value at the start, is NaN, infinite or negative
     :raises TypeError: if it is neither
@@ -156,6 +164,8 @@ def check_learning_rate(learning_rate: Any) -> None:
 
 def check_rate(rate: float, progress_remaining: float) -> None:
     """
+    Check one value of a learning-rate schedule.
+
     :param rate: learning rate from a schedule
     :param progress_remaining: part of the training that remains
     :raises ValueError: if it is NaN, infinite or negative

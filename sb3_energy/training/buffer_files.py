@@ -17,6 +17,8 @@ WHAT = "replay buffer"
 
 def read_buffer(path: PathOrFile) -> ReplayBuffer:
     """
+    Load a replay buffer from a file and check it.
+
     :param path: file of ``save_replay_buffer``, this package's or SB3's, with or without ``.pkl``
     :return: the buffer
     :raises FileNotFoundError: if there is no such file
@@ -39,6 +41,8 @@ def read_buffer(path: PathOrFile) -> ReplayBuffer:
 
 def not_finite_row(buffer: ReplayBuffer) -> str | None:
     """
+    Find the first non-finite number in a replay buffer.
+
     :param buffer: of this package or SB3
     :return: place of the first number that is NaN or infinite, or ``None``
     """
@@ -66,6 +70,8 @@ def _first_row(stored: Any) -> int | None:
 
 def check_buffer_fits(buffer: ReplayBuffer, model: Any) -> None:
     """
+    Check that a loaded replay buffer is compatible with a model.
+
     :param buffer: a loaded buffer
     :param model: an off-policy algorithm
     :raises ValueError: if spaces, number of environments, class or the steps of its returns are not the model's, or a number

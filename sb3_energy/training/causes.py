@@ -20,6 +20,8 @@ ADVICE = "a checkpoint from before, and a lower learning_rate"
 
 def raise_with_cause(model: Any, error: Exception) -> None:
     """
+    Raise a failed update's error again with its likely cause.
+
     :param model: an algorithm with a refined policy
     :param error: of an update
     :raises FloatingPointError: with the cause of the error, if it is found
@@ -32,6 +34,8 @@ def raise_with_cause(model: Any, error: Exception) -> None:
 
 def action_error(policy: Any, noisy: bool) -> FloatingPointError:
     """
+    Build the error for a non-finite action.
+
     :param policy: that gave an action which is NaN or infinite
     :param noisy: whether noise was added to it
     :return: the error, with its cause
@@ -42,6 +46,8 @@ def action_error(policy: Any, noisy: bool) -> FloatingPointError:
 
 def training_cause(model: Any, of_energy: bool) -> Cause | None:
     """
+    Diagnose why an update met a non-finite number.
+
     :param model: an algorithm with a refined policy
     :param of_energy: whether it was an energy that was not finite
     :return: what made a number of an update NaN or infinite, or ``None`` if it is not known

@@ -25,6 +25,8 @@ LARGEST = float(np.finfo(np.float32).max)
 
 def check_finite(what: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
     """
+    Check that rewards or observations of an environment are finite.
+
     :param what: name of the values, for the message
     :param values: returned by the environment
     :raises ValueError: if one of them is NaN or infinite, or would be in single precision
@@ -49,6 +51,8 @@ def check_transition(
     reward: np.ndarray, new_obs: np.ndarray | dict[str, np.ndarray], infos: list[dict[str, Any]], env: VecNormalize | None
 ) -> None:
     """
+    Check that the transitions of an environment step are finite before they are stored.
+
     :param reward: ``(n_envs,)``
     :param new_obs: observations after the step
     :param infos: of each environment, with the last observation of an episode that has ended
@@ -131,6 +135,8 @@ def _one(device: th.device) -> th.Tensor:
 
 def require_gradients() -> None:
     """
+    Check that gradients are enabled before training.
+
     :raises RuntimeError: if gradients are switched off; as in SB3, but before anything is changed
     """
     if not th.is_grad_enabled():
@@ -152,6 +158,8 @@ def _differentiate(optimizer: th.optim.Optimizer, loss: th.Tensor, name: str) ->
 
 def can_skip(optimizer: th.optim.Optimizer) -> bool:
     """
+    Check that an optimizer is fused, as conditional steps on a GPU require.
+
     :param optimizer: any
     :return: whether a tensor on the device can make it skip a step
     """
@@ -184,6 +192,8 @@ def _gradient_error(name: str) -> FloatingPointError:
 
 def as_floats(records: Records) -> dict[str, list[float]]:
     """
+    Convert logged tensors to Python floats with a single device synchronisation.
+
     :param records: numbers and scalars, on any device
     :return: the same as numbers, in the same order; the host waits for the device once
     """

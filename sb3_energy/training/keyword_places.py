@@ -11,6 +11,8 @@ from sb3_energy.refiners import REFINERS
 
 def check_policy_name(policies: Mapping[str, type], policy: Any) -> None:
     """
+    Check that the policy is a known name or a class.
+
     :param policies: by name
     :param policy: the argument
     :raises ValueError: if it is an unknown name
@@ -26,6 +28,8 @@ def check_policy_name(policies: Mapping[str, type], policy: Any) -> None:
 
 def place_beside_algorithm(algorithm: Any, relatives: list[Any], name: str, arguments: Mapping[str, Any]) -> str | None:
     """
+    Find where an argument belongs that the algorithm does not have.
+
     :param algorithm: class with an unknown argument
     :param relatives: other algorithms, which may know it
     :param name: of the argument
@@ -51,6 +55,8 @@ def place_beside_algorithm(algorithm: Any, relatives: list[Any], name: str, argu
 
 def check_policy_kwargs(algorithm: Any, relatives: list[Any], policy: Any, policy_kwargs: Any) -> None:
     """
+    Check that ``policy_kwargs`` has only arguments that the policy and its parts accept.
+
     :param algorithm: whose policy it is
     :param relatives: other algorithms, whose policies may know an argument
     :param policy: the name of a policy, or a class

@@ -33,6 +33,8 @@ _NUMBERS = (
 
 def check_model_file(algorithm: type[BaseAlgorithm], path: PathOrFile, custom_objects: dict[str, Any] | None = None) -> None:
     """
+    Check a saved model before it is loaded.
+
     :param algorithm: class that loads the file
     :param path: path to the file (or a file-like)
     :param custom_objects: settings that will not be read from the file
@@ -54,6 +56,8 @@ def check_model_file(algorithm: type[BaseAlgorithm], path: PathOrFile, custom_ob
 
 def read_parameters(what: str, path: PathOrFile) -> dict[str, Any]:
     """
+    Read the state dicts in a saved model.
+
     :param what: what the file should be, for the message
     :param path: path to the file (or a file-like)
     :return: the states of networks and optimisers in it, by their names
@@ -69,6 +73,8 @@ def read_parameters(what: str, path: PathOrFile) -> dict[str, Any]:
 @lru_cache
 def own_settings(algorithm: type) -> list[str]:
     """
+    List the constructor arguments that an algorithm adds to SB3's.
+
     :param algorithm: a class
     :return: the names of the arguments of its constructor that are not SB3's, those of the classes that it extends included
     """

@@ -32,6 +32,8 @@ class PlainUpdates:
 
     def sample(self, buffer: Any, batch_size: int, env: Any) -> ReplayBufferSamples:
         """
+        Sample a batch from the replay buffer.
+
         :param buffer: replay buffer
         :param batch_size: number of transitions
         :param env: ``VecNormalize`` environment that normalizes them, or ``None``
@@ -41,6 +43,8 @@ class PlainUpdates:
 
     def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
         """
+        Sample the actor's actions for the actor loss and the TD target.
+
         :param obs: ``B`` observations
         :param next_obs: the ``B`` observations after them
         :return: actions of the Gaussian actor at both, the second ones without a graph
@@ -49,6 +53,8 @@ class PlainUpdates:
 
     def temperature_loss(self, log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
         """
+        Loss of the entropy coefficient.
+
         :param log_ent_coef: ``(1,)``, learned
         :param log_prob: ``(B, 1)``, without a graph
         :param target_entropy: in nats
@@ -58,6 +64,8 @@ class PlainUpdates:
 
     def target_values(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
         """
+        Evaluate the target critic at the next observations and actions.
+
         :param next_obs: ``B`` observations
         :param next_actions: ``(B, A)``
         :return: ``(B, 1)`` values of the target critic, or ``(B, n_quantiles)``
@@ -66,6 +74,8 @@ class PlainUpdates:
 
     def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
+        TD loss of the critics.
+
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
         :param targets: like :meth:`target_values`
@@ -75,6 +85,8 @@ class PlainUpdates:
 
     def actor_loss(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor) -> th.Tensor:
         """
+        SAC's loss of the Gaussian actor.
+
         :param obs: ``B`` observations
         :param draw: actions at them, the first result of :meth:`draw`
         :param ent_coef: ``α``, scalar or ``(1,)``

@@ -47,6 +47,8 @@ class ReturnTracker:
 
     def predict(self, q_values: np.ndarray, bonus: float) -> None:
         """
+        Record the critic's Q-values before an environment step.
+
         :param q_values: ``(n_envs,)`` the critic's values of the actions about to be taken
         :param bonus: the entropy bonus of this step
         """
@@ -54,6 +56,8 @@ class ReturnTracker:
 
     def observe(self, rewards: np.ndarray, dones: np.ndarray, truncated: Sequence[bool]) -> list[Comparison]:
         """
+        Record an environment step's rewards and compare Q-values with returns where episodes ended.
+
         :param rewards: ``(n_envs,)`` as the critic sees them
         :param dones: ``(n_envs,)`` whether the episode ended with this step
         :param truncated: whether it was a time limit that ended it
@@ -87,6 +91,8 @@ class ReturnTracker:
 
 def compare(episode: list[tuple[float, float, float]], gamma: float, truncated: bool) -> Comparison:
     """
+    Compare the Q-values of an episode with its discounted soft returns.
+
     :param episode: Q-value, reward and entropy bonus of each step
     :param gamma: discount factor
     :param truncated: whether the last Q-value continues the episode

@@ -132,6 +132,8 @@ def save_with_statistics(original: Callable[..., Any], holder: Any, *args: Any) 
 
 def companion(model_path: Path, kind: str) -> Path:
     """
+    Path of the replay buffer or normalization statistics saved with a checkpoint.
+
     :param model_path: ``.../rl_model_<steps>_steps.zip``
     :param kind: ``"replay_buffer"`` or ``"vecnormalize"``
     :return: where what belongs to that checkpoint is; the zoo's scripts take every ``rl_model_*`` for a model

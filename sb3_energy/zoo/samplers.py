@@ -130,6 +130,8 @@ def search_space(refiner: str) -> dict[str, Any]:
 
 def own_energies(needs_potential: bool) -> list[str]:
     """
+    List the energies that the user has registered.
+
     :param needs_potential: whether to return those that are made of a potential, or the others
     :return: names of the user's own energies
     """

@@ -49,6 +49,8 @@ class BoundEnsemble:
     @staticmethod
     def stacks_of(networks: Sequence[nn.Module]) -> list[Stack] | None:
         """
+        Convert an ensemble's members to stacks of layers with hand-written gradients.
+
         :param networks: the members
         :return: their stacks, or ``None`` where one has unknown layers
         """
@@ -58,6 +60,8 @@ class BoundEnsemble:
 
     def values(self, actions: th.Tensor) -> th.Tensor:
         """
+        Evaluate every member of the ensemble at action particles.
+
         :param actions: ``(B, N, A)``
         :return: ``(C, B, N, O)``, without a graph
         """

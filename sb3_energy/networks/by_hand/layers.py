@@ -8,7 +8,7 @@
 * a residual block, ``y = x + f(x)``: ``dx = dy + f'(x)ᵀ dy``.
 
 What a layer needs for that, it puts on a tape on the way forward and takes off on the way back. Autograd does the same; what
-it does not know is which derivatives nobody asks for. A chain of Langevin steps wants those of the actions alone: no product
+it does not know is which derivatives are not needed. A chain of Langevin steps wants those of the actions alone: no product
 for a weight, none for the observation, and none for a member of an ensemble that is not the lowest.
 """
 
@@ -46,6 +46,8 @@ class Collected:
 
     def put(self, parameter: th.Tensor, gradient: th.Tensor) -> None:
         """
+        Store the gradient of a parameter.
+
         :param parameter: whose derivative it is
         :param gradient: of the same shape
         """
@@ -53,6 +55,8 @@ class Collected:
 
     def of(self, parameters: Sequence[th.Tensor]) -> list[th.Tensor]:
         """
+        Look up the gradients of parameters.
+
         :param parameters: in some order
         :return: their derivatives, in the same order
         """
@@ -60,10 +64,12 @@ class Collected:
 
 
 class InGrad:
-    """Derivatives in the parameters' ``grad``: new tensors, since somebody may have kept those of the update before."""
+    """Derivatives in the parameters' ``grad``: new tensors, since those of the last update may still be in use."""
 
     def put(self, parameter: th.Tensor, gradient: th.Tensor) -> None:
         """
+        Store the gradient in the parameter's ``grad``, replacing what was there.
+
         :param parameter: whose derivative it is
         :param gradient: of the same shape
         """
@@ -87,6 +93,8 @@ class ParallelLinear:
 
 def prefers_mkl(x: th.Tensor) -> bool:
     """
+    Check whether a narrow product needs a switch from oneDNN to MKL, which is faster there.
+
     :param x: an operand of a product with few rows or columns
     :return: whether another library is set that would take longer for it
     """
@@ -167,7 +175,7 @@ def _block_back(block: Any, dy: th.Tensor, tape: Tape, grads: Gradients | None, 
 
 
 def _relu(layer: nn.ReLU, x: th.Tensor, tape: Tape) -> th.Tensor:
-    # In place where nobody else has it: what stays small stays in the cache
+    # In place where nothing else refers to it: what stays small stays in the cache
     y = th.relu(x) if tape and tape[-1] is x else th.relu_(x)
     tape.append(y)
     return y
@@ -188,6 +196,8 @@ def _silu_back_in_place(dy: th.Tensor, tape: Tape) -> th.Tensor:
 @dataclass(frozen=True)
 class Rule:
     """
+    Hand-written forward and backward pass of one layer type.
+
     :param forward: ``(layer, x, tape) -> y``
     :param backward: ``(layer, dy, tape, grads, wants_dx) -> dx``, which puts the derivatives of the layer's parameters into
         ``grads``, unless that is ``None``
@@ -232,7 +242,7 @@ RULES: dict[type, Rule] = {
 
 
 FORWARDS = Originals({layer: ["forward"] for layer in RULES if layer is not ParallelLinear})
-"""What these classes do, for as long as nobody replaces it."""
+"""What these classes do, for as long as it is not replaced."""
 
 
 MAKERS = (nn.Linear, ParallelLinear, nn.LayerNorm)
@@ -241,6 +251,8 @@ MAKERS = (nn.Linear, ParallelLinear, nn.LayerNorm)
 
 def forward_through(layers: Sequence[Any], x: th.Tensor, tape: Tape) -> th.Tensor:
     """
+    Forward pass through a sequence of layers, recorded on a tape.
+
     :param layers: of types in ``RULES``
     :param x: ``(R, D)``
     :param tape: what the way back needs is appended
@@ -255,6 +267,8 @@ def backward_through(
     layers: Sequence[Any], dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool
 ) -> th.Tensor | None:
     """
+    Backward pass through a sequence of layers, from the tape of their forward pass.
+
     :param layers: of types in ``RULES``
     :param dy: ``(R, O)``
     :param tape: of the way forward
@@ -263,7 +277,7 @@ def backward_through(
     :return: ``(R, D)``
     """
     found: th.Tensor | None = dy
-    is_ours = False  # what comes from a layer that has made it, and nobody else has
+    is_ours = False  # whether a layer here allocated it, so that nothing else refers to it
     for i in range(len(layers) - 1, -1, -1):
         rule = RULES[type(layers[i])]
         assert found is not None
@@ -315,7 +329,7 @@ def _is_known(layer: Any) -> bool:
         return False
     if isinstance(layer, SimbaBlock | BroBlock):
         return type(layer.layers) is nn.Sequential and all(map(_is_known, layer.layers))
-    # They may be None, but where they are gone somebody has put a tensor of another kind in their place
+    # They may be None, but where they are gone a tensor of another kind has been put in their place
     return type(layer) not in (nn.Linear, nn.LayerNorm) or ("weight" in layer._parameters and "bias" in layer._parameters)
 
 
@@ -332,6 +346,8 @@ class Stack:
     @classmethod
     def of(cls, network: nn.Module, *heads: nn.Module) -> "Stack | None":
         """
+        Build a stack from a network's layers, if all of them have hand-written gradients.
+
         :param network: an ``nn.Sequential``, or anything else
         :param heads: linear layers that all see what comes out of it
         :return: the stack, or ``None`` where a layer is unknown, works in place, has hooks or a replaced method, where a
@@ -352,12 +368,16 @@ class Stack:
 
     def parameters(self) -> list[th.Tensor]:
         """
+        Parameters of the stack.
+
         :return: those of the layers, in their order
         """
         return _parameters(self.layers)
 
     def forward(self, x: th.Tensor, tape: Tape) -> th.Tensor:
         """
+        Forward pass through the stack, recorded on a tape.
+
         :param x: ``(R, D)``
         :param tape: what :meth:`backward` will need is appended
         :return: ``(R, O)``
@@ -366,6 +386,8 @@ class Stack:
 
     def backward(self, dy: th.Tensor, tape: Tape, grads: Gradients | None = None, wants_dx: bool = True) -> th.Tensor | None:
         """
+        Backward pass through the stack, from the tape of its forward pass.
+
         :param dy: ``(R, O)`` derivatives with respect to what came out
         :param tape: of the way forward; it is empty then
         :param grads: where derivatives of the parameters go (``None``: they are not computed)

@@ -24,6 +24,8 @@ _use_count = getattr(th.Tensor, "_use_count", None)
 
 def hooks_of(modules: Iterable[nn.Module]) -> list[dict[Any, Any]]:
     """
+    Collect the hook dictionaries of modules, together with torch's global ones.
+
     :param modules: whose hooks, beside those of all modules
     :return: torch's own dictionaries of them, empty where there are none
     """
@@ -32,6 +34,8 @@ def hooks_of(modules: Iterable[nn.Module]) -> list[dict[Any, Any]]:
 
 def calls_are_original() -> bool:
     """
+    Check that torch's module call is not modified globally.
+
     :return: whether calling a module calls its ``forward`` and nothing else: no hook of all modules, no replaced ``__call__``,
         and no mode that takes over torch's functions
     """
@@ -44,6 +48,8 @@ def calls_are_original() -> bool:
 
 def is_untouched(module: nn.Module) -> bool:
     """
+    Check that a module instance has no hooks and no replaced methods.
+
     :param module: any
     :return: whether it does what its class says: no hook of its own, and no method replaced that its call goes through.
         Modules below it are not looked at
@@ -62,18 +68,20 @@ def is_untouched(module: nn.Module) -> bool:
 
 def has_own(instance: Any, cls: type, *names: str) -> bool:
     """
+    Check that methods of an instance are not overridden.
+
     :param instance: of a class or a subclass of it
     :param cls: the class
     :param names: of methods
     :return: whether the instance has the methods that the class itself defines or inherits, not those of a subclass and none
-        that somebody has put onto the instance
+        that was set on the instance
     """
     return all(getattr(getattr(instance, name), "__func__", None) is getattr(cls, name) for name in names)
 
 
 class Originals:
     """
-    Methods as they are when this is made, which is when the package is imported: notices if somebody replaces one on a class.
+    Methods as they are when this is made, which is when the package is imported: notices if one is replaced on a class.
 
     :param methods: for each class, the names of methods
     """
@@ -84,6 +92,8 @@ class Originals:
 
     def of(self, classes: Iterable[type]) -> "Originals":
         """
+        Restrict the check to some of the classes.
+
         :param classes: any
         :return: the same for those of them alone that are known: to ask all takes as long as a small prediction's tenth
         """
@@ -94,6 +104,8 @@ class Originals:
 
     def are_in_place(self) -> bool:
         """
+        Check that no method has been replaced since the package was imported.
+
         :return: whether the classes still have these methods
         """
         methods = self._methods
@@ -102,7 +114,9 @@ class Originals:
 
 def autograd_is_plain() -> bool:
     """
-    :return: whether a graph would be kept and walked without somebody looking on: gradients are enabled, no hook packs saved
+    Check that autograd runs in its default mode.
+
+    :return: whether a graph would be kept and walked unobserved: gradients are enabled, no hook packs saved
         tensors and anomalies are not looked for
     """
     return (
@@ -161,6 +175,8 @@ def _nothing(*_: Any) -> None:
 
 def optimizes_only(optimizer: th.optim.Optimizer, parameters: Iterable[th.Tensor]) -> bool:
     """
+    Check that an optimizer updates only the given parameters.
+
     :param optimizer: any
     :param parameters: what its loss is made of
     :return: whether it changes some of these parameters and no other, and forgets gradients before a loss as torch's do: who
