@@ -43,7 +43,7 @@ def _by_hand(fn: Any, x: th.Tensor) -> tuple[th.Tensor, th.Tensor] | None:
 
 def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> tuple[th.Tensor, th.Tensor]:
     """
-    Energies and their gradients with respect to the particles: by hand where somebody has written down how
+    Energies and their gradients with respect to the particles: by hand where a formula for them is given
     (:func:`gradient_of`, or the energy has a method ``energy_and_grad``), by autograd elsewhere.
 
     Never touches the ``.grad`` of a parameter. Without ``create_graph`` nothing that is returned carries a graph, and
@@ -73,6 +73,8 @@ def energy_and_grad(fn: EnergyFn, x: th.Tensor, create_graph: bool = False) -> t
 
 def has_gradient(fn: EnergyFn, x: th.Tensor) -> bool:
     """
+    Check whether an energy is differentiable with respect to particles.
+
     :param fn: ``(B, N, *E) -> (B, N)``
     :param x: ``(B, N, *E)`` particles
     :return: whether the energy says its gradient, or has a graph that leads back to the particles

@@ -20,7 +20,7 @@ class Constant:
 
     :param value: the value
     :raises ValueError: if it is NaN or infinity
-    :raises TypeError: if it is no number
+    :raises TypeError: if it is not a number
     """
 
     value: float
@@ -42,7 +42,7 @@ class Polynomial:
     :param final: value at the last step
     :param power: 1 is a straight line
     :raises ValueError: if the power is not positive, or a number is NaN or infinity
-    :raises TypeError: if something is no number
+    :raises TypeError: if something is not a number
     """
 
     initial: float
@@ -65,7 +65,7 @@ class Cosine:
     :param initial: value at the first step
     :param final: value at the last step
     :raises ValueError: if one is NaN or infinity
-    :raises TypeError: if one is no number
+    :raises TypeError: if one is not a number
     """
 
     initial: float
@@ -89,7 +89,7 @@ class LinearRamp:
     :param final: value at the last step
     :param start: part of the refinement, in [0, 1), after which the ramp starts
     :raises ValueError: if the start lies outside, or a number is NaN or infinity
-    :raises TypeError: if something is no number
+    :raises TypeError: if something is not a number
     """
 
     initial: float = 0.0
@@ -141,6 +141,8 @@ def _check_fields(schedule: Any, *names: str) -> None:
 
 def value_at(schedule: float | Schedule, remaining: float) -> float:
     """
+    Evaluate a constant or scheduled value.
+
     :param schedule: a number, or a function of the remaining part
     :param remaining: part of the refinement that remains, in [0, 1]
     :return: the number at that point

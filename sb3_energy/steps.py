@@ -65,6 +65,8 @@ class KernelSteps:
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Initialise the wrapped refiner's state.
+
         :param particles: ``(B, N, *E)``
         :param target: what to draw from
         :return: the state before the first step
@@ -75,12 +77,14 @@ class KernelSteps:
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, None]:
         """
+        Draw the next particles from the refiner's Gaussian transition kernel.
+
         :param state: the state before the step
         :param target: what to draw from
         :param tick: which step of how many
         :param generator: source of the noise
         :return: the state after the step, where the last one has the energies of the state before, NaN where a particle is
-            NaN or infinity; and no numbers
+            NaN or infinity; and ``None`` for the diagnostics
         """
         mean, std = self.refiner.kernel(state, target, tick)
         particles = gaussian_draw(mean, std, generator)

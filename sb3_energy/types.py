@@ -54,8 +54,8 @@ class Head(NamedTuple):
     """
     What the networks that a refiner needs beside the energy say at some observations: fields of a :class:`Target`.
 
-    :param velocity: for ``head = "velocity"``, before the squash
-    :param average_velocity: for ``head = "average_velocity"``, before the squash
+    :param velocity: for ``head = "velocity"``, pre-tanh
+    :param average_velocity: for ``head = "average_velocity"``, pre-tanh
     :param average_divergence: its mean divergence
     :param prefix_energy: for ``head = "prefix_energy"``, on the box and with the temperature
     """
@@ -173,7 +173,7 @@ class Chains(NamedTuple):
     :param refiner: how they move
     :param target: what they draw from
     :param particles: ``(B, M, *E)`` where they start
-    :param log_prob: ``(B, M)`` log-density of that, ``None`` where nobody knows it (after a resampling)
+    :param log_prob: ``(B, M)`` log-density of that, ``None`` where it is not known (after a resampling)
     :param n_steps: how many steps
     :param log_jacobian: ``(B, M, *E) -> (B, M)``, ``log |da/dx|`` of the actions with respect to the coordinates
     """
@@ -205,6 +205,8 @@ class EntropyContext(NamedTuple):
 
 class EntropyEstimate(NamedTuple):
     """
+    Estimate of an action's log-probability, with diagnostics and an auxiliary loss.
+
     :param log_prob: ``(B, 1)``, what stands for ``log π(a|s)`` in the backup and in the temperature's update
     :param records: numbers for the logger, ``(B,)`` each
     :param loss: scalar with a graph, for the reverse drift to learn from
@@ -226,6 +228,8 @@ class EntropyEstimator(Protocol):
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
+        Estimate the log-probability of the refined policy's actions.
+
         :param context: what may be asked
         :return: the estimate, in the space of the actions on the box
         """
@@ -302,11 +306,11 @@ class Refiner(Protocol):
     resamples: ClassVar[bool]
     """Whether particles are compared with each other, so that all of them have to be carried along."""
     default_steps: ClassVar[int]
-    """How many steps it takes when nobody says how many."""
+    """Default number of steps."""
     default_particles: ClassVar[int]
-    """How many particles it is given when nobody says how many."""
+    """Default number of particles."""
     max_steps: ClassVar[int | None]
-    """More steps than these would do nothing and are refused (``None``: no limit)."""
+    """Most steps that have an effect; more raise an error (``None``: no limit)."""
     estimators: ClassVar[tuple[str, ...]]
     """Names of the entropy estimators that are valid for its particles; the first one is the default."""
     # One of the user's own may also have ``search_space``, see ``sb3_energy.zoo.samplers.search_space``
@@ -315,6 +319,8 @@ class Refiner(Protocol):
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Initialise the refiner's state at the initial particles.
+
         :param particles: ``(B, N, *E)`` where to start
         :param target: what to draw from
         :return: the state before the first step
@@ -325,6 +331,8 @@ class Refiner(Protocol):
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Take one refinement step.
+
         :param state: the state before the step
         :param target: what to draw from
         :param tick: which step of how many
@@ -335,6 +343,8 @@ class Refiner(Protocol):
 
     def deterministic(self) -> "Refiner":
         """
+        Return the variant that uses no random numbers.
+
         :return: the same refiner without noise: its steps never ask a random number generator
         """
         ...

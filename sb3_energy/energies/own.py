@@ -68,6 +68,8 @@ class FunctionEnergy(Summable):
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
         """
+        Bind the function to a batch of observations.
+
         :param networks: not used
         :param obs: ``B`` observations
         :return: ``(B, N, A) -> (B, N)``

@@ -14,6 +14,8 @@ class BaseEntropy:
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
+        Estimate the log-probability by that of the base distribution.
+
         :param context: of which ``base_log_prob`` is all that is asked
         :return: ``base_log_prob``
         """

@@ -48,6 +48,8 @@ class DivergenceEntropy:
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
+        Integrate the change of log-density along the flow.
+
         :param context: which starts the flow
         :return: the log-density where it ends
         """

@@ -36,6 +36,8 @@ class MixtureEntropy:
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
+        Bound the entropy of the mixture of the chains' last kernels from both sides.
+
         :param context: which starts the chains
         :return: minus the middle of the bounds, and both of them
         """

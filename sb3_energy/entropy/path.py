@@ -41,6 +41,8 @@ class PathEntropy:
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
+        Bound the log-probability by the ratio of the chains' forward and reverse path densities.
+
         :param context: which starts the chains and has the reverse drift
         :return: the bound in the mean over chains, and the loss of the reverse drift
         """

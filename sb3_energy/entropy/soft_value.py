@@ -71,6 +71,8 @@ class SoftValueEntropy:
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
+        Estimate the entropy by importance sampling from proposals.
+
         :param context: which draws proposals, with their energies and densities
         :return: minus the entropy, which stands for ``log π(a|s)`` in SAC's backup, and the proposals' effective sample size
         """

@@ -41,6 +41,8 @@ class TraceEntropy:
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """
+        Accumulate the change of log-density along the chain from the Jacobians of its steps.
+
         :param context: which starts the particles
         :return: the mean over particles, and the longest step in units of where the first order fails
         """

@@ -25,6 +25,8 @@ class Canvas:
 
     def fill(self, values: np.ndarray) -> None:
         """
+        Fill the canvas with a greyscale background.
+
         :param values: ``(size, size)`` background, dark where low
         """
         span = max(float(np.ptp(values)), 1e-12)
@@ -33,6 +35,8 @@ class Canvas:
 
     def disc(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
         """
+        Draw a filled disc.
+
         :param centre: ``(2,)``
         :param radius: in units of the square
         :param colour: red, green, blue
@@ -41,6 +45,8 @@ class Canvas:
 
     def segment(self, start: np.ndarray, end: np.ndarray, colour: Colour) -> None:
         """
+        Draw a line segment.
+
         :param start: ``(2,)``
         :param end: ``(2,)``
         :param colour: red, green, blue

@@ -93,6 +93,8 @@ class MultiGoalEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """
+        Start an episode at the origin, plus Gaussian noise.
+
         :param seed: seed of the start's random numbers
         :param options: there are none; gymnasium's interface has the argument
         :return: the first observation and an info
@@ -104,6 +106,8 @@ class MultiGoalEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """
+        Move by the action and collect the reward.
+
         :param action: ``(2,)``, clipped to ``[-1, 1]``
         :return: observation, reward, whether a goal was reached, ``False`` (the horizon is gymnasium's ``TimeLimit``), info
         :raises ValueError: if the action is not two finite numbers
@@ -143,6 +147,8 @@ class MultiGoalEnv(gym.Env[np.ndarray, np.ndarray]):
 
 def standing_reward(states: np.ndarray) -> np.ndarray:
     """
+    Evaluate the distance part of the reward at a state.
+
     :param states: ``(..., 2)``
     :return: ``(...)`` minus the squared distance to the nearest goal: the reward of not moving, without the bonus
     """

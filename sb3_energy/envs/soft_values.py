@@ -35,6 +35,8 @@ class SoftValues:
 
     def value(self, states: np.ndarray) -> np.ndarray:
         """
+        Interpolate the soft state value.
+
         :param states: ``(..., 2)``
         :return: ``(...)`` values, bilinear between the grid's points
         """
@@ -48,6 +50,8 @@ class SoftValues:
 
     def q_value(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """
+        Evaluate the soft Q-function by one Bellman backup.
+
         :param states: ``(..., 2)``
         :param actions: ``(..., 2)``; broadcasts against the states
         :return: ``(...)`` soft Q-values: reward plus the discounted value of where the action leads
@@ -69,6 +73,8 @@ class SoftValues:
 
     def entropy(self, state: np.ndarray) -> float:
         """
+        Compute the entropy of the optimal policy by quadrature.
+
         :param state: ``(2,)``
         :return: differential entropy of the optimal policy of one state, in nats
         """
@@ -80,6 +86,8 @@ class SoftValues:
 
 def action_grid(n_actions: int, quadrature: str = "trapezoid") -> tuple[np.ndarray, np.ndarray]:
     """
+    Build a regular grid of actions with quadrature weights.
+
     :param n_actions: points of an axis
     :param quadrature: one of ``QUADRATURES``
     :return: actions ``(n, n, 2)`` and their weights ``(n, n)`` in an integral over ``[-1, 1]^2``

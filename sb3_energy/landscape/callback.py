@@ -93,6 +93,8 @@ class LandscapeCallback(BaseCallback):
 
 def first_of(observations: Any) -> Any:
     """
+    Select the first environment's observation from a batch.
+
     :param observations: of all environments, an array or a dictionary of them
     :return: a copy of the first environment's observation
     """

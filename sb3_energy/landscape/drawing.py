@@ -77,6 +77,8 @@ def draw_landscape(landscape: Landscape, title: str | None = None) -> "Figure":
 
 def figure_class() -> "type[Figure]":
     """
+    Import matplotlib when it is first needed.
+
     :return: matplotlib's class of figures
     :raises ImportError: if matplotlib is not installed
     """

@@ -117,6 +117,8 @@ def landscape_of(
 
 def refined_policy_of(model: Any) -> RefinedPolicy:
     """
+    Get the refined policy of a model and check its type.
+
     :param model: an EnergySAC, a PGAC or a policy of theirs
     :return: the policy
     :raises TypeError: if it is something else

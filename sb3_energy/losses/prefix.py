@@ -62,6 +62,8 @@ def prefix_loss(
 
 def _extended(prefix: th.Tensor, column: th.Tensor) -> th.Tensor:
     """
+    Extend prefixes of actions by one coordinate.
+
     :param prefix: ``(B, M, j)``
     :param column: ``(B, K)`` numbers for the coordinate after it
     :return: ``(B, M K, j + 1)``, each prefix with each number

@@ -106,6 +106,8 @@ class RefinementArguments:
 
     def make_refinement(self) -> Refinement:
         """
+        Check the arguments against each other and build the refinement.
+
         :return: the refinement
         :raises ValueError: if two arguments do not go together, or one would have no effect beside the others
         :raises TypeError: if the refiner is none
@@ -134,6 +136,8 @@ class RefinementArguments:
 
     def make_energy(self) -> Energy:
         """
+        Build the energy from its name or object and check that the refiner follows it.
+
         :return: the energy
         :raises ValueError: if its name or an argument is not accepted, or nothing would follow it
         :raises TypeError: if it is no energy, or does not take these arguments

@@ -109,6 +109,8 @@ class Gaussian(NamedTuple):
 
     def sample(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
         """
+        Draw particles from the Gaussian.
+
         :param n: how many for each observation
         :param generator: source of the noise (``None``: torch's global one)
         :return: ``(B, n, *E)``
@@ -118,6 +120,8 @@ class Gaussian(NamedTuple):
 
     def log_prob(self, particles: th.Tensor) -> th.Tensor:
         """
+        Evaluate the Gaussian's log-density at particles.
+
         :param particles: ``(B, N, *E)``
         :return: ``(B, N)``
         """
@@ -126,6 +130,8 @@ class Gaussian(NamedTuple):
 
     def quantiles(self, n: int) -> th.Tensor:
         """
+        Place particles deterministically at quantiles of the Gaussian.
+
         :param n: how many for each observation
         :return: ``(B, n, *E)``, the first one the mean
         """
@@ -133,6 +139,8 @@ class Gaussian(NamedTuple):
 
     def frame(self) -> "Gaussian":
         """
+        Return the mean and standard deviation to precondition with, which are its own.
+
         :return: itself
         """
         return self
@@ -150,6 +158,8 @@ class UniformBase(Base):
 
     def sample(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
         """
+        Draw actions uniformly on the box and map them to pre-tanh particles.
+
         :param n: how many for each observation
         :param generator: source of the noise (``None``: torch's global one)
         :return: ``(B, n, *E)``
@@ -159,6 +169,8 @@ class UniformBase(Base):
 
     def log_prob(self, particles: th.Tensor) -> th.Tensor:
         """
+        Evaluate the pre-tanh log-density of the uniform distribution on the box.
+
         :param particles: ``(B, N, *E)``
         :return: ``(B, N)``
         """
@@ -166,6 +178,8 @@ class UniformBase(Base):
 
     def quantiles(self, n: int) -> th.Tensor:
         """
+        Place particles deterministically at quantiles of the uniform distribution.
+
         :param n: how many for each observation
         :return: ``(B, n, *E)``, the first one the centre of the box
         """
@@ -174,6 +188,8 @@ class UniformBase(Base):
 
     def frame(self) -> Gaussian:
         """
+        Match the distribution's pre-tanh moments with a Gaussian to precondition with.
+
         :return: its own moments: a mean of 0, and a standard deviation of ``π / √12``
         """
         return Gaussian(th.zeros_like(self.like), th.full_like(self.like, math.pi / math.sqrt(12.0)))
@@ -212,6 +228,8 @@ class NoisyActions(Base):
 
     def sample(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
         """
+        Draw noisy actions in the box and map them to pre-tanh particles.
+
         :param n: how many for each observation
         :param generator: source of the noise (``None``: torch's global one)
         :return: ``(B, n, *E)``
@@ -221,6 +239,8 @@ class NoisyActions(Base):
 
     def log_prob(self, particles: th.Tensor) -> th.Tensor:
         """
+        Evaluate the pre-tanh log-density of the noisy actions.
+
         :param particles: ``(B, N, *E)``
         :return: ``(B, N)``
         """
@@ -230,6 +250,8 @@ class NoisyActions(Base):
 
     def quantiles(self, n: int) -> th.Tensor:
         """
+        Place particles deterministically at quantiles of the noise.
+
         :param n: how many for each observation
         :return: ``(B, n, *E)``, the first one the action without noise
         """
@@ -238,6 +260,8 @@ class NoisyActions(Base):
 
     def frame(self) -> Gaussian:
         """
+        Linearise ``tanh`` at the action to get a pre-tanh Gaussian to precondition with.
+
         :return: the action, with the standard deviation divided by the slope of ``tanh``
         """
         centre = latent(self.actions)
@@ -273,6 +297,8 @@ class MixtureBase(Base):
 
     def sample(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
         """
+        Draw particles from the mixture, choosing a part for each by weight.
+
         :param n: how many for each observation
         :param generator: source of the noise (``None``: torch's global one)
         :return: ``(B, n, *E)``
@@ -287,6 +313,8 @@ class MixtureBase(Base):
 
     def log_prob(self, particles: th.Tensor) -> th.Tensor:
         """
+        Evaluate the mixture's log-density at particles.
+
         :param particles: ``(B, N, *E)``
         :return: ``(B, N)``
         :raises ValueError: if a part has no density
@@ -296,6 +324,8 @@ class MixtureBase(Base):
 
     def quantiles(self, n: int) -> th.Tensor:
         """
+        Place particles deterministically at quantiles of the parts.
+
         :param n: how many for each observation
         :return: ``(B, n, *E)``, those of the parts in turn, whatever their weights
         """
@@ -303,6 +333,8 @@ class MixtureBase(Base):
 
     def frame(self) -> Gaussian | None:
         """
+        Match the moments of the mixture with a Gaussian to precondition with.
+
         :return: the moments of the mixture of the parts' frames; ``None`` where a part has none
         """
         frames = [base.frame() for base in self.bases]
@@ -344,6 +376,8 @@ class FlowBase(Base):
 
     def sample(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
         """
+        Draw from the start distribution and transport the draws along the flow.
+
         :param n: how many for each observation
         :param generator: source of the start's noise (``None``: torch's global one)
         :return: ``(B, n, *E)``, without a graph
@@ -352,6 +386,8 @@ class FlowBase(Base):
 
     def log_prob(self, particles: th.Tensor) -> th.Tensor:
         """
+        Evaluate the flow's log-density by integrating back to the start and summing log-determinants.
+
         :param particles: ``(B, N, *E)``
         :return: ``(B, N)``, without a graph
         :raises ValueError: if the density is not to be known
@@ -369,6 +405,8 @@ class FlowBase(Base):
 
     def quantiles(self, n: int) -> th.Tensor:
         """
+        Transport the start distribution's quantiles along the flow.
+
         :param n: how many for each observation
         :return: ``(B, n, *E)``, where the start's go
         """

@@ -16,6 +16,8 @@ class Coordinates(Protocol):
 
     def start(self, u: th.Tensor) -> th.Tensor:
         """
+        Map pre-tanh particles to these coordinates.
+
         :param u: ``(B, N, *E)``, pre-tanh
         :return: coordinates
         """
@@ -23,6 +25,8 @@ class Coordinates(Protocol):
 
     def end(self, x: th.Tensor) -> th.Tensor:
         """
+        Map coordinates back to pre-tanh particles.
+
         :param x: ``(B, N, *E)`` coordinates
         :return: the same pre-tanh
         """
@@ -30,6 +34,8 @@ class Coordinates(Protocol):
 
     def log_prob(self, u: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
         """
+        Change variables in a pre-tanh log-density.
+
         :param u: ``(B, N, *E)``, pre-tanh
         :param log_prob: ``(B, N)`` log-density of ``u``
         :return: that of the coordinates
@@ -38,6 +44,8 @@ class Coordinates(Protocol):
 
     def log_jacobian(self, x: th.Tensor) -> th.Tensor:
         """
+        Compute the log-determinant of the map from coordinates to actions.
+
         :param x: ``(B, N, *E)`` coordinates
         :return: ``(B, N)``, ``log |da/dx|`` of the events
         """
@@ -45,6 +53,8 @@ class Coordinates(Protocol):
 
     def sampled(self, energy: EnergyFn) -> EnergyFn:
         """
+        Pull an energy back to these coordinates with the Jacobian term that sampling needs.
+
         :param energy: of events in the box
         :return: of coordinates, for a sampler: its draws follow ``exp(-energy)`` in the box
         """
@@ -52,6 +62,8 @@ class Coordinates(Protocol):
 
     def descended(self, energy: EnergyFn) -> EnergyFn:
         """
+        Pull an energy back to these coordinates without a Jacobian term.
+
         :param energy: of events in the box
         :return: the same values as a function of coordinates, for a descent
         """
@@ -59,6 +71,8 @@ class Coordinates(Protocol):
 
     def rows(self, index: th.Tensor) -> Any:
         """
+        Restrict the coordinates to some observations of the batch.
+
         :param index: ``(b,)`` of observations
         :return: the coordinates at these alone
         """
@@ -70,6 +84,8 @@ class Box(Coordinates, Protocol):
 
     def frame(self, base: Gaussian) -> Gaussian:
         """
+        Express a pre-tanh Gaussian's mean and standard deviation in these coordinates.
+
         :param base: ``(B, *E)``, pre-tanh
         :return: ``(B, 1, *E)``, its place and width in these coordinates, for a preconditioner
         """

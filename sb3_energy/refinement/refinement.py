@@ -79,6 +79,8 @@ class Refinement:
 
     def thinned(self, n_particles: int | None) -> "Refinement":
         """
+        Limit the number of particles, to make the refinement cheaper.
+
         :param n_particles: the most that a draw may be chosen from, and that descend without noise (``None``: as many as
             there are)
         :return: the same refinement with no more; itself where particles move together, which needs them all

@@ -23,6 +23,8 @@ class SliceableEnergy(Protocol):
 
     def rows(self, index: th.Tensor) -> EnergyFn:
         """
+        Restrict the energy to some observations of the batch.
+
         :param index: ``(b,)`` of observations
         :return: ``(b, N, *E) -> (b, N)``, the energy of these alone
         """
@@ -49,6 +51,8 @@ class BoundEnergy:
 
     def __call__(self, particles: th.Tensor) -> th.Tensor:
         """
+        Evaluate the energy of particles.
+
         :param particles: ``(B, N, A)``
         :return: ``(B, N)``
         """
@@ -56,6 +60,8 @@ class BoundEnergy:
 
     def energy_and_grad(self, particles: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
+        Evaluate the energy of particles and its gradient.
+
         :param particles: ``(B, N, A)``
         :return: ``(B, N)`` and ``(B, N, A)``, without a graph
         """
@@ -63,12 +69,16 @@ class BoundEnergy:
 
     def of_starts(self) -> EnergyFn:
         """
+        Return the energy that ranks initial particles.
+
         :return: the energy that chooses between places to start at
         """
         return energy_of_starts(self.fn)
 
     def rows(self, index: th.Tensor) -> "BoundEnergy":
         """
+        Restrict the energy to some observations of the batch, without computing their features again.
+
         :param index: ``(b,)`` of observations
         :return: the energy of these alone, bound again to features that are known
         """

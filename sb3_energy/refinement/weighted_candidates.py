@@ -49,6 +49,8 @@ class Kernels(NamedTuple):
 
     def of_the_other_half(self) -> "Kernels":
         """
+        Swap the kernels between each observation's two halves of candidates.
+
         :return: the kernels with the rows ``2 b`` and ``2 b + 1`` exchanged
         """
         means, std = (part.unflatten(0, (-1, 2)).flip(1).flatten(0, 1) for part in self)
@@ -56,6 +58,8 @@ class Kernels(NamedTuple):
 
     def log_prob(self, particles: th.Tensor) -> th.Tensor:
         """
+        Evaluate the log-density of the equally weighted mixture of the kernels.
+
         :param particles: ``(B, N, A)``
         :return: ``(B, N)``
         """

@@ -56,6 +56,8 @@ class AutoregressiveDerivativeFree:
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the initial particles' energies.
+
         :param particles: ``(B, N, *E)``
         :param target: what to draw from, with its ``prefix_energy`` where the event has more than one coordinate
         :return: particles and energies
@@ -73,6 +75,8 @@ class AutoregressiveDerivativeFree:
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Perturb and resample the particles one coordinate at a time.
+
         :param state: particles of the round before
         :param target: what to draw from
         :param tick: which round of how many
@@ -104,6 +108,8 @@ class AutoregressiveDerivativeFree:
 
     def deterministic(self) -> "AutoregressiveDerivativeFree":
         """
+        Return the variant that uses no random numbers.
+
         :return: the same rounds with systematic resampling and fixed quantiles
         """
         return replace(self, quasi_random=True)

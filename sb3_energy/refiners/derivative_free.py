@@ -47,6 +47,8 @@ class DerivativeFree:
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the initial particles' energies and importance weights.
+
         :param particles: ``(B, N, *E)``
         :param target: what to draw from
         :return: particles, energies, and the first round's log-weights ``(B, N)`` in ``extra``
@@ -59,6 +61,8 @@ class DerivativeFree:
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Resample the particles by weight and, except in the last round, perturb them.
+
         :param state: with the log-weights in ``extra``
         :param target: what to draw from
         :param tick: which round of how many
@@ -76,6 +80,8 @@ class DerivativeFree:
 
     def deterministic(self) -> "DerivativeFree":
         """
+        Return the variant that uses no random numbers.
+
         :return: the same rounds with systematic resampling and fixed quantiles
         """
         return replace(self, quasi_random=True)

@@ -29,6 +29,8 @@ class TransportSteps(ABC):
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Transport the particles over one time step of the flow.
+
         :param state: particles at the time the step begins
         :param target: with the velocity that has been learned
         :param tick: which step of how many
@@ -40,6 +42,8 @@ class TransportSteps(ABC):
 
     def deterministic(self) -> Any:
         """
+        Return the refiner unchanged, because transport has no noise.
+
         :return: itself
         """
         return self
@@ -93,6 +97,8 @@ class Flow(TransportSteps):
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the initial particles' energies.
+
         :param particles: ``(B, N, *E)``, draws from the base
         :param target: with its ``velocity``
         :return: particles and energies
@@ -109,6 +115,8 @@ class Flow(TransportSteps):
 
     def stages(self, particles: th.Tensor, target: Target, tick: Tick) -> list[Stage]:
         """
+        Evaluate the velocity at the solver's stages of one step.
+
         :param particles: ``(B, N, *E)``
         :param target: with its ``velocity``
         :param tick: which step of how many

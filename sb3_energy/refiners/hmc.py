@@ -58,6 +58,8 @@ class HamiltonianMonteCarlo(MetropolisChain):
         self, state: RefinerState, target: Target, step_size: float | th.Tensor, *, generator: th.Generator | None
     ) -> tuple[RefinerState, th.Tensor]:
         """
+        Draw momenta and propose the end of a leapfrog trajectory.
+
         :param state: with the gradients at its particles in ``extra``
         :param target: what to draw from
         :param step_size: ``ε``, a number or ``(B, 1, *1)``
@@ -71,6 +73,8 @@ class HamiltonianMonteCarlo(MetropolisChain):
 
     def deterministic(self) -> Langevin:
         """
+        Return the variant that uses no random numbers.
+
         :return: gradient descent, with steps of a leapfrog that starts at rest
         """
         step_size = Squared(self.step_size) if callable(self.step_size) else self.step_size**2

@@ -22,6 +22,8 @@ class Identity:
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the initial particles' energies.
+
         :param particles: ``(B, N, *E)``
         :param target: whose energy the particles get
         :return: the particles and their energies
@@ -32,6 +34,8 @@ class Identity:
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Leave the particles where they are.
+
         :param state: comes back as it is
         :param target: not asked
         :param tick: not asked
@@ -42,6 +46,8 @@ class Identity:
 
     def deterministic(self) -> "Identity":
         """
+        Return the refiner unchanged, because it has no noise.
+
         :return: itself
         """
         return self

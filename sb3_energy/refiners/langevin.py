@@ -55,6 +55,8 @@ class Langevin:
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the initial particles' energies and gradients.
+
         :param particles: ``(B, N, *E)``
         :param target: what to draw from
         :return: particles, energies, and the gradients in ``extra``
@@ -65,6 +67,8 @@ class Langevin:
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Take one step of unadjusted Langevin dynamics.
+
         :param state: with the gradients at its particles in ``extra``, or ``None`` there
         :param target: what to draw from
         :param tick: which step of how many
@@ -80,6 +84,8 @@ class Langevin:
 
     def deterministic(self) -> "Langevin":
         """
+        Return the variant without noise.
+
         :return: gradient descent with the same steps
         """
         return replace(self, noise_scale=0.0)

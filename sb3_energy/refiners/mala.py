@@ -55,6 +55,8 @@ class MetropolisAdjustedLangevin(MetropolisChain):
         self, state: RefinerState, target: Target, step_size: float | th.Tensor, *, generator: th.Generator | None
     ) -> tuple[RefinerState, th.Tensor]:
         """
+        Propose a Langevin step and compute its Metropolis-Hastings ratio.
+
         :param state: with the gradients at its particles in ``extra``
         :param target: what to draw from
         :param step_size: ``ε``, a number or ``(B, 1, *1)``
@@ -70,6 +72,8 @@ class MetropolisAdjustedLangevin(MetropolisChain):
 
     def deterministic(self) -> Langevin:
         """
+        Return the variant without noise or rejections.
+
         :return: gradient descent with the same steps
         """
         return Langevin(self.step_size, 0.0, max_grad_norm=self.max_grad_norm, max_displacement=self.max_displacement)

@@ -30,6 +30,8 @@ class MeanFlow(TransportSteps):
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the initial particles' energies.
+
         :param particles: ``(B, N, *E)``, draws from the base
         :param target: with its ``average_velocity``
         :return: particles and energies
@@ -46,6 +48,8 @@ class MeanFlow(TransportSteps):
 
     def times(self, particles: th.Tensor, tick: Tick) -> tuple[th.Tensor, th.Tensor]:
         """
+        Compute the interval of time that a step covers.
+
         :param particles: ``(B, N, *E)``
         :param tick: which step of how many
         :return: ``(B, N)`` when the step begins and when it ends

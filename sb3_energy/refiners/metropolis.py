@@ -46,6 +46,8 @@ class MetropolisChain(ABC):
         self, state: RefinerState, target: Target, step_size: float | th.Tensor, *, generator: th.Generator | None
     ) -> tuple[RefinerState, th.Tensor]:
         """
+        Propose the next particles and compute the log of the Metropolis-Hastings ratio.
+
         :param state: with the gradients at its particles in ``extra``
         :param target: what to draw from
         :param step_size: a number, or ``(B, 1, *1)``
@@ -55,6 +57,8 @@ class MetropolisChain(ABC):
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the initial particles' energies and gradients.
+
         :param particles: ``(B, N, *E)``
         :param target: what to draw from
         :return: particles, energies, and in ``extra`` the gradients, together with the scale where one is tuned
@@ -68,6 +72,8 @@ class MetropolisChain(ABC):
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Take one Metropolis-Hastings step: propose, then accept or reject.
+
         :param state: with the gradients at its particles in ``extra``, and the scale of the step size if it is tuned
         :param target: what to draw from
         :param tick: which step of how many

@@ -64,6 +64,8 @@ class MPPI:
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the first candidates' energies.
+
         :param particles: ``(B, N, *E)``: the first candidates
         :param target: whose energy is to be low
         :return: particles and energies
@@ -74,6 +76,8 @@ class MPPI:
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Fit a Gaussian to the weighted candidates and draw the next ones from it.
+
         :param state: the candidates of the round before
         :param target: whose energy is to be low
         :param tick: which round of how many
@@ -95,6 +99,8 @@ class MPPI:
 
     def deterministic(self) -> "MPPI":
         """
+        Return the variant that uses no random numbers.
+
         :return: the same rounds on fixed quantiles, the first of which is the Gaussian's mean
         """
         return replace(self, quasi_random=True)

@@ -28,6 +28,8 @@ class SelfNormalizedImportanceSampling:
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the proposals' energies and importance weights.
+
         :param particles: ``(B, N, *E)``, draws from the proposal
         :param target: with its ``proposal_log_prob``
         :return: particles, energies, and the log-weights in ``extra``
@@ -42,6 +44,8 @@ class SelfNormalizedImportanceSampling:
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Resample the particles by importance weight, once.
+
         :param state: with the log-weights in ``extra``; once they are used, particles stay
         :param target: not asked again
         :param tick: which step of how many
@@ -58,6 +62,8 @@ class SelfNormalizedImportanceSampling:
 
     def deterministic(self) -> Identity:
         """
+        Return the variant that does not resample.
+
         :return: a refiner that keeps all particles, for the lowest energy to be selected
         """
         return Identity()

@@ -67,6 +67,8 @@ class SteinVariationalGradientDescent:
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
+        Evaluate the initial particles' energies and gradients.
+
         :param particles: ``(B, N, *E)``
         :param target: what to draw from
         :return: particles, energies, and the gradients in ``extra``
@@ -77,6 +79,8 @@ class SteinVariationalGradientDescent:
         self, state: RefinerState, target: Target, tick: Tick, generator: th.Generator | None = None
     ) -> tuple[RefinerState, RefinerInfo]:
         """
+        Take one step of Stein variational gradient descent.
+
         :param state: with the gradients at its particles in ``extra``
         :param target: what to draw from
         :param tick: which step of how many
@@ -96,12 +100,16 @@ class SteinVariationalGradientDescent:
 
     def deterministic(self) -> "SteinVariationalGradientDescent":
         """
+        Return the variant that uses no random numbers.
+
         :return: the same steps, and no permutation
         """
         return replace(self, shuffle=False)
 
     def direction(self, particles: th.Tensor, gradients: th.Tensor) -> th.Tensor:
         """
+        Compute the Stein variational direction: kernel-weighted scores plus repulsion.
+
         :param particles: ``(B, N, *E)``
         :param gradients: ``(B, N, *E)`` of the energy
         :return: ``φ``, ``(B, N, *E)``
@@ -137,6 +145,8 @@ class SteinVariationalGradientDescent:
 
     def step_jacobian(self, state: RefinerState, tick: Tick) -> th.Tensor:
         """
+        Compute the Jacobian of each particle's step with respect to that particle.
+
         :param state: with the gradients at its particles in ``extra``
         :param tick: which step of how many
         :return: ``ε ∂φ(x_i)/∂x_i``, ``(B, N, D, D)``, of the step that follows, as :meth:`direction_jacobian` has it
@@ -174,6 +184,8 @@ class SteinVariationalGradientDescent:
 
 def rbf_kernel(particles: th.Tensor, bandwidth: float | None) -> tuple[th.Tensor, th.Tensor]:
     """
+    Evaluate the RBF kernel between all pairs of particles.
+
     :param particles: ``(B, N, D)``
     :param bandwidth: ``σ``, or ``None`` for the median's
     :return: ``exp(-|x_i - x_j|² / (2 σ²))``, ``(B, N, N)``, and ``σ²``, ``(B, 1, 1)``
