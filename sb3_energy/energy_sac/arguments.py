@@ -12,6 +12,8 @@ from sb3_energy.types import EntropyEstimator
 
 def refuse_policys_own_sde(policy_kwargs: Any, use_sde: Any) -> None:
     """
+    Raise if ``use_sde`` in the policy's arguments contradicts the algorithm's.
+
     :param policy_kwargs: the argument
     :param use_sde: the algorithm's argument, which SB3 writes into them
     :raises ValueError: if they have another value
@@ -25,6 +27,8 @@ def refuse_policys_own_sde(policy_kwargs: Any, use_sde: Any) -> None:
 
 def check_refined_updates(refinement: Refinement, refine_target: bool) -> None:
     """
+    Check that ``refine_target`` fits the refiner.
+
     :param refinement: the policy's
     :param refine_target: whether the next actions in the critic's target are refined
     :raises ValueError: if ``refine_target`` is true and nothing refines, or the refiner takes no step
@@ -41,6 +45,8 @@ def check_refined_updates(refinement: Refinement, refine_target: bool) -> None:
 
 def check_estimator_is_asked(estimator: EntropyEstimator, name: Any, kwargs: Any, is_asked: bool) -> None:
     """
+    Check that a chosen entropy estimator is used by the updates.
+
     :param estimator: of the entropy
     :param name: the argument ``entropy_estimator``
     :param kwargs: the argument ``entropy_estimator_kwargs``
@@ -58,6 +64,8 @@ def check_estimator_is_asked(estimator: EntropyEstimator, name: Any, kwargs: Any
 
 def check_update_particles(update_particles: int, default: int, chooses: bool) -> None:
     """
+    Check that ``update_particles`` has an effect.
+
     :param update_particles: most proposals that a chain starts from in updates
     :param default: its default
     :param chooses: whether anything in an update starts chains
@@ -72,6 +80,8 @@ def check_update_particles(update_particles: int, default: int, chooses: bool) -
 
 def runs_chains(estimator: EntropyEstimator) -> bool:
     """
+    Check whether an entropy estimator runs Markov chains.
+
     :param estimator: of the entropy
     :return: whether it may start chains; one of the user's own may
     """
@@ -80,6 +90,8 @@ def runs_chains(estimator: EntropyEstimator) -> bool:
 
 def check_head_training(training: HeadTraining, refiner: Any, learns: bool) -> None:
     """
+    Check that each changed setting of the head's training has an effect.
+
     :param training: settings of the head's training
     :param refiner: that needs the head, by its name in :data:`sb3_energy.policies.heads.HEADS`
     :param learns: whether the head has parameters

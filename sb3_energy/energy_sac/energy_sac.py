@@ -166,6 +166,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
     @classmethod
     def place_of(cls, name: str, arguments: dict[str, Any]) -> str | None:
         """
+        Suggest where a misplaced keyword argument belongs.
+
         :param name: name of an unknown argument
         :param arguments: all keyword arguments
         :return: an error message with the place where the argument belongs, or ``None``

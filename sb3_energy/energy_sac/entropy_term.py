@@ -53,6 +53,8 @@ class EntropyTerm:
         energy: EnergyFn | None = None,
     ) -> th.Tensor:
         """
+        Estimate the log-density ``log π(a|s)`` of refined actions.
+
         :param policy: the refined policy
         :param obs: ``B`` observations
         :param base_log_prob: ``(B, 1)`` log-density of the Gaussian actor's own actions there

@@ -29,6 +29,8 @@ class HeadLearner:
     @classmethod
     def of(cls, policy: RefinedPolicy, head_training_kwargs: dict[str, Any] | None) -> "HeadLearner | None":
         """
+        Construct the learner of a policy's head.
+
         :param policy: the refined policy, whose energy is checked for what the head needs of it
         :param head_training_kwargs: keyword arguments of :class:`sb3_energy.policies.heads.HeadTraining`
         :return: the learner, or ``None`` if there is no head with parameters

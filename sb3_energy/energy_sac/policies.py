@@ -10,12 +10,12 @@ MlpPolicy = RefinedPolicy
 
 
 class CnnPolicy(RefinedPolicy):
-    """:class:`RefinedPolicy` for images: features by SB3's ``NatureCNN``. Same arguments."""
+    """Image variant of :class:`RefinedPolicy`: features by SB3's ``NatureCNN``. Same arguments."""
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
 
 
 class MultiInputPolicy(RefinedPolicy):
-    """:class:`RefinedPolicy` for dictionaries: features by SB3's ``CombinedExtractor``. Same arguments."""
+    """Variant of :class:`RefinedPolicy` for dict observations: features by SB3's ``CombinedExtractor``. Same arguments."""
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor

@@ -26,6 +26,8 @@ class RefinementLog:
 
     def keep(self, infos: list[RefinerInfo], actions: th.Tensor) -> None:
         """
+        Store a refinement until it is logged.
+
         :param infos: of the refinement's steps
         :param actions: ``(B, A)`` its results, scaled to [-1, 1]
         """

@@ -24,6 +24,8 @@ ADAM_ARGUMENTS = ("foreach", "fused", "capturable", "differentiable")
 
 def check_capture(model: Any, estimator: EntropyEstimator) -> None:
     """
+    Check that a model's updates can be captured as CUDA graphs.
+
     :param model: an algorithm that is set up, with ``capture`` not ``None``
     :param estimator: of its entropy
     :raises ValueError: if its updates cannot be captured, or its refinements cannot be compiled
@@ -60,6 +62,8 @@ def check_capture(model: Any, estimator: EntropyEstimator) -> None:
 
 def captured_updates(model: Any) -> CapturedUpdates:
     """
+    Wrap a model's updates for CUDA graph capture and replay.
+
     :param model: an algorithm whose updates pass :func:`check_capture`
     :return: its updates as CUDA graphs
     """
@@ -117,6 +121,8 @@ class CompiledSample:
         infos: list[RefinerInfo] | None,
     ) -> th.Tensor:
         """
+        Sample refined actions with the compiled function.
+
         :param refinement: the refinement
         :param base: the Gaussian, pre-tanh
         :param energy: ``(B, N, A) -> (B, N)`` on the box

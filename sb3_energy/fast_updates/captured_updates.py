@@ -56,6 +56,8 @@ class CudaGraphs:
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """
+        Run work on the capture stream, to warm up before its capture.
+
         :param work: is recorded later, and done now
         """
         current = th.cuda.current_stream(self._device)
@@ -66,6 +68,8 @@ class CudaGraphs:
 
     def record(self, work: Callable[[], Outcome]) -> tuple[Outcome, Callable[[], None]]:
         """
+        Capture work as a CUDA graph.
+
         :param work: must not wait for the device; noise from its default generator is new in each replay
         :return: the place of its result, and a function that replays it
         """

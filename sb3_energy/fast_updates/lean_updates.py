@@ -67,6 +67,8 @@ class LeanUpdates(PlainUpdates):
 
 def can_gather(buffer: Any) -> bool:
     """
+    Check that a replay buffer's transitions can be gathered by index.
+
     :param buffer: a replay buffer
     :return: whether it stores transitions one after the other, as SB3's ``ReplayBuffer`` does
     """
@@ -130,6 +132,8 @@ def _place_steps(optimizer: th.optim.Optimizer, parameters: list[th.Tensor], on_
 
 def check_fast_matmul(fast_matmul: Any, device: th.device) -> None:
     """
+    Check the argument ``fast_matmul`` against the device.
+
     :param fast_matmul: the algorithm's argument
     :param device: of its networks
     :raises TypeError: if it is neither bool nor ``None``
@@ -143,6 +147,8 @@ def check_fast_matmul(fast_matmul: Any, device: th.device) -> None:
 
 def uses_fast_matmul(fast_matmul: bool | None, update: str, device: th.device) -> bool:
     """
+    Decide whether updates multiply matrices with oneDNN.
+
     :param fast_matmul: the algorithm's argument; ``None``: use oneDNN if it is exact and faster here
     :param update: ``"lean"`` or ``"reference"``
     :param device: of its networks
@@ -156,6 +162,8 @@ def uses_fast_matmul(fast_matmul: bool | None, update: str, device: th.device) -
 
 def matmul_precision(use_it: bool, always: bool, batch_size: int) -> AbstractContextManager[None]:
     """
+    Context manager that lets oneDNN multiply float32 matrices of large enough batches.
+
     :param use_it: whether oneDNN multiplies matrices in updates
     :param always: also of batches so small that it is no faster
     :param batch_size: number of rows

@@ -83,6 +83,8 @@ def _is_free(actor: BackboneActor, critic: EnsembleCritic) -> bool:
 
 def is_temperature_free(log_ent_coef: th.Tensor | None, optimizer: th.optim.Optimizer | None) -> bool:
     """
+    Check that the temperature's gradient may be computed by hand.
+
     :param log_ent_coef: ``log α``, if it is learned
     :param optimizer: of it
     :return: whether its gradient by hand is the one that autograd would leave in its ``grad``
@@ -124,6 +126,8 @@ class SACGradients(LeanUpdates):
     @classmethod
     def of(cls, policy: RefinedPolicy) -> "SACGradients | None":
         """
+        Construct the updates for a policy with supported layers.
+
         :param policy: whose actor and critic pass :func:`are_autograds_own`
         :return: its updates, or ``None`` where features are learned, a layer is unknown, or actor or critic is not SAC's
         """
@@ -139,6 +143,8 @@ class SACGradients(LeanUpdates):
     @th.no_grad()
     def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
         """
+        Sample reparameterized actions at both ends of transitions.
+
         :param obs: ``B`` observations
         :param next_obs: the ``B`` observations after them
         :return: actions at both, from one pass through the actor, with SB3's noise
@@ -161,6 +167,8 @@ class SACGradients(LeanUpdates):
     @th.no_grad()
     def target_values(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
         """
+        Clipped double-Q values of the target critics.
+
         :param next_obs: ``B`` observations
         :param next_actions: ``(B, A)``
         :return: ``(B, 1)``, the lowest value of the target critics
@@ -173,6 +181,8 @@ class SACGradients(LeanUpdates):
     @th.no_grad()
     def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
+        SAC's critic loss, differentiated by hand: this sets the critics' ``grad``.
+
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
         :param targets: ``(B, 1)``
@@ -189,6 +199,8 @@ class SACGradients(LeanUpdates):
     @th.no_grad()
     def actor_loss(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor) -> th.Tensor:
         """
+        SAC's actor loss, differentiated by hand: this sets the actor's ``grad``.
+
         :param obs: ``B`` observations, those of :meth:`draw`
         :param draw: its first result
         :param ent_coef: ``α``, scalar or ``(1,)``
@@ -229,9 +241,11 @@ def choose_updates(
     needs_graph: bool,
 ) -> PlainUpdates:
     """
+    Choose between SB3's updates by autograd and faster ones.
+
     :param policy: whose networks are updated
     :param temperature: ``log α`` and its optimizer, if it is learned
-    :param lean: whether updates may be faster than SB3's, where nobody has changed what autograd does
+    :param lean: whether updates may be faster than SB3's, where a user has not changed what autograd does
     :param needs_graph: whether another loss is added to the actor's
     :return: the arithmetic for one call of ``train()``; actor and critics know by ``by_hand`` whether it is lean
     """

@@ -23,6 +23,8 @@ class ActionCandidates(NamedTuple):
 
     def best(self, k: int) -> th.Tensor:
         """
+        Select the top ``k`` candidates by Q-value.
+
         :param k: how many
         :return: ``(B, k, A)``, those of highest Q-value
         """
@@ -47,6 +49,8 @@ class ActionCandidates(NamedTuple):
 
 def uniform_actions(like: th.Tensor, n: int) -> th.Tensor:
     """
+    Sample actions uniformly.
+
     :param like: ``(B, ..., A)``, for batch size, device and type
     :param n: number of actions for each observation
     :return: ``(B, n, A)``, uniform on the box
@@ -56,6 +60,8 @@ def uniform_actions(like: th.Tensor, n: int) -> th.Tensor:
 
 def base_actions(base: Gaussian, n: int, uniform_fraction: float) -> th.Tensor:
     """
+    Sample actions from a mixture of the tanh-Gaussian and the uniform distribution.
+
     :param base: the Gaussian, pre-tanh
     :param n: number of actions for each observation
     :param uniform_fraction: part of them that is uniform on the box

@@ -34,6 +34,8 @@ NORMAL = "normal"
 
 def potential_settings(potential_kwargs: Any) -> dict[str, Any]:
     """
+    Check the keyword arguments of the potential network.
+
     :param potential_kwargs: of the policy, or ``None``
     :return: keyword arguments of :class:`sb3_energy.networks.PotentialNetwork`, without those that are ``None``
     :raises ValueError: if a value is not accepted
@@ -130,7 +132,9 @@ class PotentialArguments(PolicyArguments):
 
     def make_energy(self) -> Energy:
         """
-        :return: the energy
+        Construct the energy that the refiner follows.
+
+        :return: an energy made of the potential
         :raises ValueError: if its name or an argument is not accepted, or it is not made of the potential
         :raises TypeError: if it is no energy, or does not take these arguments
         """
@@ -144,6 +148,8 @@ class PotentialArguments(PolicyArguments):
 
     def make_refinement(self) -> Refinement:
         """
+        Construct the sampler that refines actions.
+
         :return: the refinement of the energy ``U / ε``; with ``"langevin"``, by the steps of the JKO scheme
         :raises ValueError: if two arguments do not go together, or one would have no effect beside the others
         :raises TypeError: if the refiner is none

@@ -48,6 +48,8 @@ class BehaviourCritic(nn.Module):
 
     def make_optimizer(self, optimizer_class: Any, lr_schedule: Schedule, **kwargs: Any) -> None:
         """
+        Construct the optimizer of the Q- and V-networks.
+
         :param optimizer_class: the policy's
         :param lr_schedule: its learning rate
         :param kwargs: its other arguments
@@ -65,6 +67,8 @@ class BehaviourCritic(nn.Module):
         next_features: th.Tensor,
     ) -> th.Tensor:
         """
+        TD loss of the Q-network plus expectile loss of the V-network, as in IQL.
+
         :param features: ``(B, F)``, without a graph
         :param actions: ``(B, A)`` that were taken there
         :param rewards: ``(B, 1)``
@@ -88,6 +92,8 @@ class BehaviourCritic(nn.Module):
 
     def values(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
+        Q-values of the behaviour critic.
+
         :param features: ``(B, F)``
         :param actions: ``(B, A)``
         :return: ``(B,)``, ``Q^{β*}``, without a graph

@@ -22,6 +22,8 @@ from sb3_energy.policies.fast_predict.numpy_networks import Array, BoundNetwork,
 
 def numpy_potential(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
     """
+    Numpy version of the energies that are made of the potential.
+
     :param energy: a ``PotentialEnergy`` or ``GuidedPotential``
     :param policy: whose potential and spread of Q these are
     :param critics: its critics

@@ -52,6 +52,8 @@ class PersistentChains(ReplayBuffer):
 
     def last_chains(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """
+        Look up the persistent chains of the last sampled transitions.
+
         :param n: number of transitions, the first of the last sample
         :return: ``(n, n_chains, A)`` ends of their chains, and ``(n,)`` whether chains have run there
         """
@@ -60,6 +62,8 @@ class PersistentChains(ReplayBuffer):
 
     def keep_chains(self, ends: np.ndarray) -> None:
         """
+        Store the ends of chains beside their transitions.
+
         :param ends: ``(n, n_chains, A)`` for the first ``n`` transitions of the last sample
         """
         rows = self._last(len(ends))
@@ -85,6 +89,8 @@ class NStepChainReplayBuffer(PersistentChains, NStepReplayBuffer):
 
 def buffer_with_chains(model: Any, n_chains: int) -> tuple[type[PersistentChains], dict[str, Any]]:
     """
+    Choose a replay buffer that stores persistent chains.
+
     :param model: an off-policy algorithm that is not set up yet
     :param n_chains: number of chains for each transition
     :return: class and keyword arguments of its replay buffer

@@ -10,12 +10,12 @@ MlpPolicy = PotentialPolicy
 
 
 class CnnPolicy(PotentialPolicy):
-    """:class:`PotentialPolicy` for images: features by SB3's ``NatureCNN``. Same arguments."""
+    """Image variant of :class:`PotentialPolicy`: features by SB3's ``NatureCNN``. Same arguments."""
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = NatureCNN
 
 
 class MultiInputPolicy(PotentialPolicy):
-    """:class:`PotentialPolicy` for dictionaries: features by SB3's ``CombinedExtractor``. Same arguments."""
+    """Variant of :class:`PotentialPolicy` for dict observations: features by SB3's ``CombinedExtractor``. Same arguments."""
 
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = CombinedExtractor

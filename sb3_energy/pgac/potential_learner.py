@@ -78,6 +78,8 @@ class PotentialLearner:
 
     def optimizers(self, policy: PotentialPolicy) -> list[th.optim.Optimizer]:
         """
+        List the optimizers of the learned networks.
+
         :param policy: with the potential
         :return: optimizers of the potential and of the behaviour critic, if there is one
         """

@@ -98,12 +98,16 @@ class PotentialPolicy(RefinedPolicy):
 
     def networks(self) -> Networks:
         """
+        The networks that energies are made of.
+
         :return: critic, potential and the spread of Q
         """
         return Networks(critic=self.critic, potential=self.potential, q_scale=self.q_scale.spread)
 
     def start_actions(self, base: Gaussian, n: int) -> th.Tensor:
         """
+        Sample the initial particles.
+
         :param base: what :meth:`start_base` gave
         :param n: how many for each observation
         :return: ``(B, n, A)`` in the box, where particles start

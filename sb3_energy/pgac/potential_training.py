@@ -95,6 +95,8 @@ class PotentialSettings(NamedTuple):
 
     def check(self, guidance: float, refiner: Any) -> "PotentialSettings":
         """
+        Check the loss coefficients and that they fit the energy and the refiner.
+
         :param guidance: ``λ`` of the policy's energy
         :param refiner: of the policy
         :return: the same as Python's numbers
@@ -121,6 +123,8 @@ def check_potential_training(
     training: PotentialTraining, transport_coef: float, divergence_coef: float, value_weight: str | None
 ) -> None:
     """
+    Check that each changed setting of the potential's training has an effect.
+
     :param training: settings of the potential's training
     :param transport_coef: coefficient of the transport loss
     :param divergence_coef: coefficient of the contrastive divergence

@@ -35,6 +35,8 @@ class QScale(nn.Module):
 
     def update(self, q_values: th.Tensor) -> None:
         """
+        Update the running average of the spread of Q-values between their 5% and 95% quantiles.
+
         :param q_values: ``(B, N)`` of actions drawn evenly from the box
         :raises FloatingPointError: if their spread is not finite; it is not averaged then
         """

@@ -25,6 +25,8 @@ _ORIGINALS = Originals(dict.fromkeys(_DISTRIBUTIONS, _DISTRIBUTION_METHODS))
 
 def has_sb3_distribution(actor: Actor) -> bool:
     """
+    Check that the actor samples from an unmodified SB3 action distribution.
+
     :param actor: of SAC
     :return: whether its distribution is the one that SB3 makes, and no method of it has been replaced
     """
@@ -139,8 +141,10 @@ class BackboneActor(NormalizedFeatures, Actor):
 
     def stack(self) -> Stack | None:
         """
-        :return: the layers, mean and logarithm of the standard deviation beside each other at their end; ``None`` where
-            derivatives by hand are not wanted, a layer is unknown or the Gaussian is made in another way
+        The actor's layers for backpropagation by hand, with mean and log standard deviation concatenated at the output.
+
+        :return: the layers, ``(B, F) -> (B, 2 A)``, or ``None`` where derivatives by hand are not wanted, a layer is unknown
+            or the Gaussian is made in another way
         """
         own = type(self).get_action_dist_params is Actor.get_action_dist_params
         own = own and type(self).action_log_prob is Actor.action_log_prob and not self.use_sde and self.by_hand

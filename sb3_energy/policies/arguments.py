@@ -50,6 +50,8 @@ class PolicyArguments(RefinementArguments):
 
     def quantiles(self) -> dict[str, int] | None:
         """
+        Collect and check the keyword arguments of quantile critics.
+
         :return: what :class:`sb3_energy.policies.quantile_critic.QuantileCritic` takes, ``None`` for scalar critics
         :raises ValueError: if scalar critics are given numbers of quantiles
         """
@@ -65,6 +67,8 @@ class PolicyArguments(RefinementArguments):
 
     def head_settings(self, head: str) -> dict[str, Any]:
         """
+        Check the keyword arguments of the refiner's learned head.
+
         :param head: a name in :data:`sb3_energy.policies.heads.HEADS`
         :return: ``head_kwargs`` without those that are ``None``
         :raises ValueError: if there is no such head, or a value is out of range
@@ -84,6 +88,8 @@ class PolicyArguments(RefinementArguments):
 
 def check_sb3_arguments(given: Mapping[str, Any]) -> None:
     """
+    Check the policy arguments that are inherited from SB3.
+
     :param given: SB3's arguments of a policy by name
     :raises ValueError: if a value is out of range
     :raises TypeError: if an argument has the wrong type
@@ -115,6 +121,8 @@ def check_sb3_arguments(given: Mapping[str, Any]) -> None:
 
 def check_action_bounds(space: Any) -> None:
     """
+    Check that a ``Box`` action space has finite bounds and no empty dimension.
+
     :param space: an action space; SB3 raises for those that are no ``Box``
     :raises ValueError: if the width of a dimension is not finite and above 0
     """
@@ -135,6 +143,8 @@ def check_action_bounds(space: Any) -> None:
 
 def check_net_arch(name: str, net_arch: Any, of_two: bool = True) -> None:
     """
+    Check the widths of hidden layers.
+
     :param name: of the argument
     :param net_arch: a list of widths, a dict of those of actor (``pi``) and critic (``qf``), or ``None``
     :param of_two: whether such a dict is accepted
@@ -154,6 +164,8 @@ def check_net_arch(name: str, net_arch: Any, of_two: bool = True) -> None:
 
 def check_activation(name: str, value: Any) -> None:
     """
+    Check that an activation function can be constructed.
+
     :param name: of the argument
     :param value: a callable that makes an activation, the name of a class of ``torch.nn``, or ``None``
     :raises ValueError: if there is no class of this name

@@ -27,6 +27,8 @@ NETWORKS = {
 
 def describe(values: th.Tensor | np.ndarray | float) -> str | None:
     """
+    Name the kind of non-finite value in an array.
+
     :param values: numbers
     :return: ``"NaN"`` or ``"infinity"``, if one of them is, else ``None``
     """
@@ -38,6 +40,8 @@ def describe(values: th.Tensor | np.ndarray | float) -> str | None:
 
 def broken_network(owner: Any) -> str | None:
     """
+    Search the networks of a policy or algorithm for non-finite parameters and running statistics.
+
     :param owner: a policy or an algorithm
     :return: a clause that names the first network with a parameter or running statistic that is not finite, or ``None``
     """
@@ -51,6 +55,8 @@ def broken_network(owner: Any) -> str | None:
 
 def broken_module(module: nn.Module, label: str) -> str | None:
     """
+    Search one network for non-finite parameters and running statistics.
+
     :param module: a network
     :param label: its name in error messages
     :return: a clause that names its first parameter or running statistic that is not finite, or ``None``
@@ -89,6 +95,8 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, str, th.Tensor]]:
 
 class Cause(NamedTuple):
     """
+    Why a value became non-finite, as a clause of the error message.
+
     :param clause: the cause of NaN or infinity
     :param advised: whether the error keeps its advice, which is about learning rates: it holds for networks that diverged, and
         not for a wrong setting
@@ -100,6 +108,8 @@ class Cause(NamedTuple):
 
 def policy_cause(policy: Any, of_energy: bool) -> Cause | None:
     """
+    Diagnose a non-finite prediction: temperature, network parameters or energy.
+
     :param policy: a refined policy
     :param of_energy: whether it was an energy that was not finite
     :return: the cause of NaN or infinity in a prediction, ``None`` if unknown
@@ -112,6 +122,8 @@ def policy_cause(policy: Any, of_energy: bool) -> Cause | None:
 
 def network_cause(owner: Any) -> Cause | None:
     """
+    Diagnose non-finite network parameters.
+
     :param owner: a policy or an algorithm
     :return: the first of its networks with a parameter that is NaN or infinite, or ``None``
     """
@@ -121,6 +133,8 @@ def network_cause(owner: Any) -> Cause | None:
 
 def energy_cause(policy: Any) -> Cause | None:
     """
+    Diagnose an energy function that returns non-finite values itself.
+
     :param policy: a refined policy
     :return: its energy, if it may return NaN or infinity at finite parameters, or ``None``
     """

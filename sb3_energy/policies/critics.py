@@ -126,12 +126,16 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     def stacks(self) -> list[Stack] | None:
         """
-        :return: the networks with derivatives by hand, or ``None`` where that is not wanted or a layer is unknown
+        Layers of each Q-network for backpropagation by hand.
+
+        :return: one stack for each network, or ``None`` where that is not wanted or a layer is unknown
         """
         return BoundEnsemble.stacks_of(list(self.q_networks)) if self.by_hand else None
 
     def is_own(self, *methods: str) -> bool:
         """
+        Check that methods have not been overridden.
+
         :param methods: names of methods
         :return: whether they are this class's, neither overridden nor replaced on the instance
         """
@@ -238,6 +242,8 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         self, stacks: list[Stack], features: th.Tensor, actions: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """
+        Q-values of the policy objective and their action gradients.
+
         :param stacks: what :meth:`stacks` returned
         :param features: ``(B, F)`` what :meth:`encode` returned
         :param actions: ``(B, A)``
@@ -300,6 +306,8 @@ class _BoundCritic:
 
 def check_shapes(features: th.Tensor, actions: th.Tensor) -> None:
     """
+    Check the shapes of a batch of features and candidate actions.
+
     :param features: of observations
     :param actions: many for each of them
     :raises ValueError: if the shapes do not fit together

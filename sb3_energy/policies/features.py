@@ -43,6 +43,8 @@ class NormalizedFeatures(PersistentModel):
 
 def first_observations(obs: PyTorchObs, n: int) -> PyTorchObs:
     """
+    Slice the first observations of a batch, which may be a dict.
+
     :param obs: ``B`` observations
     :param n: how many
     :return: the first ``n`` of them, or all

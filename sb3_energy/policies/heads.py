@@ -81,6 +81,8 @@ class LearnedHead(Protocol):
 
     def bind(self, features: th.Tensor) -> Head:
         """
+        Condition the head on observation features.
+
         :param features: ``(B, F)``
         :return: the head bound to these observations
         """
@@ -90,6 +92,8 @@ class LearnedHead(Protocol):
         self, head_batch: HeadBatch, training: HeadTraining, generator: th.Generator | None = None
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
+        Training loss of the head.
+
         :param head_batch: one batch
         :param training: how to learn
         :param generator: source of the noise (``None``: torch's global one)
@@ -115,6 +119,8 @@ class VelocityHead(nn.Module):
 
     def bind(self, features: th.Tensor) -> Head:
         """
+        Condition the velocity field on observation features.
+
         :param features: ``(B, F)``
         :return: the velocity at these observations
         """
@@ -124,10 +130,12 @@ class VelocityHead(nn.Module):
         self, head_batch: HeadBatch, training: HeadTraining, generator: th.Generator | None = None
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
+        Flow-matching loss on candidate actions, weighted by their energies.
+
         :param head_batch: one batch
         :param training: how to learn
         :param generator: source of the noise (``None``: torch's global one)
-        :return: energy-weighted flow matching, and the candidates' effective sample size
+        :return: scalar loss, and the candidates' effective sample size
         """
         candidates = draw_candidates(
             head_batch.base, head_batch.energy, replayed=head_batch.replayed, settings=training, generator=generator
@@ -162,6 +170,8 @@ class AverageVelocityHead(nn.Module):
 
     def bind(self, features: th.Tensor) -> Head:
         """
+        Condition the MeanFlow networks on observation features.
+
         :param features: ``(B, F)``
         :return: average velocity and divergence at these observations
         """
@@ -172,10 +182,12 @@ class AverageVelocityHead(nn.Module):
         self, head_batch: HeadBatch, training: HeadTraining, generator: th.Generator | None = None
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
+        MeanFlow loss on candidate actions, weighted by their energies.
+
         :param head_batch: one batch
         :param training: how to learn
         :param generator: source of the noise (``None``: torch's global one)
-        :return: the MeanFlow losses of both networks, and the candidates' effective sample size
+        :return: scalar loss, the sum over both networks, and the candidates' effective sample size
         """
         candidates = draw_candidates(
             head_batch.base, head_batch.energy, replayed=head_batch.replayed, settings=training, generator=generator
@@ -215,6 +227,8 @@ class PrefixHead(nn.Module):
 
     def bind(self, features: th.Tensor) -> Head:
         """
+        Condition the prefix energies on observation features.
+
         :param features: ``(B, F)``
         :return: energies of prefixes at these observations
         """
@@ -224,6 +238,8 @@ class PrefixHead(nn.Module):
         self, head_batch: HeadBatch, training: HeadTraining, generator: th.Generator | None = None
     ) -> tuple[th.Tensor, dict[str, float]]:
         """
+        Training loss of the energies of action prefixes.
+
         :param head_batch: one batch
         :param training: ``n_points`` prefixes of each length, each with a quarter of ``n_candidates`` next coordinates
         :param generator: source of the noise (``None``: torch's global one)

@@ -117,6 +117,8 @@ class _Probe:
 
 def asks_for_gradient(policy: Any) -> bool:
     """
+    Check by a probe energy whether sampling needs energy gradients.
+
     :param policy: a refined policy
     :return: whether its refiner follows the energy's gradient when it samples
     """
@@ -131,6 +133,8 @@ def asks_for_gradient(policy: Any) -> bool:
 
 def drawn_observations(space: spaces.Space, n: int, device: th.device) -> PyTorchObs:
     """
+    Draw random observations to test a custom energy on.
+
     :param space: of observations
     :param n: how many
     :param device: where to put them

@@ -161,6 +161,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> BackboneActor:
         """
+        Construct the Gaussian actor.
+
         :param features_extractor: one to share, or ``None`` for a new one
         :return: the Gaussian actor
         """
@@ -169,6 +171,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
         """
+        Construct the ensemble of critics, scalar or quantile.
+
         :param features_extractor: one to share, or ``None`` for a new one
         :return: the critics
         """
@@ -179,7 +183,9 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def make_head(self) -> LearnedHead | None:
         """
-        :return: the network that the refiner learns beside the energy, ``None`` for a refiner that learns nothing
+        Construct the network that the refiner learns beside the energy.
+
+        :return: the head, or ``None`` for a refiner that learns nothing
         """
         name = getattr(self.refinement.refiner, "head", None)
         if name is None:
@@ -231,12 +237,16 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def networks(self) -> Networks:
         """
-        :return: the networks that energies are made of
+        The networks that energies are made of.
+
+        :return: the critic
         """
         return Networks(critic=self.critic)
 
     def base(self, obs: PyTorchObs) -> Gaussian:
         """
+        Base distribution: the actor's diagonal Gaussian.
+
         :param obs: ``B`` observations
         :return: the Gaussian actor's mean and standard deviation ``(B, A)``, pre-tanh
         """
@@ -248,6 +258,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def start_base(self, obs: PyTorchObs, base: Gaussian | None = None) -> Gaussian:
         """
+        Initial distribution of the particles.
+
         :param obs: ``B`` observations
         :param base: the Gaussian actor at these observations, if known
         :return: the Gaussian that particles start from: the actor's, or a standard one where ``starts_normal``
@@ -257,6 +269,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def energy_fn(self, obs: PyTorchObs) -> EnergyFn:
         """
+        Condition the energy on observations.
+
         :param obs: ``B`` observations, which are encoded once
         :return: ``(B, N, A) -> (B, N)``: the energy of actions scaled to [-1, 1], without the temperature
         """
@@ -291,6 +305,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def bound_head(self, obs: PyTorchObs) -> Head:
         """
+        Condition the learned head on observations.
+
         :param obs: ``B`` observations
         :return: the learned head at these observations, empty where the refiner learns nothing
         """

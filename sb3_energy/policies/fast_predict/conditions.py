@@ -1,4 +1,4 @@
-"""Everything that fast predictions cannot do: they stand for the methods of known classes that nobody has changed."""
+"""Everything that fast predictions cannot do: they stand for the methods of known, unmodified classes."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -53,6 +53,8 @@ def known_policy(cls: Policy) -> Policy:
 
 def is_known(policy: Any) -> bool:
     """
+    Check that fast predictions support the policy's classes and methods.
+
     :param policy: a refined policy
     :return: whether its parts, but for the layers of its networks and its energy, are known and unchanged
     """
@@ -94,6 +96,8 @@ class Watch:
 
     def is_unchanged(self, policy: Any) -> bool:
         """
+        Check that the policy has not been modified since this was made.
+
         :param policy: the same one
         :return: whether it still is, and no method that a prediction stands for has been replaced
         """

@@ -50,6 +50,8 @@ class FastPredict:
     @np.errstate(all="ignore")  # NaN and infinity are looked for
     def actions(self, policy: Any, observation: Any, deterministic: bool, plans: Plans | None) -> Array | None:
         """
+        Predict actions with numpy.
+
         :param policy: which holds this
         :param observation: as for ``predict``
         :param deterministic: whether nothing is drawn
@@ -82,6 +84,8 @@ class FastPredict:
     @np.errstate(all="ignore")
     def q_values(self, policy: Any, observation: Any, actions: Array) -> Array | None:
         """
+        Q-values of the policy objective, computed with numpy.
+
         :param policy: which holds this
         :param observation: ``B`` observations, as for ``predict``
         :param actions: ``(B, A)``, scaled to [-1, 1]

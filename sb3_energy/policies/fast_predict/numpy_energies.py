@@ -47,6 +47,8 @@ NumpyEnergy = Callable[[Array], BoundEnergy]
 
 class FastEnergy(NamedTuple):
     """
+    Numpy implementation of a class of energies.
+
     :param make: ``(energy, policy, critics) -> numpy energy``, or ``None`` where a network is unknown; an energy made of
         others calls :func:`numpy_energy` for them
     :param originals: the methods that it stands for
@@ -62,6 +64,8 @@ FAST_ENERGIES: dict[type, FastEnergy] = {}
 
 def numpy_energy(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
     """
+    Convert an energy to numpy by its registered implementation.
+
     :param energy: any
     :param policy: whose networks it is made of
     :param critics: its critics
@@ -73,6 +77,8 @@ def numpy_energy(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEnergy
 
 def weighed_sum(parts: Sequence[tuple[np.float32, NumpyEnergyFn]]) -> NumpyEnergyFn:
     """
+    Weighted sum of bound energies, with its gradient.
+
     :param parts: weights and energies
     :return: the sum of their products
     """
@@ -87,6 +93,8 @@ def weighed_sum(parts: Sequence[tuple[np.float32, NumpyEnergyFn]]) -> NumpyEnerg
 
 def numpy_q_energy(energy: QEnergy, policy: Any, critics: NumpyNetwork) -> NumpyEnergy:
     """
+    Numpy version of the Q-energy: the negative aggregate of the critics' values.
+
     :param energy: says how the members' values become one
     :param policy: not read
     :param critics: scalar or quantile critics, whose value is the mean of the quantiles
@@ -114,10 +122,12 @@ FAST_ENERGIES[QEnergy] = FastEnergy(numpy_q_energy, Originals({QEnergy: ["bind",
 
 def numpy_sum(energy: Composite, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
     """
+    Numpy version of a weighted sum of energies.
+
     :param energy: a weighted sum
     :param policy: whose networks the terms are made of
     :param critics: its critics
-    :return: the same of the terms, or ``None`` where one is unknown
+    :return: the weighted sum of the terms on numpy, or ``None`` where one is unknown
     """
     weights = [np.float32(weight) for weight in energy.weights or ()]
     terms = [numpy_energy(term, policy, critics) for term in energy.terms]

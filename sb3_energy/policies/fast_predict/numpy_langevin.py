@@ -27,6 +27,8 @@ _ONE, _TWO, _FOUR = (np.full((), value, np.float32) for value in (1.0, 2.0, 4.0)
 
 def is_plain(refinement: Refinement) -> bool:
     """
+    Check that a refinement is Langevin sampling without options that this module lacks.
+
     :param refinement: any
     :return: whether this module computes it
     """
@@ -37,6 +39,8 @@ def is_plain(refinement: Refinement) -> bool:
 
 def sample(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperature: float) -> Array | None:
     """
+    Sample actions by Langevin chains.
+
     :param refinement: which :func:`is_plain`
     :param base: ``B`` Gaussians, pre-tanh
     :param energy: at the observations
@@ -54,6 +58,8 @@ def sample(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperat
 
 def best(refinement: Refinement, base: Gaussian, energy: BoundEnergy) -> Array | None:
     """
+    Deterministic actions: minimize the energy by gradient descent.
+
     :param refinement: which :func:`is_plain`
     :param base: ``B`` Gaussians, pre-tanh
     :param energy: at the observations

@@ -49,6 +49,8 @@ class NumpyNetwork:
     @classmethod
     def of(cls, *networks: nn.Module, n_actions: int = 0) -> "NumpyNetwork | None":
         """
+        Convert an ensemble of torch networks.
+
         :param networks: the members: ``nn.Linear``, or ``nn.Sequential`` of ``nn.Linear`` (the first) and :data:`LAYERS`,
             equal in everything but their parameters
         :param n_actions: how many of the last inputs are actions
@@ -61,6 +63,8 @@ class NumpyNetwork:
 
     def __call__(self, x: Array) -> Array:
         """
+        Forward pass of all ensemble members.
+
         :param x: ``(R, D)``, the input of all members
         :return: ``(C, R, O)``
         """
@@ -69,6 +73,8 @@ class NumpyNetwork:
 
     def bind(self, features: Array) -> BoundNetwork:
         """
+        Precompute the features' share of the first layer, so that many actions can be evaluated at them.
+
         :param features: ``(B, F)`` of observations
         :return: the networks as a function of actions
         """
