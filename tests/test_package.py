@@ -24,7 +24,7 @@ def modules() -> list[ModuleType]:
 
 
 def undocumented(module: ModuleType) -> list[str]:
-    """Public functions, classes and methods that are defined in the module and have no docstring of their own or inherited."""
+    """Public functions, classes and methods of a module whose docstring, if any, does not begin with a summary."""
     missing = [] if module.__doc__ else [module.__name__]
     for name, member in vars(module).items():
         if name.startswith("_") or getattr(member, "__module__", None) != module.__name__:
@@ -35,7 +35,8 @@ def undocumented(module: ModuleType) -> list[str]:
         if inspect.isclass(member):
             methods = ((key, value) for key, value in vars(member).items() if not key.startswith("_"))
             members |= {f"{name}.{key}": getattr(member, key) for key, value in methods if inspect.isfunction(value)}
-        missing += [f"{module.__name__}.{key}" for key, value in members.items() if not inspect.getdoc(value)]
+        docs = {key: inspect.getdoc(value) or ":" for key, value in members.items()}
+        missing += [f"{module.__name__}.{key}" for key, doc in docs.items() if doc.startswith(":")]
     return missing
 
 
@@ -101,7 +102,8 @@ def test_everything_public_is_documented(module: ModuleType):
 def test_checker_finds_what_is_undocumented():
     module = ModuleType("example")
     exec("def f(): pass\nclass C:\n    'doc'\n    def m(self): pass\n    def _p(self): pass\ndef _g(): pass", vars(module))
-    assert undocumented(module) == ["example", "example.f", "example.C.m"]
+    exec("def only_a_field(x):\n    ':param x: a number'", vars(module))
+    assert undocumented(module) == ["example", "example.f", "example.C.m", "example.only_a_field"]
 
 
 def test_every_constraint_is_one_exact_version():
