@@ -13,8 +13,8 @@ DENSITIES = ("trace", "mixture", "path", "divergence")
 """Estimators that follow the density of the particles, which reflecting walls fold."""
 
 
-OF_THE_PACKAGE = frozenset(ENTROPY_ESTIMATORS.values())
-"""Valid where a refiner lists them. An estimator of the user's own names its refiners itself, or is valid for all."""
+LISTED = frozenset(ENTROPY_ESTIMATORS[name] for refiner in REFINERS.values() for name in refiner.estimators)
+"""Valid for the refiners that list them. Any other estimator names its refiners itself, or is valid for all."""
 
 
 def valid_estimators(refiner: type[Refiner]) -> list[str]:
@@ -22,11 +22,11 @@ def valid_estimators(refiner: type[Refiner]) -> list[str]:
     The names of the estimators that are valid for a refiner.
 
     :param refiner: its class
-    :return: its default first: those that it lists, and those of the user's own that name it in ``refiners``, by name or
-        class, or that name none
+    :return: its default first: those that it lists, and of the others those that name it in ``refiners``, by name or class,
+        or that name none
     """
     listed = list(getattr(refiner, "estimators", ("base", "soft_value")))
-    own = {name: cls for name, cls in ENTROPY_ESTIMATORS.items() if cls not in OF_THE_PACKAGE and name not in listed}
+    own = {name: cls for name, cls in ENTROPY_ESTIMATORS.items() if cls not in LISTED and name not in listed}
     return listed + [name for name, cls in own.items() if _is_for(cls, refiner)]
 
 
@@ -54,7 +54,7 @@ def choose_estimator(
     if not hasattr(estimator, "estimate"):
         raise TypeError(f"entropy_estimator must have a method estimate(context), {type(estimator).__name__} has none")
     name = next((known for known, cls in ENTROPY_ESTIMATORS.items() if type(estimator) is cls), None)
-    if type(estimator) not in OF_THE_PACKAGE:
+    if type(estimator) not in LISTED:
         if name not in valid and not _is_for(type(estimator), refiner_class):
             got = type(estimator).__name__
             raise ValueError(f"entropy_estimator must be one of {valid} with {refiner_class.__name__}, got {got}")

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
 from sb3_energy import PGAC, EnergySAC
-from sb3_energy.networks import BACKBONES
 from sb3_energy.policies.fast_predict.fast_predict import FastPredict
 from tests.contracts.gradient_ways import HalvedTanh, ReversedLinear, layers_of
 
@@ -126,7 +125,7 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("refiner", ["none", "langevin"])
-@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("backbone", ["bro", "layer_norm", "plain", "simba"])  # those that numpy knows
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_change_after_the_first_prediction_counts(change, backbone, refiner, counted):
     policy = make_policy(backbone=backbone, refiner=refiner)
