@@ -139,6 +139,15 @@ def test_without_tqdm_the_progress_bar_raises_sb3s_error(monkeypatch):
         fit(Parabola(), lambda tick: {}, 1, progress_bar=True)
 
 
+@pytest.fixture
+def pythons_handler():
+    """A shell starts what runs in its background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pythons_handler")
 def test_ctrl_c_lets_the_gradient_step_end():
     model = Parabola()
 
@@ -156,6 +165,7 @@ def test_ctrl_c_lets_the_gradient_step_end():
     assert model.num_timesteps == 6
 
 
+@pytest.mark.usefixtures("pythons_handler")
 def test_a_second_ctrl_c_interrupts_at_once():
     reached = []
     with pytest.raises(KeyboardInterrupt), uninterrupted():
@@ -166,6 +176,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
     assert reached == [1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("pythons_handler")
 def test_an_error_of_the_step_goes_before_ctrl_c():
     with pytest.raises(ZeroDivisionError), uninterrupted():
         signal.raise_signal(signal.SIGINT)
