@@ -57,6 +57,7 @@ RULES = [
     Rule("python -m benchmarks.speed --report-only", "--output results/speed_quick"),
     Rule("python -m benchmarks.speed", "--quick --rounds 2 --sections critics"),
     Rule("python -m benchmarks.gpu", "--quick --device cpu --minutes 1"),
+    Rule("python -m benchmarks.structure"),
     Rule("python -m tests.entropy.biases", "--help"),
 ]
 
