@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch as th
@@ -84,8 +85,8 @@ class Composite(Summable):
         found: dict[str, Energy] = {}
         for term in self.terms:
             name = next((name for name, cls in ENERGIES.items() if type(term) is cls), energy_name(term).split(".")[-1])
-            others = sum(known == name or known.rpartition("_")[0] == name for known in found)
-            found[f"{name}_{others + 1}" if others else name] = term
+            numbered = (f"{name}_{i}" for i in count(2))
+            found[name if name not in found else next(free for free in numbered if free not in found)] = term
         return found
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> "BoundComposite":

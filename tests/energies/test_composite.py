@@ -154,6 +154,28 @@ def test_a_users_class_gets_the_operators():
     assert (3.0 * OwnSummable() + "q").terms == (OwnSummable(), QEnergy())
 
 
+def goal(observations, actions):
+    return actions.square().sum(-1)
+
+
+def goal_2(observations, actions):
+    return actions.abs().sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("terms", "names"),
+    [
+        ((goal, goal), ["goal", "goal_2"]),
+        ((goal, goal_2, goal), ["goal", "goal_2", "goal_3"]),
+        ((goal_2, goal), ["goal_2", "goal"]),
+        ((goal_2, goal, goal), ["goal_2", "goal", "goal_3"]),
+    ],
+)
+def test_names_of_terms_are_unique_and_no_term_is_lost(terms, names):
+    energy = Composite(terms)
+    assert list(energy.named()) == names and tuple(term.function for term in energy.named().values()) == terms
+
+
 def test_a_term_of_weight_0_is_not_evaluated():
     fn = Composite((effort, nan), (1.0, 0.0)).bind(None, th.zeros(1, 3))
     assert th.isfinite(fn(th.zeros(1, 2, 1))).all()
