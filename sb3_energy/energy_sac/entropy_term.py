@@ -65,8 +65,6 @@ class EntropyTerm:
         :return: ``(B, 1)``, without a graph
         :raises FloatingPointError: if it is NaN or infinite
         """
-        if self.is_base:
-            return base_log_prob
         reverse = None if self.reverse_drift is None else partial(_reverse, self.reverse_drift, policy.features(obs))
         context = EntropyContext(
             base_log_prob,
