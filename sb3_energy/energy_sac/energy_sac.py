@@ -45,6 +45,7 @@ from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.estimators import choose_estimator
 from sb3_energy.refinement.proposals import is_flow, squashed_log_prob
+from sb3_energy.refiners import Identity
 from sb3_energy.training.arguments import (
     by_name,
     check_buffer,
@@ -194,6 +195,10 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self._check_settings()
         self._sync_temperature()
 
+    @property
+    def _refines(self) -> bool:
+        return not isinstance(self.policy.refinement.refiner, Identity)  # a user may have replaced the refinement
+
     def _setup_updates(self) -> None:
         for network in (self.actor, self.critic, self.critic_target):
             network.by_hand = self.update == "lean"
@@ -212,7 +217,6 @@ class EnergySAC(PersistentAlgorithm, SAC):
             setattr(self, name, check_bool(name, getattr(self, name)))
         self.update_particles = check_integer("update_particles", self.update_particles, minimum=1)
         self.distillation_coef = coef = check_number("distillation_coef", self.distillation_coef)
-        self._refines = not self.policy.refinement.is_identity
         if coef > 0.0 and not self._refines:
             raise ValueError(f"distillation_coef={coef!r} needs refined actions to learn from, and refiner='none' makes none")
         if self.ent_coef_optimizer is None and self._refines:
@@ -273,10 +277,9 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def _begin_updates(self) -> None:
         """Choose the arithmetic of the updates, once for each call of ``train()``."""
+        optimizers, temperature = self._optimizers(), (self.log_ent_coef, self.ent_coef_optimizer)
         require_gradients()
-        temperature = self.log_ent_coef, self.ent_coef_optimizer
         self._updates = choose_updates(self.policy, temperature, self.update == "lean", self.distillation_coef > 0.0)
-        optimizers = self._optimizers()
         set_fused(optimizers, self.policy.optimizer_kwargs, self.actor.by_hand)
         if self._captured is not None:
             self._captured.begin()
@@ -294,8 +297,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def _draw(self, batch: ReplayBufferSamples) -> tuple[Draw, Draw]:
         """Actions of the Gaussian actor at both observations of the transitions."""
-        self.actor.update_normalization(batch.observations)
-        self.critic.update_normalization(batch.observations)
+        self.policy.update_normalization(batch.observations)
         if self.use_sde:
             self.actor.reset_noise()
         if self._refines:
@@ -472,7 +474,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def _excluded_save_params(self) -> list[str]:
         held = ["return_tracker", "entropy_term", "head_learner", "refinement_log"]
-        return [*super()._excluded_save_params(), *held, "_updates", "_captured", "_uses_fast_matmul", "_refines"]
+        return [*super()._excluded_save_params(), *held, "_updates", "_captured", "_uses_fast_matmul"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

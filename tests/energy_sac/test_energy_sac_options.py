@@ -203,3 +203,23 @@ def test_soft_value_gives_the_temperature_the_entropy_of_actions_on_the_box(std)
     proposals = partial(propose, model.policy, th.zeros(8, 3), base=base)
     estimate = model.entropy_term.estimator.estimate(EntropyContext(th.zeros(8, 1), proposals, model.policy.simulate)).log_prob
     th.testing.assert_close(-estimate, th.full((8, 1), math.log(2.0)), rtol=0, atol=0.03)
+
+
+def test_a_policys_own_update_of_normalization_is_called(make_model):
+    model, seen = make_model(), []
+    model.learn(20)
+    model.policy.update_normalization = lambda obs: seen.append(len(obs))
+    model.train(gradient_steps=2, batch_size=8)
+    assert seen == [8, 8]
+
+
+def test_a_refinement_that_is_replaced_counts_in_training():
+    model, other = small({}, refine_target=True), small(dict(refiner="none"))
+    model.learn(24)
+    model.policy.refinement = other.policy.refinement
+    kept = model.refinement_log._last
+    model.train(gradient_steps=10, batch_size=8)
+    assert model.refinement_log._last is kept, "nothing is refined"
+    model.policy.refinement = small({}).policy.refinement
+    model.train(gradient_steps=10, batch_size=8)
+    assert model.refinement_log._last is not kept
