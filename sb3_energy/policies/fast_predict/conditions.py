@@ -41,23 +41,13 @@ Policy = TypeVar("Policy", bound=type)
 
 
 def known_policy(cls: Policy) -> Policy:
-    """
-    Decorator: a fast prediction stands for the methods of this class. A subclass that overrides one is predicted by torch.
-
-    :param cls: a refined policy
-    :return: the same
-    """
+    """Decorator of a refined policy whose methods fast predictions stand for. Subclasses that override one use torch."""
     _KNOWN.append(_methods_of(cls))
     return cls
 
 
 def is_known(policy: Any) -> bool:
-    """
-    Check that fast predictions support the policy's classes and methods.
-
-    :param policy: a refined policy
-    :return: whether its parts, but for the layers of its networks and its energy, are known and unchanged
-    """
+    """Whether the parts of a refined policy, but for the layers of its networks and its energy, are known and unchanged."""
     parts, space = (policy.actor, policy.critic), policy.observation_space
     return (
         _methods_of(type(policy)) in _KNOWN
@@ -95,12 +85,7 @@ class Watch:
         self._energy, self._space, self._state = policy.energy, policy.observation_space, self._current(policy)
 
     def is_unchanged(self, policy: Any) -> bool:
-        """
-        Check that the policy has not been modified since this was made.
-
-        :param policy: the same one
-        :return: whether it still is, and no method that a prediction stands for has been replaced
-        """
+        """Whether the policy is as it was, and no method that a prediction stands for has been replaced."""
         return (
             policy.energy is self._energy
             and policy.observation_space is self._space

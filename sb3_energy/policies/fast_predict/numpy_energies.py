@@ -63,25 +63,13 @@ FAST_ENERGIES: dict[type, FastEnergy] = {}
 
 
 def numpy_energy(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
-    """
-    Convert an energy to numpy by its registered implementation.
-
-    :param energy: any
-    :param policy: whose networks it is made of
-    :param critics: its critics
-    :return: the energy on numpy, or ``None`` where it or a network is unknown
-    """
+    """An energy of a policy by its registered implementation, or ``None`` where it or a network is unknown."""
     known = FAST_ENERGIES.get(type(energy))
     return None if known is None else known.make(energy, policy, critics)
 
 
 def weighed_sum(parts: Sequence[tuple[np.float32, NumpyEnergyFn]]) -> NumpyEnergyFn:
-    """
-    Weighted sum of bound energies, with its gradient.
-
-    :param parts: weights and energies
-    :return: the sum of their products
-    """
+    """Weighted sum of bound energies, with its gradient."""
 
     def total(actions: Array) -> tuple[Array, Callable[[], Array]]:
         found = [(weight, *part(actions)) for weight, part in parts]
@@ -129,8 +117,8 @@ def numpy_sum(energy: Composite, policy: Any, critics: NumpyNetwork) -> NumpyEne
     :param critics: its critics
     :return: the weighted sum of the terms on numpy, or ``None`` where one is unknown
     """
-    weights = [np.float32(weight) for weight in energy.weights or ()]
-    terms = [numpy_energy(term, policy, critics) for term in energy.terms]
+    used = [(weight, term) for weight, term in zip(energy.weights or (), energy.terms, strict=True) if weight != 0.0]
+    weights, terms = [np.float32(w) for w, _ in used], [numpy_energy(term, policy, critics) for _, term in used]
     if None in terms:
         return None
 

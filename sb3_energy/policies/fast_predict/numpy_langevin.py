@@ -26,12 +26,7 @@ _ONE, _TWO, _FOUR = (np.full((), value, np.float32) for value in (1.0, 2.0, 4.0)
 
 
 def is_plain(refinement: Refinement) -> bool:
-    """
-    Check that a refinement is Langevin sampling without options that this module lacks.
-
-    :param refinement: any
-    :return: whether this module computes it
-    """
+    """Whether this module computes a refinement: Langevin's, without a trust region or a bound on the gradient."""
     refiner = refinement.refiner
     plain = type(refiner) is Langevin and refiner.max_grad_norm is None and refinement.n_steps > 0
     return plain and refinement.trust_region is None and type(refinement.box) in _PLACES

@@ -62,12 +62,7 @@ class NumpyNetwork:
         return cls(networks, n_actions) if known else None
 
     def __call__(self, x: Array) -> Array:
-        """
-        Forward pass of all ensemble members.
-
-        :param x: ``(R, D)``, the input of all members
-        :return: ``(C, R, O)``
-        """
+        """Forward pass of all members at one input: ``(R, D) -> (C, R, O)``."""
         self._refresh()
         return _through(self._layers, x[None])[0]
 
