@@ -93,6 +93,18 @@ class KernelSteps:
         return self.refiner.init(particles, target), None
 
 
+def lean(refiner: Any) -> Any:
+    """
+    A refiner's steps for callers that look at nothing but the particles.
+
+    :param refiner: any; one that knows what it can leave out has a method ``lean``
+    :return: something with ``init`` and ``step`` that draws the same random numbers and moves particles alike
+    """
+    if hasattr(refiner, "lean"):
+        return refiner.lean()
+    return KernelSteps(refiner) if hasattr(refiner, "kernel") else refiner
+
+
 def zero_energy(x: th.Tensor) -> th.Tensor:
     """
     The energy that is 0 everywhere, in place of one that is not looked at; NaN where a particle is NaN or infinity.

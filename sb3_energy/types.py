@@ -222,8 +222,9 @@ class EntropyEstimator(Protocol):
     A frozen dataclass: how the entropy of a refined policy is estimated.
 
     Optional class attributes: ``refiners``, names or classes of refiners that one of the user's own is valid for (without it:
-    all); ``learns_reverse``, whether it asks for a learned reverse drift; ``reads_values``, whether it learns or branches on
-    tensors' values, which no CUDA graph can record.
+    all); ``looks_at``, on which of the steps of refiners in sequence it depends
+    (:func:`sb3_energy.refinement.estimators.valid_estimators`); ``learns_reverse``, whether it asks for a learned reverse
+    drift; ``reads_values``, whether it learns or branches on tensors' values, which no CUDA graph can record.
     """
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
@@ -313,7 +314,8 @@ class Refiner(Protocol):
     """Most steps that have an effect; more raise an error (``None``: no limit)."""
     estimators: ClassVar[tuple[str, ...]]
     """Names of the entropy estimators that are valid for its particles; the first one is the default."""
-    # One of the user's own may also have ``search_space``, see ``sb3_energy.zoo.samplers.search_space``
+    # One of the user's own may also have ``search_space``, see ``sb3_energy.zoo.samplers.search_space``, and
+    # ``needs_log_prob``, whether it asks for ``Target.proposal_log_prob``: in a sequence such a one comes first
     head: ClassVar[str | None]
     """The field of a :class:`Head` that it needs, which a policy has to learn (``None``: the energy is enough)."""
 

@@ -46,7 +46,8 @@ class HeadLearner:
         training, refiner = resolve({}, HeadTraining, head_training_kwargs, "head_training"), policy.refinement.refiner
         learns = hasattr(policy.head, "optimizer")  # of a single coordinate there is no prefix to learn
         check_head_training(training, refiner, learns)
-        policy.check_energy(is_flow(refiner) and training.n_refined > 0)  # refined candidates follow its gradient
+        if is_flow(refiner) and training.n_refined > 0:
+            policy.check_energy(needs_gradient=True)  # refined candidates follow it
         return cls(training) if learns else None
 
     def step(self, policy: RefinedPolicy, batch: ReplayBufferSamples, records: Records) -> None:

@@ -1,6 +1,7 @@
 """The base's own log-density."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sb3_energy.types import EntropyContext, EntropyEstimate
 
@@ -11,6 +12,8 @@ class BaseEntropy:
     SAC's estimate: the log-density of the base policy at its own sample.
     Biased once actions are refined, and the fastest.
     """
+
+    looks_at: ClassVar[str] = "base"
 
     def estimate(self, context: EntropyContext) -> EntropyEstimate:
         """

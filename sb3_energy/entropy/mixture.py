@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 
 from sb3_energy.checks import check_integer, plain_fields
 from sb3_energy.deferred import require
 from sb3_energy.stats import gaussian_log_prob, log_mean_exp
-from sb3_energy.steps import KernelSteps, steps
+from sb3_energy.steps import lean, steps
 from sb3_energy.types import EntropyContext, EntropyEstimate
 
 
@@ -30,6 +30,8 @@ class MixtureEntropy:
 
     n_chains: int = 32
 
+    looks_at: ClassVar[str] = "last_step"
+
     def __post_init__(self) -> None:
         plain_fields(self)
         check_integer("n_chains", self.n_chains, minimum=2)
@@ -43,7 +45,7 @@ class MixtureEntropy:
         """
         chains = context.simulate(self.n_chains)
         refiner: Any = chains.refiner
-        *_, last = steps(KernelSteps(refiner), chains.particles, chains.target, n_steps=chains.n_steps)
+        *_, last = steps(lean(refiner), chains.particles, chains.target, n_steps=chains.n_steps)
         means, std = refiner.kernel(last.before, chains.target, last.tick)
         log_jacobian = chains.log_jacobian(last.after.particles)
         means, ends = means.flatten(2), last.after.particles.flatten(2)

@@ -1,7 +1,7 @@
 """The soft value of an energy by importance sampling."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch as th
 
@@ -63,6 +63,8 @@ class SoftValueEntropy:
 
     n_proposals: int = 16
     uniform_fraction: float = 0.5
+
+    looks_at: ClassVar[str] = "law"
 
     def __post_init__(self) -> None:
         plain_fields(self)

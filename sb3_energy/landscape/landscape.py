@@ -15,7 +15,8 @@ from sb3_energy.energies import PotentialEnergy, QEnergy
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian, latent
 from sb3_energy.refinement.proposals import squashed_log_prob
-from sb3_energy.refiners import REFINERS, Flow, MeanFlow, SteinVariationalGradientDescent
+from sb3_energy.refiners import REFINERS, Flow, MeanFlow, RefinerSequence, SteinVariationalGradientDescent
+from sb3_energy.refiners.sequence import members_of
 from sb3_energy.schedules import value_at
 from sb3_energy.steps import steps
 from sb3_energy.types import EnergyFn, Refiner, Target, Tick
@@ -53,7 +54,7 @@ class Landscape(NamedTuple):
     :param paths: ``(K, N_BETWEEN + 1, N, A)``, points along each step, reflected at the walls where the box reflects
     :param noise: ``(K,)``, whether a step has noise
     :param resamples: whether steps draw the particles anew from all of them, so that a particle has no path
-    :param refiner: its name in :data:`sb3_energy.refiners.REFINERS`, or that of its class
+    :param refiner: its name in :data:`sb3_energy.refiners.REFINERS`, or that of its class; of a sequence all of them
     :param temperature: ``T`` of the target density ``exp(-energy / T)``: ``ε`` of PGAC, the entropy coefficient of EnergySAC
     """
 
@@ -186,8 +187,8 @@ def _look(policy: RefinedPolicy, obs: PyTorchObs, dims: tuple[int, ...], n_grid:
         positions=_array(positions),
         paths=_array(paths),
         noise=noise,
-        resamples=refiner.resamples and not isinstance(refiner, WITHOUT_NOISE),
-        refiner=next((name for name, known in REFINERS.items() if type(refiner) is known), type(refiner).__name__),
+        resamples=any(one.resamples and not isinstance(one, WITHOUT_NOISE) for one in members_of(refiner)),
+        refiner=", ".join(map(_name, members_of(refiner))),
         temperature=unit * float(policy.temperature),
     )
 
@@ -222,18 +223,32 @@ def _followed(policy: RefinedPolicy, obs: PyTorchObs, n_particles: int) -> tuple
         return draws, draws.new_zeros(0, N_BETWEEN + 1, *draws.shape[1:]), np.zeros(0, dtype=bool)
     base = policy.start_base(obs)
     chains = policy.simulate(obs, n_particles, base=base)
-    is_still = isinstance(chains.refiner, WITHOUT_NOISE)
-    refiner = chains.refiner.deterministic() if is_still else chains.refiner
-    found = trajectories(refiner, chains.particles, chains.target, n_steps=chains.n_steps)
+    found = trajectories(_unpermuted(chains.refiner), chains.particles, chains.target, n_steps=chains.n_steps)
     parts = th.linspace(0.0, 1.0, N_BETWEEN + 1, device=found.device)[:, None, None, None]
     between = th.lerp(found[:-1, None], found[1:, None], parts)  # (K, N_BETWEEN + 1, 1, N, A), in the refiner's coordinates
-    noise_scale = 0.0 if is_still else getattr(refiner, "noise_scale", 1.0)
-    remaining = [Tick(step, chains.n_steps).remaining for step in range(chains.n_steps)]
-    noise = np.array([value_at(noise_scale, part) > NO_NOISE for part in remaining], dtype=bool)
+    noise = np.array([_has_noise(chains.refiner, Tick(step, chains.n_steps)) for step in range(chains.n_steps)], dtype=bool)
     positions, paths = (
         policy.refinement.actions(base, part.reshape(1, -1, part.shape[-1])).reshape(part.shape) for part in (found, between)
     )
     return positions.squeeze(1), paths.squeeze(2), noise
+
+
+def _name(refiner: Refiner) -> str:
+    return next((name for name, known in REFINERS.items() if type(refiner) is known), type(refiner).__name__)
+
+
+def _unpermuted(refiner: Any) -> Any:
+    """The refiner, where particles without noise keep their places."""
+    if isinstance(refiner, RefinerSequence):
+        return RefinerSequence(tuple(map(_unpermuted, refiner.members)), refiner.steps)
+    return refiner.deterministic() if isinstance(refiner, WITHOUT_NOISE) else refiner
+
+
+def _has_noise(refiner: Any, tick: Tick) -> bool:
+    if isinstance(refiner, RefinerSequence):
+        _, refiner, tick = refiner.turn(tick)
+    scale = 0.0 if isinstance(refiner, WITHOUT_NOISE) else getattr(refiner, "noise_scale", 1.0)
+    return value_at(scale, tick.remaining) > NO_NOISE
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from sb3_energy.keywords import argument, changed, documented
 from sb3_energy.networks import PotentialNetwork, find_activation
 from sb3_energy.policies.arguments import PolicyArguments
 from sb3_energy.refinement.arguments import RefinementArguments
+from sb3_energy.refinement.chosen_refiner import each
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS, Identity, Langevin, jko_langevin
@@ -63,17 +64,18 @@ class PotentialArguments(PolicyArguments):
     :raises TypeError: if an argument has the wrong type
     """
 
-    refiner: str | type[Refiner] = changed(
+    refiner: str | type[Refiner] | list[Any] = changed(
         PolicyArguments,
         "refiner",
-        doc="As in ``RefinedPolicy``, but not ``'none'``; ``'langevin'`` takes the steps of the JKO scheme",
+        doc="As in ``RefinedPolicy``, but not ``'none'``; ``'langevin'``, alone or first in a list, takes the steps of the "
+        "JKO scheme",
     )
-    refiner_kwargs: dict[str, Any] | None = argument(
+    refiner_kwargs: dict[str, Any] | list[Any] | None = argument(
         None,
-        "Keyword arguments of the refiner; of ``'langevin'`` not ``step_size`` and ``noise_scale``, which follow from "
-        "``sampling_time`` and ``transport_time``",
+        "Keyword arguments of the refiner, as in ``RefinedPolicy``; of a ``'langevin'`` that takes the JKO scheme's steps "
+        "not ``step_size`` and ``noise_scale``, which follow from ``sampling_time`` and ``transport_time``",
     )
-    refiner_steps: int | None = changed(
+    refiner_steps: int | list[Any] | None = changed(
         PolicyArguments, "refiner_steps", doc=f"Number of refinement steps (``None``: {JKO_STEPS} with ``'langevin'``)"
     )
     n_particles: int | None = changed(
@@ -162,10 +164,9 @@ class PotentialArguments(PolicyArguments):
         changes: dict[str, Any] = dict(trust_region=None if self.trust_region is None else self.trust_region * epsilon)
         if self.initial_particles == NORMAL:
             changes |= dict(initial_particles="base")
-        if self.refiner in ("langevin", Langevin):
-            n_steps = JKO_STEPS if self.refiner_steps is None else self.refiner_steps
+        if self._is_jko():
             n_particles = JKO_PARTICLES if self.n_particles is None else self.n_particles
-            changes |= dict(refiner_steps=n_steps, n_particles=n_particles, refiner_kwargs=self._jko_kwargs(n_steps, epsilon))
+            changes |= dict(n_particles=n_particles, **self._jko(epsilon))
         else:
             for name in ("sampling_time", "transport_time"):
                 if (value := getattr(self, name)) is not None:
@@ -175,16 +176,35 @@ class PotentialArguments(PolicyArguments):
         same = {field.name: getattr(self, field.name) for field in fields(RefinementArguments)}
         return RefinementArguments(**(same | changes)).make_refinement()
 
-    def _jko_kwargs(self, n_steps: int, epsilon: float) -> dict[str, Any]:
+    def _is_jko(self) -> bool:
+        """Whether transport and sampling by ``"langevin"`` come first."""
+        first = self.refiner[0] if isinstance(self.refiner, (list, tuple)) and self.refiner else self.refiner
+        return first == "langevin" or first is Langevin
+
+    def _jko(self, epsilon: float) -> dict[str, Any]:
+        """Steps and keyword arguments of the refiner, or of all in sequence, with the JKO scheme's of the first."""
+        if not isinstance(self.refiner, (list, tuple)):
+            n_steps = JKO_STEPS if self.refiner_steps is None else self.refiner_steps
+            made = self._jko_kwargs(self.refiner, self.refiner_kwargs, n_steps, epsilon=epsilon)
+            return dict(refiner_steps=n_steps, refiner_kwargs=made)
+        kwargs, steps = (
+            each(self.refiner, self.refiner_kwargs, "refiner_kwargs", "dict"),
+            each(self.refiner, self.refiner_steps),
+        )
+        steps[0] = JKO_STEPS if steps[0] is None else steps[0]
+        kwargs[0] = self._jko_kwargs(self.refiner[0], kwargs[0], steps[0], epsilon=epsilon)
+        return dict(refiner_steps=steps, refiner_kwargs=kwargs)
+
+    def _jko_kwargs(self, refiner: Any, refiner_kwargs: Any, n_steps: Any, *, epsilon: float) -> dict[str, Any]:
         """Langevin's keyword arguments: those given, and the steps that follow from the times."""
-        given = dict(self.refiner_kwargs) if isinstance(self.refiner_kwargs, dict) else {}
+        given = dict(refiner_kwargs) if isinstance(refiner_kwargs, dict) else {}
         fixed = sorted({"step_size", "noise_scale"} & set(given))
         if fixed:
             raise ValueError(
                 f"refiner_kwargs of a potential's 'langevin' must leave {fixed} to sampling_time and transport_time, "
                 f"got {given}"
             )
-        resolve(REFINERS, self.refiner, self.refiner_kwargs, "refiner")  # raises for wrong arguments
+        resolve(REFINERS, refiner, refiner_kwargs, "refiner")  # raises for wrong arguments
         check_integer("refiner_steps", n_steps, minimum=1)
         time = 1.0 if self.sampling_time is None else self.sampling_time
         jko = jko_langevin(n_steps, epsilon, time, 0.5 * time if self.transport_time is None else self.transport_time)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +31,7 @@ from sb3_energy.policies.features import first_observations
 from sb3_energy.refinement.bases import Gaussian, latent
 from sb3_energy.refinement.proposals import draw_proposals, mixture_log_prob
 from sb3_energy.refiners import Langevin, refine, refined_particles
+from sb3_energy.refiners.sequence import keeping_graph
 from sb3_energy.stats import log_tanh_jacobian
 from sb3_energy.training.guards import Records, guarded_step
 from sb3_energy.types import EnergyFn, Target
@@ -222,7 +222,7 @@ class PotentialLearner:
     ) -> th.Tensor:
         """``-E[Q̂]`` of the sampler's actions, differentiated through all of its steps."""
         chains = policy.simulate(obs, self.training.n_refined or 1, base=base, n_particles=n_particles)
-        refiner = replace(chains.refiner, differentiable=True)  # type: ignore[type-var]
+        refiner = keeping_graph(chains.refiner)
         with frozen(policy.critic):
             state = refine(refiner, chains.particles, chains.target, n_steps=chains.n_steps)
             return q_energy(policy.refinement.actions(base, state.particles)).mean() / policy.q_scale.spread

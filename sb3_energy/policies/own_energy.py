@@ -122,12 +122,12 @@ def asks_for_gradient(policy: Any) -> bool:
     :param policy: a refined policy
     :return: whether its refiner follows the energy's gradient when it samples
     """
-    if policy.refinement.is_identity or getattr(policy.refinement.refiner, "head", None) is not None:
-        return False  # the algorithm knows what a head learns from
     probe, like = _Probe(), policy.temperature
     zeros = like.new_zeros(1, get_action_dim(policy.action_space))
-    with th.no_grad():
-        policy.refinement.sample(Gaussian(zeros, th.ones_like(zeros)), probe, th.ones_like(like))
+    for refinement in policy.refinement.parts():
+        if not refinement.is_identity and getattr(refinement.refiner, "head", None) is None:
+            with th.no_grad():  # the algorithm knows what a head learns from
+                refinement.sample(Gaussian(zeros, th.ones_like(zeros)), probe, th.ones_like(like))
     return probe.was_asked
 
 

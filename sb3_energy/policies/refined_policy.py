@@ -31,7 +31,7 @@ from sb3_energy.policies.own_energy import check_policy_energy
 from sb3_energy.policies.policy_files import PersistentModel
 from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.refinement.bases import Gaussian
-from sb3_energy.refinement.proposals import draw_proposals, is_flow
+from sb3_energy.refinement.proposals import draw_proposals, draws_unseen
 from sb3_energy.refinement.sliceable_energy import bind_sliceable
 from sb3_energy.refinement.warm_start import Plans, PredictState
 from sb3_energy.steps import zero_energy
@@ -344,7 +344,7 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         with th.no_grad():
             base = self.start_base(obs, base)
             if energy is None:  # a flow draws without one, and binding it encodes the observations
-                unseen = is_flow(self.refinement.refiner) and not deterministic and infos is None
+                unseen = draws_unseen(self.refinement.refiner) and not deterministic and infos is None
                 energy = zero_energy if unseen else self.energy_fn(obs)
             head = self.bound_head(obs)
             refinement = self.refinement.thinned(n_particles)

@@ -11,10 +11,10 @@ from sb3_energy.checks import check_bool, check_integer, check_positive, check_t
 from sb3_energy.energies import ENERGIES, QEnergy, as_imported, make_energy
 from sb3_energy.keywords import argument, check_arguments, documented
 from sb3_energy.refinement.boxes import BOXES
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES, is_flow
+from sb3_energy.refinement.chosen_refiner import check_steps, make_refiner
+from sb3_energy.refinement.proposals import INITIAL_PARTICLES, draws_unseen, is_flow
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS, Identity
-from sb3_energy.registry import resolve
 from sb3_energy.types import Energy, Refiner
 
 
@@ -35,14 +35,20 @@ class RefinementArguments:
     :raises TypeError: if an argument has the wrong type
     """
 
-    refiner: str | type[Refiner] = argument(
+    refiner: str | type[Refiner] | list[Any] = argument(
         "langevin",
         "How the proposals are refined: a name in :data:`sb3_energy.refiners.REFINERS` "
-        f"({', '.join(f'``{name!r}``' for name in REFINERS)}) or a class",
+        f"({', '.join(f'``{name!r}``' for name in REFINERS)}) or a class; a list of these is run in sequence, such as "
+        "``['flow', 'langevin']``",
     )
-    refiner_kwargs: dict[str, Any] | None = argument(None, "Keyword arguments of the refiner")
-    refiner_steps: int | None = argument(
-        None, "Number of refinement steps (``None``: the refiner's own default)", partial(check_integer, minimum=0)
+    refiner_kwargs: dict[str, Any] | list[Any] | None = argument(
+        None, "Keyword arguments of the refiner; for a list of refiners a list of dicts and ``None``"
+    )
+    refiner_steps: int | list[Any] | None = argument(
+        None,
+        "Number of refinement steps (``None``: the refiner's own default); for a list of refiners a list of numbers and "
+        "``None``",
+        check_steps,
     )
     n_particles: int | None = argument(
         None,
@@ -58,7 +64,7 @@ class RefinementArguments:
     precondition: bool | None = argument(
         None,
         "Whether step sizes are in units of the Gaussian's standard deviation (of 1, where it is wider); ``None``: unless the "
-        "refiner is a flow",
+        "refiner is a flow alone",
         check_bool,
     )
     head_kwargs: dict[str, Any] | None = argument(
@@ -112,16 +118,18 @@ class RefinementArguments:
         :raises ValueError: if two arguments do not go together, or one would have no effect beside the others
         :raises TypeError: if the refiner is none
         """
-        refiner = self._make_refiner()
-        n_steps, n_particles = self._sizes(refiner)
-        fixed = isinstance(refiner, Identity) or is_flow(refiner)  # to start at the base, where it was learned
+        refiner, n_steps = self._make_refiner()
+        n_particles = getattr(refiner, "default_particles", 1) if self.n_particles is None else self.n_particles
+        n_particles = check_integer("n_particles", n_particles, minimum=1)
+        takes_no_size = isinstance(refiner, Identity) or draws_unseen(refiner)  # no step has a size
+        fixed = takes_no_size or is_flow(refiner)  # to start at the base, where it was learned
         self._check_unread(refiner, n_steps, n_particles)
         refinement = Refinement(
             refiner,
             n_steps=n_steps,
             n_particles=n_particles,
             initial_particles=self.initial_particles or ("base" if fixed else "mixture"),
-            precondition=not fixed if self.precondition is None else self.precondition,
+            precondition=not takes_no_size if self.precondition is None else self.precondition,
             trust_region=self.trust_region,
             box=BOXES[self.box],
             tolerance=self.tolerance,
@@ -143,30 +151,14 @@ class RefinementArguments:
         :raises TypeError: if it is no energy, or does not take these arguments
         """
         energy = make_energy(ENERGIES, self.energy, self.energy_kwargs)
-        if isinstance(self._make_refiner(), Identity) and energy != QEnergy():
+        if isinstance(self._make_refiner()[0], Identity) and energy != QEnergy():
             raise ValueError(
                 f"energy and energy_kwargs need a refiner that follows them, got {energy!r} with refiner={self.refiner!r}"
             )
         return energy
 
-    def _make_refiner(self) -> Refiner:
-        refiner = resolve(REFINERS, self.refiner, self.refiner_kwargs, "refiner")
-        missing = [name for name in ("init", "step", "deterministic", "resamples") if not hasattr(refiner, name)]
-        if missing:
-            raise TypeError(
-                f"refiner must have init, step, deterministic and resamples, but {type(refiner).__name__} lacks {missing}"
-            )
-        return refiner
-
-    def _sizes(self, refiner: Refiner) -> tuple[int, int]:
-        """Numbers of steps and particles, the refiner's own where none are given."""
-        n_steps = getattr(refiner, "default_steps", 1) if self.refiner_steps is None else self.refiner_steps
-        n_steps = check_integer("refiner_steps", n_steps, minimum=0)
-        max_steps = getattr(refiner, "max_steps", None)
-        if max_steps is not None and n_steps > max_steps:
-            raise ValueError(f"refiner_steps must be at most {max_steps} with refiner={self.refiner!r}, got {n_steps}")
-        n_particles = getattr(refiner, "default_particles", 1) if self.n_particles is None else self.n_particles
-        return n_steps, check_integer("n_particles", n_particles, minimum=1)
+    def _make_refiner(self) -> tuple[Refiner, int]:
+        return make_refiner(self.refiner, self.refiner_kwargs, self.refiner_steps)
 
     def _check_unread(self, refiner: Refiner, n_steps: int, n_particles: int) -> None:
         """Raise where an argument would have no effect with this refiner."""
@@ -181,7 +173,9 @@ class RefinementArguments:
             self._check_only(f"{given}, which moves nothing", initial_particles="base", precondition=False, box="tanh")
         if is_flow(refiner):  # it starts at the base, pre-tanh, where it has learned
             because = f"{given}, which follows what it has learned"
-            self._check_only(because, initial_particles="base", precondition=False, trust_region=None, box="tanh")
+            self._check_only(because, initial_particles="base", trust_region=None, box="tanh")
+        if draws_unseen(refiner):
+            self._check_only(f"{given}, whose steps have no size", precondition=False)
         if self.trust_region is not None and refiner.resamples:
             raise ValueError(f"trust_region {_NEEDS_ALONE}, got {self.refiner!r}")
         if self.tolerance is not None and n_steps < 2:

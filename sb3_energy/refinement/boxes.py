@@ -1,6 +1,7 @@
 """How particles stay in the box of events: by a tanh, or by reflection at its walls. Both are exact, clipping is not."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch as th
@@ -8,7 +9,7 @@ import torch as th
 from sb3_energy.energies import folded, on_box, reflected, squashed, standardized
 from sb3_energy.refinement.bases import Gaussian, latent
 from sb3_energy.stats import log_tanh_jacobian
-from sb3_energy.types import EnergyFn
+from sb3_energy.types import EnergyFn, Head
 
 
 class Coordinates(Protocol):
@@ -68,6 +69,15 @@ class Coordinates(Protocol):
         :return: the same values as a function of coordinates, for a descent
         """
         ...
+
+    def velocities(self, head: Head) -> Head:
+        """
+        Express learned velocities in these coordinates.
+
+        :param head: with velocities pre-tanh, if it has some
+        :return: the same flow, followed by the coordinates
+        """
+        return head
 
     def rows(self, index: th.Tensor) -> Any:
         """
@@ -189,9 +199,23 @@ class Framed(NamedTuple):
         """As :meth:`Coordinates.descended`."""
         return standardized(self.box.descended(energy), self.loc, self.scale)
 
+    def velocities(self, head: Head) -> Head:
+        """As :meth:`Coordinates.velocities`: a solver's steps stay the same, since the coordinates are affine."""
+        changes = {
+            name: partial(_framed, getattr(head, name), self.loc, self.scale, unit)
+            for name, unit in (("velocity", self.scale), ("average_velocity", self.scale), ("average_divergence", None))
+            if getattr(head, name) is not None
+        }
+        return head._replace(**changes)
+
     def rows(self, index: th.Tensor) -> "Framed":
         """As :meth:`Coordinates.rows`."""
         return Framed(self.box, self.loc[index], self.scale[index])
+
+
+def _framed(field: Any, loc: th.Tensor, scale: th.Tensor, unit: th.Tensor | None, x: th.Tensor, *times: th.Tensor) -> Any:
+    values = field(loc + scale * x, *times)
+    return values if unit is None else values / unit
 
 
 BOXES: dict[str, Box] = {"tanh": TanhBox(), "reflect": ReflectingBox()}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_energy.refinement.bases import Base, Gaussian, UniformBase
+from sb3_energy.refiners.sequence import FLOW_HEADS, members_of
 from sb3_energy.stats import importance_resample, log_tanh_jacobian, uniform_log_prob
 from sb3_energy.types import EnergyFn, Refiner
 
@@ -134,12 +135,22 @@ class Starts(NamedTuple):
 
 def is_flow(refiner: Refiner) -> bool:
     """
-    Whether a refiner follows a learned velocity from the base.
+    Whether a refiner begins with a learned velocity from the base.
+
+    :param refiner: any, or its class
+    :return: whether it does
+    """
+    return getattr(refiner, "head", None) in FLOW_HEADS
+
+
+def draws_unseen(refiner: Refiner) -> bool:
+    """
+    Whether a refiner moves particles without a look at the energy: a flow that no other refiner follows.
 
     :param refiner: any
     :return: whether it does
     """
-    return getattr(refiner, "head", None) in ("velocity", "average_velocity")
+    return all(is_flow(member) for member in members_of(refiner))
 
 
 def energy_of_starts(energy: EnergyFn) -> EnergyFn:

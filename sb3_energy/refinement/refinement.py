@@ -9,12 +9,21 @@ import torch as th
 from sb3_energy.energies import near_proposal, on_box, squashed, tempered
 from sb3_energy.refinement.bases import Base
 from sb3_energy.refinement.boxes import BOXES, Box, Coordinates, Framed
-from sb3_energy.refinement.proposals import INITIAL_PARTICLES, Starts, draw_starts, energy_of_starts, is_flow, resampled
+from sb3_energy.refinement.proposals import (
+    INITIAL_PARTICLES,
+    Starts,
+    draw_starts,
+    draws_unseen,
+    energy_of_starts,
+    is_flow,
+    resampled,
+)
 from sb3_energy.refinement.sliceable_energy import SliceableEnergy
 from sb3_energy.refinement.warm_start import Plans
 from sb3_energy.refiners import (
     MPPI,
     Identity,
+    RefinerSequence,
     SelfNormalizedImportanceSampling,
     refine,
     refine_until_still,
@@ -77,6 +86,17 @@ class Refinement:
         """Whether it can start from the plans of the refinement before."""
         return isinstance(self.refiner, MPPI) and self.refiner.warm_start
 
+    def parts(self) -> "list[Refinement]":
+        """
+        Refinements by each refiner of a sequence alone.
+
+        :return: one for each; of a single refiner this one
+        """
+        if not isinstance(self.refiner, RefinerSequence):
+            return [self]
+        members = zip(self.refiner.members, self.refiner.steps, strict=True)
+        return [replace(self, refiner=member, n_steps=n_steps) for member, n_steps in members]
+
     def thinned(self, n_particles: int | None) -> "Refinement":
         """
         Limit the number of particles, to make the refinement cheaper.
@@ -136,7 +156,7 @@ class Refinement:
         :raises FloatingPointError: if an energy is not finite
         """
         self._check_plans(plans)
-        if is_flow(self.refiner) and infos is None:
+        if draws_unseen(self.refiner) and infos is None:
             energy = zero_energy  # it is not looked at, and each costs an evaluation of the critics
         starts, energy_fn = self._starts(base, energy, temperature, generator=generator)
         coordinates = self.coordinates(base)
@@ -144,7 +164,7 @@ class Refinement:
         if plans is not None:
             particles = plans.warmed(particles, base, generator=generator)
         known = None if log_prob is None or particles is not starts.particles else coordinates.log_prob(particles, log_prob)
-        target = _target(coordinates.sampled, energy_fn, head, proposal_log_prob=known)
+        target = _target(coordinates, coordinates.sampled, energy_fn, head, proposal_log_prob=known)
         x = coordinates.start(particles)
         if is_finite and infos is None and plans is None and not self.refiner.resamples:
             ends = refined_particles(self.refiner, x, target, n_steps=self.n_steps, generator=generator)
@@ -184,7 +204,7 @@ class Refinement:
         log_prob = None if starts.log_prob is None else coordinates.log_prob(starts.particles, starts.log_prob)
         return Chains(
             self.refiner,
-            _target(coordinates.sampled, energy_fn, head, proposal_log_prob=log_prob),
+            _target(coordinates, coordinates.sampled, energy_fn, head, proposal_log_prob=log_prob),
             coordinates.start(starts.particles),
             log_prob=log_prob if starts.log_weights is None else None,
             n_steps=self.n_steps,
@@ -271,7 +291,7 @@ class Refinement:
     def _descended(self, coordinates: Coordinates, starts: th.Tensor, energy: EnergyFn, *, head: Head | None = None) -> Target:
         if self.trust_region is not None:
             energy = near_proposal(energy, th.tanh(starts), self.trust_region)
-        return _target(coordinates.descended, energy, head)
+        return _target(coordinates, coordinates.descended, energy, head)
 
     def _descended_rows(
         self, coordinates: Coordinates, starts: th.Tensor, energy: SliceableEnergy, index: th.Tensor
@@ -292,11 +312,12 @@ class Refinement:
 
 
 def _target(
+    coordinates: Coordinates,
     transform: Callable[[EnergyFn], EnergyFn],
     energy: EnergyFn,
     head: Head | None,
     *,
     proposal_log_prob: th.Tensor | None = None,
 ) -> Target:
-    head = (head or Head()).through(transform)
+    head = coordinates.velocities((head or Head()).through(transform))
     return Target(transform(energy), proposal_log_prob=proposal_log_prob, **head._asdict())

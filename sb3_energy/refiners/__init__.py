@@ -12,6 +12,7 @@ from sb3_energy.refiners.loop import refine, refined_particles, select
 from sb3_energy.refiners.mala import MetropolisAdjustedLangevin
 from sb3_energy.refiners.mean_flow import MeanFlow
 from sb3_energy.refiners.mppi import MPPI
+from sb3_energy.refiners.sequence import RefinerSequence
 from sb3_energy.refiners.snis import SelfNormalizedImportanceSampling
 from sb3_energy.refiners.svgd import SteinVariationalGradientDescent
 from sb3_energy.types import Refiner
@@ -41,6 +42,7 @@ __all__ = [
     "Langevin",
     "MeanFlow",
     "MetropolisAdjustedLangevin",
+    "RefinerSequence",
     "SelfNormalizedImportanceSampling",
     "SteinVariationalGradientDescent",
     "computed_part",

@@ -1,17 +1,18 @@
 """What a refinement of particles returns: the states of its last step, checked."""
 
 from functools import partial
+from typing import Any
 
 import torch as th
 
 from sb3_energy.checks import plain
 from sb3_energy.deferred import NonFiniteError, require
-from sb3_energy.steps import KernelSteps, steps
+from sb3_energy.steps import lean, steps
 from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
 
 
 def refine(
-    refiner: Refiner | KernelSteps,
+    refiner: Any,
     particles: th.Tensor,
     target: Target,
     *,
@@ -22,7 +23,7 @@ def refine(
     """
     Move particles toward ``exp(-energy)``, in ``R^d``.
 
-    :param refiner: how to move
+    :param refiner: how to move; of a :class:`sb3_energy.refiners.RefinerSequence`, ``n_steps`` is its own or 0
     :param particles: ``(B, N, *E)`` where to start
     :param target: what to draw from
     :param n_steps: how many steps; with 0 the particles stay where they are
@@ -45,7 +46,7 @@ def refine(
                 infos.append(info._replace(energy_drop=(trail[-1] - state.energies.detach()).mean(dim=1)))
     assert state is not None
     check_energies(state)
-    refuse_lost(refiner.refiner if isinstance(refiner, KernelSteps) else refiner, [*trail, state.energies.detach()])
+    refuse_lost(refiner, [*trail, state.energies.detach()])
     return state
 
 
@@ -65,9 +66,8 @@ def refined_particles(
     :raises ValueError: if the shapes or the number of steps are wrong
     :raises FloatingPointError: if an energy or a particle is not finite
     """
-    lean = KernelSteps(refiner) if hasattr(refiner, "kernel") else refiner
     with th.no_grad():
-        return refine(lean, particles, target, n_steps=n_steps, generator=generator).particles
+        return refine(lean(refiner), particles, target, n_steps=n_steps, generator=generator).particles
 
 
 def check_start(particles: th.Tensor, n_steps: int) -> None:
@@ -96,7 +96,7 @@ def check_energies(state: RefinerState) -> None:
         raise ValueError(f"an energy of {tuple(state.particles.shape)} must be (B, N), got {tuple(state.energies.shape)}")
 
 
-def refuse_lost(refiner: Refiner, trail: list[th.Tensor]) -> None:
+def refuse_lost(refiner: Any, trail: list[th.Tensor]) -> None:
     """
     Raise if an observation is lost at the last step, with the step since when it is.
 
@@ -108,7 +108,7 @@ def refuse_lost(refiner: Refiner, trail: list[th.Tensor]) -> None:
     require(~is_lost(trail[-1]).any(), partial(_lost_error, refiner, trail))
 
 
-def _lost_error(refiner: Refiner, trail: list[th.Tensor]) -> FloatingPointError:
+def _lost_error(refiner: Any, trail: list[th.Tensor]) -> FloatingPointError:
     first = next(k for k, energies in enumerate(trail) if is_lost(energies).any())
     return _diverged_error(refiner, Tick(first - 1, len(trail) - 1) if first > 0 else None, is_lost(trail[first]))
 
@@ -123,7 +123,7 @@ def is_lost(energies: th.Tensor) -> th.Tensor:
     return ~th.isfinite(energies.amin(dim=1))  # the minimum of anything and NaN is NaN
 
 
-def refuse_diverged(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) -> None:
+def refuse_diverged(refiner: Any, tick: Tick | None, diverged: th.Tensor) -> None:
     """
     Raise if an energy has diverged, and say where and what to try.
 
@@ -135,14 +135,21 @@ def refuse_diverged(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) ->
     require(~diverged.any(), partial(_diverged_error, refiner, tick, diverged))
 
 
-def _diverged_error(refiner: Refiner, tick: Tick | None, diverged: th.Tensor) -> FloatingPointError:
+def _diverged_error(refiner: Any, tick: Tick | None, diverged: th.Tensor) -> FloatingPointError:
     step = "before the first step" if tick is None else f"at step {tick.step + 1} of {tick.n_steps}"
     observation = int(diverged.reshape(len(diverged), -1).any(dim=1).nonzero()[0])
     return NonFiniteError(
-        f"a non-finite energy appeared {step} while {type(refiner).__name__} refined the actions of observation "
+        f"a non-finite energy appeared {step} while {_name(refiner, tick)} refined the actions of observation "
         f"{observation} of a batch of {len(diverged)}",
         "a lower learning_rate, a smaller step_size, or backbone='layer_norm'",
     )
+
+
+def _name(refiner: Any, tick: Tick | None) -> str:
+    """Of the class that took a step: of a sequence, of the member whose turn it was."""
+    if hasattr(refiner, "turn"):
+        refiner = refiner.members[0] if tick is None else refiner.turn(tick).refiner
+    return type(getattr(refiner, "refiner", refiner)).__name__
 
 
 def select(state: RefinerState, deterministic: bool) -> th.Tensor:

@@ -24,6 +24,7 @@ class SelfNormalizedImportanceSampling:
     max_steps: ClassVar[int | None] = 1
     estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value")
     head: ClassVar[str | None] = None
+    needs_log_prob: ClassVar[bool] = True
     search_space: ClassVar[dict[str, Any]] = dict(particles_pow=(3, 7))
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:

@@ -1,6 +1,7 @@
 """Error messages for misplaced keyword arguments: the place where they belong."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from sb3_energy.checks import did_you_mean
@@ -40,8 +41,8 @@ def place_beside_algorithm(algorithm: Any, relatives: list[Any], name: str, argu
     policy = algorithm.policy_aliases["MlpPolicy"]
     if takes(policy, name):
         return f"{name} is an argument of the policy: write policy_kwargs=dict({written(name, value)})"
-    for part, _ in _parts(policy_kwargs, name):
-        return f"{name} is an argument of the {part}: write policy_kwargs=dict({part}_kwargs=dict({written(name, value)}))"
+    for part, _, inner in _parts(policy_kwargs, name):
+        return f"{name} is an argument of the {part}: write policy_kwargs=dict({inner(written(name, value))})"
     for other in relatives:
         if takes(other, name):
             return f"{name} is an argument of {other.__name__}, and {algorithm.__name__} has none of this name"
@@ -81,8 +82,9 @@ def check_policy_kwargs(algorithm: Any, relatives: list[Any], policy: Any, polic
 def _check_depth(policy: Any, policy_kwargs: Mapping[str, Any]) -> None:
     for part in ("refiner", "energy"):
         inner = policy_kwargs.get(f"{part}_kwargs")
-        for name, value in inner.items() if isinstance(inner, Mapping) else ():
-            if takes(policy, name) and part not in [known for known, _ in _parts(policy_kwargs, name)]:
+        given = [one for one in (inner if isinstance(inner, (list, tuple)) else [inner]) if isinstance(one, Mapping)]
+        for name, value in (item for one in given for item in one.items()):
+            if takes(policy, name) and part not in [known for known, *_ in _parts(policy_kwargs, name)]:
                 raise TypeError(
                     f"{name} is an argument of the policy: write policy_kwargs=dict({written(name, value)}), "
                     f"not {part}_kwargs=dict({name}=...)"
@@ -96,8 +98,8 @@ def _place_beside_policy(algorithm: Any, relatives: list[Any], name: str, policy
             f"{name} is an argument of {algorithm.__name__} itself: "
             f"write {algorithm.__name__}(..., {written(name, value)}), not policy_kwargs=dict({name}=...)"
         )
-    for part, given in _parts(policy_kwargs, name):
-        return f"{name} is an argument of the {part} {given!r}: write {part}_kwargs=dict({written(name, value)})"
+    for part, given, inner in _parts(policy_kwargs, name):
+        return f"{name} is an argument of the {part} {given!r}: write {inner(written(name, value))}"
     for other in relatives:
         where = other.__name__ if takes(other, name) else f"the policies of {other.__name__}"
         if takes(other, name) or takes(other.policy_aliases["MlpPolicy"], name):
@@ -105,11 +107,21 @@ def _place_beside_policy(algorithm: Any, relatives: list[Any], name: str, policy
     return None
 
 
-def _parts(policy_kwargs: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield ``"refiner"`` and ``"energy"``, if they take the argument, with their names."""
+def _parts(policy_kwargs: Any, name: str) -> Iterator[tuple[str, Any, Callable[[str], str]]]:
+    """Yield ``"refiner"`` and ``"energy"``, if they take the argument, with their names, and how it is written there."""
     given = policy_kwargs if isinstance(policy_kwargs, Mapping) else {}
     registries: tuple[tuple[str, Mapping[str, Any], str], ...] = (("refiner", REFINERS, "langevin"), ("energy", ENERGIES, "q"))
     for part, registry, default in registries:
         chosen = given.get(part, default)
-        if takes(registry.get(chosen) if isinstance(chosen, str) else chosen, name):
-            yield part, chosen
+        in_list = isinstance(chosen, (list, tuple))
+        names = chosen if in_list else [chosen]
+        for index, one in enumerate(names):
+            if takes(registry.get(one) if isinstance(one, str) else one, name):
+                places = ["{}" if place == index else "None" for place in range(len(names))] if in_list else None
+                yield part, one, partial(_written_in, f"{part}_kwargs", places)
+
+
+def _written_in(argument: str, places: list[str] | None, text: str) -> str:
+    """A keyword argument in a dict, or in the list of dicts of refiners in sequence."""
+    inner = "{}" if places is None else f"[{', '.join(places)}]"
+    return f"{argument}={inner}".format(f"dict({text})")

@@ -1,0 +1,240 @@
+"""
+What a few steps of a chain are worth after a flow: a product of wells, and a flow whose draws are it convolved with noise.
+
+``python -m benchmarks.sequences`` writes a table (Markdown). The velocity is known in closed form, and so is every number that
+the draws are compared with, by quadrature in one dimension.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from benchmarks.files import write_text
+from benchmarks.sampler_draws import Counts
+from benchmarks.sampler_page import EXACT, environment, table
+from sb3_energy.refinement.arguments import RefinementArguments
+from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.refinement import Refinement
+from sb3_energy.types import Head
+
+CHUNK = 2_000
+N_BINS, SPAN = 60, 2.0
+"""Cells of one coordinate, and how far from 0 they reach."""
+
+
+@dataclass(frozen=True)
+class Wells:
+    """
+    In each coordinate two wells, pre-tanh: a mixture of two Gaussians of one width, and nothing that ties the coordinates.
+
+    :param dimension: how many coordinates
+    :param distance: of the wells from 0
+    :param std: of each well
+    :param share: probability of the well at ``+distance``
+    :param blur: standard deviation of the noise that the flow's draws have too much
+    :param base_std: of the Gaussian that the flow starts at, whose mean is 0
+    """
+
+    dimension: int
+    distance: float = 0.8
+    std: float = 0.2
+    share: float = 0.7
+    blur: float = 0.2
+    base_std: float = 0.5
+
+    def log_densities(self, u: th.Tensor, std: float) -> th.Tensor:
+        """
+        :param u: coordinates, any shape
+        :param std: of each well
+        :return: log-density of each coordinate alone, the same shape
+        """
+        return self._joint(u, self.distance, std).logsumexp(-1)
+
+    def energy(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: ``(B, N, d)`` in the box
+        :return: ``(B, N)``: what a sampler in the box must be given for its draws to be the wells pre-tanh
+        """
+        u = th.atanh(actions)
+        return (th.log1p(-actions.square()) - self.log_densities(u, self.std)).sum(-1)
+
+    def velocity(self, x: th.Tensor, time: th.Tensor) -> th.Tensor:
+        """
+        ``E[x_1 - x_0 | x_t = x]`` along straight lines from the base to the blurred wells (Lipman et al. 2023, section 2),
+        whose flow takes the one to the other exactly.
+
+        :param x: ``(B, N, d)``
+        :param time: ``(B, N)``
+        :return: ``(B, N, d)``
+        """
+        t = time.unsqueeze(-1)
+        variance = self.std**2 + self.blur**2
+        of_start, at_t = (1.0 - t) * self.base_std**2, ((1.0 - t) * self.base_std).square() + t.square() * variance
+        weights = self._joint(x, t * self.distance, at_t.sqrt()).softmax(-1)
+        sign = 2.0 * weights[..., 0] - 1.0  # the mean of the well's side
+        slope = (t * variance - of_start) / at_t
+        return self.distance * sign + slope * (x - t * self.distance * sign)
+
+    def exact_draws(self, n: int, std: float, generator: th.Generator) -> th.Tensor:
+        """
+        :param n: how many
+        :param std: of each well
+        :param generator: source of the draws
+        :return: ``(n, d)``
+        """
+        shape = (n, self.dimension)
+        sides = 2.0 * (th.rand(shape, generator=generator) < self.share).double() - 1.0
+        return self.distance * sides + std * th.randn(shape, generator=generator, dtype=th.float64)
+
+    def _joint(self, x: th.Tensor, distance: Any, std: Any) -> th.Tensor:
+        """``(..., 2)``: log of share and density of each well."""
+        std = th.as_tensor(std, dtype=x.dtype)
+        log_shares = (math.log(self.share), math.log1p(-self.share))
+        wells = [
+            log_share - 0.5 * ((x - side * distance) / std).square() - std.log() - 0.5 * math.log(2.0 * math.pi)
+            for log_share, side in zip(log_shares, (1.0, -1.0), strict=True)
+        ]
+        return th.stack(wells, dim=-1)
+
+
+class Truth:
+    """
+    Numbers of a product of wells by quadrature, and how far draws are from them.
+
+    :param wells: the density
+    """
+
+    def __init__(self, wells: Wells):
+        self.wells = wells
+        fine = 50 * N_BINS
+        points = (th.arange(fine, dtype=th.float64) + 0.5) / fine * 2.0 * SPAN - SPAN
+        log_density = wells.log_densities(points, wells.std)
+        mass = log_density.exp() * (2.0 * SPAN / fine)
+        self.cells = mass.reshape(N_BINS, -1).sum(1)
+        self.share = float(mass[points > 0.0].sum())
+        self.energy = -float((mass * log_density).sum())
+        corners = th.cartesian_prod(*[th.tensor([1.0 - self.share, self.share], dtype=th.float64)] * wells.dimension)
+        self.modes = corners.reshape(-1, wells.dimension).prod(1)
+
+    def errors(self, draws: th.Tensor) -> dict[str, float]:
+        """
+        :param draws: ``(n, d)``, pre-tanh
+        :return: total variation of one coordinate, in the mean over them, and of the ``2^d`` modes; the share of the heavier
+            well, and the energy for each coordinate
+        """
+        n, dimension = draws.shape
+        index = ((draws + SPAN) / (2.0 * SPAN) * N_BINS).long().clamp(0, N_BINS - 1)
+        counts = th.stack([th.bincount(column, minlength=N_BINS) for column in index.T]) / n
+        corner = ((draws > 0.0).long() * 2 ** th.arange(dimension - 1, -1, -1)).sum(1)
+        modes = th.bincount(corner, minlength=2**dimension) / n
+        return dict(
+            coordinate=float(0.5 * (counts - self.cells).abs().sum(1).mean()),
+            modes=float(0.5 * (modes - self.modes).abs().sum()),
+            share=float((draws > 0.0).double().mean()),
+            energy=-float(self.wells.log_densities(draws, self.wells.std).mean()),
+        )
+
+
+SETTINGS: Mapping[str, dict[str, Any]] = {
+    "mala, 1 particle": dict(refiner="mala", n_particles=1, initial_particles="base"),
+    "mala": dict(refiner="mala"),
+    "langevin": dict(refiner="langevin"),
+    "flow": dict(refiner="flow"),
+    "flow, langevin": dict(refiner=["flow", "langevin"]),
+    "flow, mala": dict(refiner=["flow", "mala"]),
+    "flow, mala, steps in units of 1": dict(refiner=["flow", "mala"], precondition=False),
+    "flow, mala of 20 steps": dict(refiner=["flow", "mala"], refiner_steps=[None, 20]),
+    "flow, hmc": dict(refiner=["flow", "hmc"]),
+    "flow, svgd": dict(refiner=["flow", "svgd"]),
+}
+"""Refinements as ``policy_kwargs`` name them, with the default steps and step sizes but where it is said."""
+
+
+def draws_of(refinement: Refinement, wells: Wells, n: int, counts: Counts, seed: int = 0) -> th.Tensor:
+    """
+    :param refinement: as a policy has it
+    :param wells: what to draw from
+    :param n: how many draws, each for an observation of its own
+    :param counts: to which evaluations are added
+    :param seed: of the noise
+    :return: ``(n, d)``, pre-tanh
+    """
+    generator, found = th.Generator().manual_seed(seed), []
+    energy, head = counts.energy(wells.energy), counts.head(Head(velocity=wells.velocity))
+    for start in range(0, n, CHUNK):
+        zeros = th.zeros((min(CHUNK, n - start), wells.dimension), dtype=th.float64)
+        base = Gaussian(zeros, th.full_like(zeros, wells.base_std))
+        found.append(refinement.sample(base, energy, head=head, generator=generator, is_finite=True))
+    return th.cat(found)
+
+
+def measured(wells: Wells, n: int) -> list[dict[str, Any]]:
+    """
+    :param wells: what to draw from
+    :param n: how many draws
+    :return: rows of the table
+    """
+    truth, generator = Truth(wells), th.Generator().manual_seed(1)
+    blurred = math.hypot(wells.std, wells.blur)
+    rows = [dict(refiner=EXACT, **truth.errors(wells.exact_draws(n, wells.std, generator)))]
+    rows.append(dict(refiner="exact draws of the blurred wells", **truth.errors(wells.exact_draws(n, blurred, generator))))
+    for name, arguments in SETTINGS.items():
+        counts = Counts()
+        draws = draws_of(RefinementArguments(**arguments).make_refinement(), wells, n, counts)
+        costs = {kind: getattr(counts, kind) / n for kind in ("energies", "gradients", "heads")}
+        rows.append(dict(refiner=name, **truth.errors(draws), **costs))
+    truths = dict(coordinate=0.0, modes=0.0, share=truth.share, energy=truth.energy)
+    return [dict(refiner="quadrature", **truths), *rows]
+
+
+def page(found: Mapping[int, list[dict[str, Any]]]) -> str:
+    """
+    :param found: rows by the number of coordinates
+    :return: Markdown
+    """
+    heading = [
+        "d",
+        "refiner",
+        "TV of a coordinate",
+        "TV of the modes",
+        "share",
+        "energy",
+        "energies",
+        "gradients",
+        "velocities",
+    ]
+    lines = [[str(dimension), *_cells(row)] for dimension, rows in found.items() for row in rows]
+    return f"{table(heading, lines)}\n\n{environment()}\n"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    costs = [f"{row[kind]:g}" if kind in row else "" for kind in ("energies", "gradients", "heads")]
+    return [row["refiner"], *(f"{row[name]:.3f}" for name in ("coordinate", "modes", "share", "energy")), *costs]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    :param argv: the command line's arguments
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sequences", description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--draws", type=int, default=20_000, help="for each refinement (default %(default)s)")
+    parser.add_argument("--dimensions", default="2,6", help="numbers of coordinates, by comma (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("results/sequences"), help="folder (default %(default)s)")
+    args = parser.parse_args(argv)
+    if args.draws < 1:
+        parser.error(f"--draws must be at least 1, got {args.draws}")
+    th.set_num_threads(1)
+    found = {int(dimension): measured(Wells(int(dimension)), args.draws) for dimension in args.dimensions.split(",")}
+    text = page(found)
+    write_text(args.output / "table.md", text)
+    print(f"{text}\nWritten to {args.output}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
