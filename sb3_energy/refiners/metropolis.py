@@ -89,7 +89,7 @@ class MetropolisChain(ABC):
             step_size = _over_event(step_size * log_scale.exp(), like=state.particles)
         new, log_ratio = self.propose(old, target, step_size, generator=generator)
         log_ratio = th.where(new.energies.isposinf(), -th.inf, log_ratio)  # never accepted
-        refuse_diverged(self, tick, new.energies.isnan() | new.energies.isneginf() | log_ratio.isnan())  # type: ignore[arg-type]
+        refuse_diverged(self, tick, new.energies.isnan() | new.energies.isneginf() | log_ratio.isnan())
         uniform = th.rand(log_ratio.shape, generator=generator, device=log_ratio.device, dtype=log_ratio.dtype)
         accepted = uniform.log() < log_ratio
         of_particles = _over_event(accepted, like=state.particles)

@@ -18,12 +18,12 @@ class Turn(NamedTuple):
     """
     Whose step it is.
 
-    :param index: of the refiner
+    :param place: of the refiner, from 0
     :param refiner: which takes the step
     :param tick: which of its own steps it is
     """
 
-    index: int
+    place: int
     refiner: Any
     tick: Tick
 
@@ -49,10 +49,10 @@ class Turns:
         """
         if tick.n_steps != self.n_steps:
             raise ValueError(f"n_steps must be {self.n_steps}, the sum of {self.steps}, got {tick.n_steps}")
-        index, step = 0, tick.step
-        while step >= self.steps[index]:
-            index, step = index + 1, step - self.steps[index]
-        return Turn(index, self.members[index], Tick(step, self.steps[index]))
+        place, step = 0, tick.step
+        while step >= self.steps[place]:
+            place, step = place + 1, step - self.steps[place]
+        return Turn(place, self.members[place], Tick(step, self.steps[place]))
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
@@ -77,12 +77,12 @@ class Turns:
         :return: the state after the step, which at the end of a turn is the one that the next refiner starts in; and the
             info of the step
         """
-        index, refiner, own = self.turn(tick)
+        place, refiner, own = self.turn(tick)
         # Only the first one's particles have the density that the target knows
         later = target if target.proposal_log_prob is None else target._replace(proposal_log_prob=None)
-        state, info = refiner.step(state, target if index == 0 else later, own, generator)
+        state, info = refiner.step(state, target if place == 0 else later, own, generator)
         if own.is_last and not tick.is_last:
-            state = self.members[index + 1].init(state.particles, later)
+            state = self.members[place + 1].init(state.particles, later)
         return state, info
 
 
