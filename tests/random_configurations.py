@@ -255,10 +255,11 @@ def parts(draw: Any, algorithm: type, policy: Arguments) -> tuple[Arguments, Arg
     """Arguments of what policy and algorithm are made of, where these are chosen already."""
     of_policy: Arguments = {}
     of_algorithm: Arguments = {}
-    refiner = policy.get("refiner", "langevin")
-    cls = REFINERS[refiner]
-    of_policy["refiner_kwargs"] = draw(some(fields_of(cls), 2))
-    head = getattr(cls, "head", None)
+    chosen = policy.get("refiner", "langevin")
+    classes = [REFINERS[name] for name in (chosen if isinstance(chosen, list) else [chosen])]
+    each = [draw(some(fields_of(cls), 2)) for cls in classes]
+    of_policy["refiner_kwargs"] = each if isinstance(chosen, list) else each[0]
+    head = next((cls.head for cls in classes if getattr(cls, "head", None) is not None), None)
     if head is not None and draw(st.booleans()):
         names = dict.fromkeys(HEAD_ARGUMENTS[head])
         drawn = draw(some(names | dict(gated=False, n_frequencies=4), 2))
@@ -285,7 +286,10 @@ def configurations(draw: Any, algorithm: type) -> tuple[str, int, int, Arguments
     policy = draw(some(defaults_of(algorithm.policy_aliases["MlpPolicy"]), 4))
     refiners = sorted(REFINERS) if algorithm is EnergySAC else sorted(set(REFINERS) - {"none"})
     if algorithm is EnergySAC or draw(st.booleans()):
-        policy["refiner"] = draw(st.sampled_from(refiners))
+        in_sequence = st.lists(st.sampled_from(refiners), min_size=1, max_size=3)
+        policy["refiner"] = draw(st.one_of(*[st.sampled_from(refiners)] * 3, in_sequence))
+        if isinstance(policy["refiner"], list):
+            policy.pop("refiner_steps", None)
     policy["net_arch"] = draw(st.sampled_from([[6], [6, 6], [6, 6], dict(pi=[6], qf=[8]), [], [6, 4]]))
     kwargs = draw(some(defaults_of(algorithm), 4))
     of_policy, of_algorithm = draw(parts(algorithm, policy))

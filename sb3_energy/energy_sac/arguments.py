@@ -7,6 +7,7 @@ from sb3_energy.entropy import BaseEntropy, SoftValueEntropy
 from sb3_energy.keywords import is_same, refuse_changed_fields
 from sb3_energy.policies.heads import UNREAD_TRAINING, HeadTraining
 from sb3_energy.refinement.refinement import Refinement
+from sb3_energy.refiners.sequence import class_names
 from sb3_energy.types import EntropyEstimator
 
 
@@ -98,7 +99,7 @@ def check_head_training(training: HeadTraining, refiner: Any, learns: bool) -> N
     :raises ValueError: if a setting has no effect and is not its default
     """
     argument = "head_training_kwargs"
-    needs = f"refiner='flow' or 'mean_flow', got {type(refiner).__name__}"
+    needs = f"refiner='flow' or 'mean_flow', got {class_names(refiner)}"
     refuse_changed_fields(argument, training, UNREAD_TRAINING.get(refiner.head, ()), needs)
     if training.n_refined == 0:
         needs = (

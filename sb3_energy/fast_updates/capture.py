@@ -14,6 +14,7 @@ from sb3_energy.entropy import ENTROPY_ESTIMATORS
 from sb3_energy.fast_updates.captured_updates import CapturedUpdates, CudaGraphs
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
+from sb3_energy.refiners.sequence import class_names
 from sb3_energy.types import EnergyFn, EntropyEstimator, RefinerInfo
 
 CAPTURES = ("cuda_graph", "compile")
@@ -32,7 +33,7 @@ def check_capture(model: Any, estimator: EntropyEstimator) -> None:
     """
     policy, needs = model.policy, f"capture={model.capture!r} needs"
     if getattr(policy.refinement.refiner, "head", None) is not None:
-        got = type(policy.refinement.refiner).__name__
+        got = class_names(policy.refinement.refiner)
         raise ValueError(f"{needs} a refiner that learns nothing beside the critic, got {got}")
     if model.capture == "compile":
         if policy.refinement.is_identity:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sb3_energy.checks import check_choice, check_integer, check_number, plain_fields
 from sb3_energy.keywords import refuse_changed_fields
 from sb3_energy.losses import VALUE_WEIGHTS
-from sb3_energy.refiners.sequence import members_of
+from sb3_energy.refiners.sequence import class_names, members_of
 
 POSITIVES = ("gibbs", "best")
 OF_NEGATIVES = ("n_negatives", "negative_steps", "negative_step", "max_energy")
@@ -115,7 +115,7 @@ class PotentialSettings(NamedTuple):
         if self.end_to_end_coef > 0.0 and not all(hasattr(one, "differentiable") for one in members_of(refiner)):
             raise ValueError(
                 "end_to_end_coef above 0 needs a refiner that can be differentiated, 'langevin' or 'svgd', "
-                f"got {type(refiner).__name__}"
+                f"got {class_names(refiner)}"
             )
         return self._replace(**numbers)
 

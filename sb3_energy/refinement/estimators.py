@@ -7,7 +7,7 @@ from sb3_energy.entropy import ENTROPY_ESTIMATORS, DivergenceEntropy, MixtureEnt
 from sb3_energy.refinement.boxes import TanhBox
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS, MeanFlow
-from sb3_energy.refiners.sequence import members_of
+from sb3_energy.refiners.sequence import class_names, members_of
 from sb3_energy.registry import resolve
 from sb3_energy.types import EntropyEstimator, Refiner
 
@@ -71,7 +71,7 @@ def choose_estimator(
     :raises ValueError: if it is not valid for this refinement
     :raises TypeError: if something has the wrong type
     """
-    refiner, given = refinement.refiner, " and ".join(type(member).__name__ for member in members_of(refinement.refiner))
+    refiner, given = refinement.refiner, class_names(refinement.refiner)
     valid = valid_estimators(refiner)
     estimator = resolve(ENTROPY_ESTIMATORS, valid[0] if name is None else name, kwargs, "entropy_estimator")
     if not hasattr(estimator, "estimate"):

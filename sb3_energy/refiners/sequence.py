@@ -117,7 +117,7 @@ class RefinerSequence(Turns):
         object.__setattr__(self, "members", tuple(self.members))
         if len(self.members) < 2 or len(self.steps) != len(self.members):
             raise ValueError(
-                "a sequence must have at least two refiners and a number of steps for each, "
+                "members must be at least two refiners, with one of the steps for each, "
                 f"got {len(self.members)} and {len(self.steps)}"
             )
         object.__setattr__(self, "steps", tuple(check_integer("steps", n, minimum=1) for n in self.steps))
@@ -277,6 +277,16 @@ def members_of(refiner: Any) -> tuple[Any, ...]:
     return refiner.members if isinstance(refiner, RefinerSequence) else (refiner,)
 
 
+def class_names(refiner: Any) -> str:
+    """
+    Name a refiner in a message.
+
+    :param refiner: any
+    :return: the name of its class, or those of a sequence's members
+    """
+    return " and ".join(type(member).__name__ for member in members_of(refiner))
+
+
 def keeping_graph(refiner: Any) -> Any:
     """
     Make a refiner's steps differentiable.
@@ -297,15 +307,15 @@ def _check_members(members: Sequence[Any]) -> None:
         if isinstance(member, type) or not all(hasattr(member, part) for part in ("init", "step", "deterministic")):
             raise TypeError(f"members of a sequence must be refiners with init, step and deterministic, got {member!r}")
         if getattr(member, "warm_start", False):
-            raise ValueError(f"warm_start=True keeps the plans of {name} alone, got it in a sequence")
+            raise ValueError(f"warm_start=True needs {name} as the only refiner, got it in a sequence")
         if index == 0:
             continue
         before = type(members[index - 1]).__name__
         if _head(member) in FLOW_HEADS:
-            raise ValueError(f"{name} transports the base and must be the first of a sequence, got it after {before}")
+            raise ValueError(f"{name} transports the base and must be the first refiner of a sequence, got it after {before}")
         if getattr(member, "needs_log_prob", False):
             raise ValueError(
-                f"{name} needs the density of the particles that it weighs and must be the first of a sequence, "
+                f"{name} needs the density of the particles that it weighs and must be the first refiner of a sequence, "
                 f"got it after {before}"
             )
     learning = [type(member).__name__ for member in members if _head(member) is not None]

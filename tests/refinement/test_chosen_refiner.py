@@ -128,8 +128,8 @@ REFUSED = [
     (dict(refiner=["none"]), ValueError, "must be without 'none'"),
     (dict(refiner=["flow", ["mala"]]), TypeError, r"refiner must be one of .* or a class, got \['mala'\]"),
     (dict(refiner=["flow", "mola"]), ValueError, "refiner must be one of .*, got 'mola'; did you mean 'mala'"),
-    (dict(refiner=["mala", "flow"]), ValueError, "Flow transports the base and must be the first of a sequence"),
-    (dict(refiner=["flow", "snis"]), ValueError, "must be the first of a sequence, got it after Flow"),
+    (dict(refiner=["mala", "flow"]), ValueError, "Flow transports the base and must be the first refiner of a sequence"),
+    (dict(refiner=["flow", "snis"]), ValueError, "must be the first refiner of a sequence, got it after Flow"),
     (dict(refiner=["flow", "mean_flow"]), ValueError, "MeanFlow transports the base and must be the first"),
     (dict(refiner=["flow", "mala"], refiner_kwargs=dict(step_size=1.0)), TypeError, "refiner_kwargs must be a list with one"),
     (dict(refiner=["flow", "mala"], refiner_kwargs=[None]), ValueError, "with one dict or None for each of refiner="),
@@ -156,7 +156,7 @@ REFUSED = [
     (
         dict(refiner=["mppi", "mala"], refiner_kwargs=[dict(warm_start=True), None]),
         ValueError,
-        "warm_start=True keeps the plans of MPPI alone",
+        "warm_start=True needs MPPI as the only refiner",
     ),
 ]
 

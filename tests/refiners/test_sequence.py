@@ -1,11 +1,14 @@
 """Refiners in sequence: each takes its own steps where the one before has left the particles."""
 
 import dataclasses
+import math
 import pickle
 
 import pytest
 import torch as th
 
+from sb3_energy.energies import squashed
+from sb3_energy.energies.transforms import log_tanh_jacobian
 from sb3_energy.refiners import (
     MPPI,
     REFINERS,
@@ -24,6 +27,7 @@ from sb3_energy.refiners import (
 from sb3_energy.refiners.sequence import keeping_graph, members_of
 from sb3_energy.types import Refiner, Tick
 from tests.contracts.test_refiner_contract import SHAPES, quadratic, start, target
+from tests.laws import modes_energy, total_variation
 
 MALA, SNIS = MetropolisAdjustedLangevin(), SelfNormalizedImportanceSampling()
 SEQUENCES = {
@@ -185,15 +189,19 @@ def test_observations_may_stop_at_different_members():
 
 SVGD = SteinVariationalGradientDescent()
 REFUSED = [
-    (((Langevin(),), (1,)), ValueError, "must have at least two refiners and a number of steps for each, got 1 and 1"),
-    (((Langevin(), MALA), (1,)), ValueError, "a number of steps for each, got 2 and 1"),
+    (((Langevin(),), (1,)), ValueError, "members must be at least two refiners, with one of the steps for each, got 1 and 1"),
+    (((Langevin(), MALA), (1,)), ValueError, "with one of the steps for each, got 2 and 1"),
     (((Langevin(), MALA), (1, 0)), ValueError, "steps must be at least 1, got 0"),
     (((Langevin(), MALA), (1, 1.5)), TypeError, "steps must be an integer, got 1.5"),
-    (((Langevin(), Flow()), (1, 1)), ValueError, "Flow transports the base and must be the first of a sequence, got it after"),
+    (
+        ((Langevin(), Flow()), (1, 1)),
+        ValueError,
+        "Flow transports the base and must be the first refiner of a sequence, got it after",
+    ),
     (((Flow(), MeanFlow()), (1, 1)), ValueError, "MeanFlow transports the base and must be the first .* after Flow"),
     (((Flow(), SNIS), (1, 1)), ValueError, "needs the density of the particles that it weighs and must be the first"),
     (((Flow(), REFINERS["autoregressive_derivative_free"]()), (1, 1)), ValueError, "at most one refiner that learns, got"),
-    (((Langevin(), MPPI(warm_start=True)), (1, 1)), ValueError, "warm_start=True keeps the plans of MPPI alone"),
+    (((Langevin(), MPPI(warm_start=True)), (1, 1)), ValueError, "warm_start=True needs MPPI as the only refiner"),
     (((SEQUENCES["flow, mala"], MALA), (5, 1)), ValueError, "must be single refiners, got a RefinerSequence"),
     (((Langevin, MALA), (1, 1)), TypeError, "must be refiners with init, step and deterministic, got <class"),
 ]
@@ -203,6 +211,22 @@ REFUSED = [
 def test_sequences_without_a_use_are_refused_at_construction(arguments, error, message):
     with pytest.raises(error, match=message):
         RefinerSequence(*arguments)
+
+
+EXACT = [name for name in sorted(SEQUENCES) if SEQUENCES[name].exact]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_who_calls_itself_exact_reproduces_a_density_with_many_steps_of_the_last(name):
+    """Of one coordinate, from the uniform distribution; the velocities lead elsewhere, to .3."""
+    density = modes_energy([[0.5]], 0.5)
+    box = 2.0 * th.rand(100, 400, 1, generator=th.Generator().manual_seed(0)) - 1.0
+    particles = th.atanh(box.clamp(-1.0 + 1e-6, 1.0 - 1e-6))
+    refiner = RefinerSequence(SEQUENCES[name].members, (*SEQUENCES[name].steps[:-1], 100))
+    log_prob = log_tanh_jacobian(particles) - math.log(2.0)
+    goal = target(particles, squashed(density))._replace(proposal_log_prob=log_prob)
+    state = refine(refiner, particles, goal, n_steps=refiner.n_steps, generator=th.Generator().manual_seed(1))
+    assert total_variation(th.tanh(state.particles).reshape(-1, 1), density, 40) < 0.05
 
 
 def test_another_number_of_steps_is_refused():

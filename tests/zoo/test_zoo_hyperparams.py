@@ -87,6 +87,16 @@ def test_every_refiner_is_a_line_in_the_file(refiner, tmp_path):
     model.env.close()
 
 
+def test_refiners_in_sequence_are_a_list_in_the_file(tmp_path):
+    policy_kwargs = "dict(refiner=['flow', 'mala'], refiner_kwargs=[None, dict(step_size=0.2)], net_arch=[16])"
+    settings = yaml.safe_load(f'policy_kwargs: "{policy_kwargs}"\nbuffer_size: 200\nlearning_starts: 10\nbatch_size: 8')
+    model, saved = manager("Pendulum-v1", str(tmp_path), hyperparams=settings).setup_experiment()
+    model.learn(14)
+    assert model.policy.refinement.refiner.members == (REFINERS["flow"](), REFINERS["mala"](step_size=0.2))
+    assert saved["policy_kwargs"] == policy_kwargs and model._n_updates > 0
+    model.env.close()
+
+
 def test_the_algorithms_have_the_same_environments():
     assert len({tuple(entries) for entries in ENTRIES.values()}) == 1
 

@@ -109,3 +109,11 @@ def test_hindsight_replay_is_sampled_and_converted():
     hyperparams = sample_energy_sac_params(trial, 1, 1, her)
     assert hyperparams["replay_buffer_kwargs"] == dict(n_sampled_goal=3, goal_selection_strategy="final")
     assert convert_energy_sac_params(trial.params) == hyperparams
+
+
+def test_a_list_of_refiners_is_replaced_by_what_is_sampled():
+    """The zoo hands the arguments of a file to the search and takes the sampled ones in their place."""
+    sampled = convert_energy_sac_params({**SAC_PARAMS, **OTHERS["mala"], "refiner": "mala", "backbone": "plain"})
+    given = dict(policy_kwargs=dict(refiner=["flow", "mala"], refiner_steps=[2, 3]))
+    model = build({**given, **sampled}, "auto")
+    assert type(model.policy.refinement.refiner) is REFINERS["mala"]
