@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,7 @@ from sb3_energy.energies.potential import GuidedPotential, PotentialEnergy
 from sb3_energy.energies.q_ensemble import QEnergy
 from sb3_energy.types import Energy, EnergyFn, Networks
 
-OF_A_POTENTIAL = ("temperature", "guidance", "aggregate", "coefficient")
+OF_A_POTENTIAL = ("temperature", "guidance", "aggregate", "coefficient", "temperature_of_q")
 """What PGAC reads from an energy that is made of its potential."""
 
 
@@ -73,6 +74,8 @@ class Composite(Summable):
         if name in OF_A_POTENTIAL:
             for term, weight in zip(self.terms, self.weights or (), strict=True):
                 if getattr(term, "needs_potential", False):
+                    if name == "temperature_of_q":
+                        return partial(_weighed_temperature, getattr(term, name), weight)
                     return getattr(term, name, 1.0) / weight if name == "temperature" else getattr(term, name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
@@ -100,6 +103,10 @@ class Composite(Summable):
         parts = zip(self.named().items(), self.weights or (), strict=True)
         bound = {name: (weight, term.bind(networks, obs)) for (name, term), weight in parts if weight != 0.0}
         return BoundComposite(tuple(bound), *zip(*bound.values(), strict=True))
+
+
+def _weighed_temperature(of_term: Any, weight: float, q_scale: th.Tensor) -> th.Tensor:
+    return of_term(q_scale) / weight
 
 
 @dataclass(frozen=True, eq=False)

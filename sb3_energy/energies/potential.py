@@ -1,7 +1,7 @@
 """Energies that are learned: a potential, alone or guided by the critic."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -31,6 +31,15 @@ class PotentialEnergy(Summable):
     def __post_init__(self) -> None:
         plain_fields(self)
         check_number("temperature", self.temperature, strict=True)
+
+    def temperature_of_q(self, q_scale: th.Tensor) -> th.Tensor:
+        """
+        The temperature ``T`` of the law ``exp(Q / T)`` that the potential learns from, since it is all that is acted by.
+
+        :param q_scale: scalar, the spread of Q
+        :return: scalar, ``ε`` times the spread
+        """
+        return self.temperature * q_scale
 
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
         """
@@ -79,6 +88,17 @@ class GuidedPotential(Summable):
             raise ValueError(f"normalize_q=False needs guidance above 0, without which Q is not asked, got {self.guidance!r}")
         QEnergy(self.aggregate, self.coefficient)
 
+    def temperature_of_q(self, q_scale: Any) -> Any:
+        """
+        The temperature ``T`` of the guidance ``exp(Q / T)``: of what starts are weighed by and of what the potential learns
+        from. The actions' own law is ``exp(-V / ε + Q / T)``.
+
+        :param q_scale: scalar, the spread of Q
+        :return: scalar, ``ε / λ``, times the spread if Q is divided by it. Without guidance it is that of ``λ = 1``
+        """
+        temperature = self.temperature / (self.guidance or 1.0)
+        return temperature * q_scale if self.normalize_q else temperature
+
     def bind(self, networks: Networks, obs: PyTorchObs) -> EnergyFn:
         """
         Encode the observations once, for the critic and for the potential.
@@ -92,9 +112,8 @@ class GuidedPotential(Summable):
             potential = networks.potential.bind(features)
         if self.guidance == 0.0:
             return _BoundPotential(potential, None, 0.0, self.temperature)
-        factor: float | th.Tensor = self.guidance
-        if self.normalize_q:
-            factor = self.guidance / networks.q_scale.detach().clone()  # of now, as the networks are
+        q_scale = networks.q_scale.detach() if self.normalize_q else None
+        factor = self.temperature / self.temperature_of_q(q_scale)  # of now, as the networks are
         q_energy = QEnergy(self.aggregate, self.coefficient).bind_features(networks.critic, features)
         return _BoundPotential(potential, q_energy, factor, self.temperature)
 
@@ -106,7 +125,7 @@ class _BoundPotential:
 
     :param potential: ``(B, N, A) -> (B, N)``
     :param q_energy: the same of the critic (``None``: it is not asked)
-    :param factor: of the critic's energy
+    :param factor: of the critic's energy, ``ε / T``
     :param temperature: ``ε``
     """
 

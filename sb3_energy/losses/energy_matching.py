@@ -105,14 +105,11 @@ def expectile_loss(errors: th.Tensor, expectile: float) -> th.Tensor:
     return th.where(errors < 0.0, 1.0 - expectile, expectile) * errors.square()
 
 
-def value_weights(
-    behaviour_values: th.Tensor, policy_values: th.Tensor, form: str = "relu", largest: float = 10.0
-) -> th.Tensor:
+def value_weights(advantages: th.Tensor, form: str = "relu", largest: float = 10.0) -> th.Tensor:
     """
-    ``f(Q^{β*} - Q^π)``, a weight for each sample: what was done counts where it was better than what the policy does.
+    A weight for each sample by its advantage: what was done counts where it was better than what else was done there.
 
-    :param behaviour_values: ``(B,)``, ``Q^{β*}(s, a)`` of the best that the data does
-    :param policy_values: ``(B,)``, ``Q^π(s, a)``
+    :param advantages: ``(B,)``, ``Q(s, a) - V(s)``
     :param form: ``"relu"``, the advantage itself where it is positive, or ``"exp"`` of it
     :param largest: bound of a weight
     :return: ``(B,)``, without a graph, between 0 and the bound
@@ -123,5 +120,4 @@ def value_weights(
     if not largest > 0.0:
         raise ValueError(f"largest must be above 0, got {largest!r}")
     with th.no_grad():
-        advantage = behaviour_values - policy_values
-        return (advantage.relu() if form == "relu" else advantage.clamp(max=80.0).exp()).clamp(max=largest)
+        return (advantages.relu() if form == "relu" else advantages.clamp(max=80.0).exp()).clamp(max=largest)

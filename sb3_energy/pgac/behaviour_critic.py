@@ -90,13 +90,14 @@ class BehaviourCritic(nn.Module):
         with th.no_grad():
             th._foreach_lerp_(list(self.q_net_target.parameters()), list(self.q_net.parameters()), self.tau)
 
-    def values(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def advantages(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
-        Q-values of the behaviour critic.
+        How much better an action is than the best behaviour in the data. Both values are of rewards alone and learn together,
+        so what they have in common, how good the state is, is not in it.
 
         :param features: ``(B, F)``
         :param actions: ``(B, A)``
-        :return: ``(B,)``, ``Q^{β*}``, without a graph
+        :return: ``(B,)``, ``Q^{β*}(s, a) - V^{β*}(s)``, without a graph
         """
         with th.no_grad():
-            return self.q_net(th.cat([features, actions], dim=1)).squeeze(1)
+            return (self.q_net(th.cat([features, actions], dim=1)) - self.v_net(features)).squeeze(1)

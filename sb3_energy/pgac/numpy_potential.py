@@ -27,7 +27,7 @@ def numpy_potential(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEne
     :param energy: a ``PotentialEnergy`` or ``GuidedPotential``
     :param policy: whose potential and spread of Q these are
     :param critics: its critics
-    :return: ``(V + factor E_Q) / ε``, where the factor is ``λ`` over the spread of Q, or ``λ``
+    :return: ``V / ε + E_Q / T``
     """
     potential, spread = policy.potential, policy.q_scale
     known = type(potential) is PotentialNetwork and type(spread) is QScale and "bind" not in potential.__dict__
@@ -43,10 +43,8 @@ def numpy_potential(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEne
         values = (inverse, _values(network.bind(features)))
         if q_energy is None:
             return BoundEnergy(weighed_sum([values]), weighed_sum([values]))
-        factor = np.float32(energy.guidance)
-        if energy.normalize_q:
-            factor = factor / spread.spread.detach().numpy()  # of now, as the networks are
-        guided = (factor * inverse, q_energy(features).energy)
+        factor = np.float32(1.0 / float(energy.temperature_of_q(spread.spread.detach())))  # of now, as the networks are
+        guided = (factor, q_energy(features).energy)
         return BoundEnergy(weighed_sum([values, guided]), weighed_sum([guided]))
 
     return bind
@@ -66,7 +64,7 @@ _ORIGINALS = Originals(
         PotentialNetwork: ["forward", "bind"],
         QEnergy: ["bind", "bind_features"],
         PotentialEnergy: ["bind"],
-        GuidedPotential: ["bind"],
+        GuidedPotential: ["bind", "temperature_of_q"],
     }
 )
 FAST_POTENTIALS = dict.fromkeys((PotentialEnergy, GuidedPotential), FastEnergy(numpy_potential, _ORIGINALS))

@@ -35,9 +35,9 @@ class PGAC(EnergySAC):
     ``exp(-U / ε)``.
 
     Critics, temperature and the Gaussian actor, from which particles start, learn as in SAC. ``V`` learns the optimal
-    transport from the base to the best candidates of an observation, ``L_OT`` (Energy Matching, Balcerak et al. 2025), with a
-    larger weight where the replay buffer's behaviour was better than the policy (value weight), and by contrastive divergence
-    between these candidates and its own draws, ``L_CD``. Its loss is
+    transport from the base to candidates of an observation that are drawn by ``exp(Q)``, ``L_OT`` (Energy Matching, Balcerak
+    et al. 2025), with a larger weight where the replayed action was better than others there (value weight), and by
+    contrastive divergence between these candidates and its own draws, ``L_CD``. Its loss is
     ``transport_coef L_OT + ω L_CD + matching_coef L_GM - end_to_end_coef E[Q̂]``, of which the last two are off by default.
 
     Sampling is configured by ``policy_kwargs`` (see :class:`sb3_energy.pgac.potential_policy.PotentialPolicy`): ``λ`` and
@@ -48,9 +48,9 @@ class PGAC(EnergySAC):
     :param args: SAC's other arguments in SAC's order
     :param transport_coef: coefficient of the transport loss; 0 switches it off
     :param divergence_coef: ``ω``, coefficient of the contrastive divergence; 0 switches it off
-    :param value_weight: weight of an observation in the transport loss, by the advantage of its replayed action over the
-        policy, in units of the advantages' root mean square: ``"relu"`` (the advantage where it is positive), ``"exp"`` (its
-        exponential), or ``None`` (1)
+    :param value_weight: weight of an observation in the transport loss, by the advantage of its replayed action over the best
+        behaviour in the replay buffer, in units of the advantages' root mean square: ``"relu"`` (the advantage where it is
+        positive), ``"exp"`` (its exponential), or ``None`` (1)
     :param matching_coef: coefficient of the gradient matching loss between ``-∇V / ε`` and ``∇ min Q / α``; needs
         ``guidance=0``
     :param end_to_end_coef: coefficient of ``-E[Q̂]`` of the sampler's actions, Q over its spread, differentiated through all of
@@ -136,8 +136,9 @@ class PGAC(EnergySAC):
         self.potential_learner = PotentialLearner(policy, self._training, settings, self.lr_schedule, self.tau)
 
     def _update_others(self, batch: ReplayBufferSamples, records: Records) -> None:
-        """Update what is learned beside actor and critics: in one of ``policy_delay`` updates, the potential."""
+        """Update the behaviour critic and, in one of ``policy_delay`` updates, the potential."""
         super()._update_others(batch, records)
+        self.potential_learner.learn_behaviour(self.policy, batch, gamma=self.gamma, records=records)
         self._update_index += 1
         if self._update_index % self.policy_delay == 0:
             self._update_potential(batch, self._current_ent_coef(), records)
@@ -148,7 +149,6 @@ class PGAC(EnergySAC):
             self.policy,
             batch,
             ent_coef=ent_coef,
-            gamma=self.gamma,
             n_particles=self.update_particles,
             records=records,
             chains=buffer if self.persistent_chains else None,

@@ -92,18 +92,16 @@ class PotentialLearner:
         batch: ReplayBufferSamples,
         *,
         ent_coef: th.Tensor,
-        gamma: float,
         n_particles: int,
         records: Records,
         chains: PersistentChains | None = None,
     ) -> None:
         """
-        One step of the potential's optimizer, and one of the behaviour critic's.
+        One step of the potential's optimizer.
 
         :param policy: with the potential
         :param batch: transitions, of which the first ``n_observations`` are used for the potential
         :param ent_coef: ``α``
-        :param gamma: discount factor, unless the batch has its own
         :param n_particles: most proposals that a refined candidate is chosen from
         :param records: losses and statistics are appended for the logger
         :param chains: buffer whose chains go on (``None``: chains start anew)
@@ -114,7 +112,7 @@ class PotentialLearner:
         with th.no_grad():  # actor and critic do not learn from the potential's losses
             features, actor = policy.critic.encode(obs), policy.base(obs)
             base = policy.start_base(obs, actor)
-        weights = self._value_weights(policy, batch, features, gamma, records)
+        weights = self._value_weights(batch.actions[:n], features, records)
         q_energy = self._q_energy.bind_features(policy.critic, features)
         candidates = self._candidates(policy, obs, batch.actions[:n], q_energy, (actor, base), n_particles)
         records["q_spread"].append(policy.q_scale.spread.clone())
@@ -141,26 +139,34 @@ class PotentialLearner:
         if terms:
             guarded_step(network.optimizer, total, "potential_loss", records)  # type: ignore[arg-type]
 
-    def _value_weights(
-        self, policy: PotentialPolicy, batch: ReplayBufferSamples, features: th.Tensor, gamma: float, records: Records
-    ) -> th.Tensor | None:
-        """``(B,)`` weights of the transport loss by the advantage of the replayed actions, after a step of their critic."""
+    def learn_behaviour(self, policy: PotentialPolicy, batch: ReplayBufferSamples, *, gamma: float, records: Records) -> None:
+        """
+        One step of the behaviour critic, which is taken in each update: its values must not lag behind the critic's.
+
+        :param policy: whose critic encodes observations
+        :param batch: transitions
+        :param gamma: discount factor, unless the batch has its own
+        :param records: the loss is appended for the logger
+        :raises FloatingPointError: if the loss or its gradient is not finite
+        """
+        behaviour, critic = self.behaviour_critic, policy.critic
+        if behaviour is None:
+            return
+        with th.no_grad():
+            features, following = critic.encode(batch.observations), critic.encode(batch.next_observations)
+        discounts = gamma if batch.discounts is None else batch.discounts
+        loss = behaviour.loss(features, batch.actions, batch.rewards, batch.dones, discounts, following)
+        guarded_step(behaviour.optimizer, loss, "behaviour_loss", records)
+        behaviour.follow()
+
+    def _value_weights(self, actions: th.Tensor, features: th.Tensor, records: Records) -> th.Tensor | None:
+        """``(B,)`` weights of the transport loss by the advantage of the replayed actions."""
         if self.behaviour_critic is None or self.settings.value_weight is None:
             return None
-        n, discounts, critic = len(features), batch.discounts if batch.discounts is not None else gamma, policy.critic
-        with th.no_grad():
-            every, following = critic.encode(batch.observations), critic.encode(batch.next_observations)
-        loss = self.behaviour_critic.loss(every, batch.actions, batch.rewards, batch.dones, discounts, following)
-        guarded_step(self.behaviour_critic.optimizer, loss, "behaviour_loss", records)
-        self.behaviour_critic.follow()
-        with th.no_grad():
-            actions = batch.actions[:n]
-            q_values = -self._q_energy.bind_features(critic, features)(actions.unsqueeze(1)).squeeze(1)
-            advantages = self.behaviour_critic.values(features, actions) - q_values
-            # Over their root mean square, so that the scale of rewards does not change the weights
-            advantages = advantages / advantages.square().mean().sqrt().clamp(min=SMALLEST_SPREAD)
-        bound = self.training.largest_weight
-        weights = value_weights(advantages, th.zeros_like(advantages), self.settings.value_weight, bound)
+        advantages = self.behaviour_critic.advantages(features, actions)
+        # Over their root mean square, so that the scale of rewards does not change the weights
+        advantages = advantages / advantages.square().mean().sqrt().clamp(min=SMALLEST_SPREAD)
+        weights = value_weights(advantages, self.settings.value_weight, self.training.largest_weight)
         records["value_weight"].append(weights.mean())
         return weights
 
@@ -191,7 +197,7 @@ class PotentialLearner:
     def _positives(self, policy: PotentialPolicy, candidates: ActionCandidates) -> th.Tensor:
         if self.training.positives == "best":
             return candidates.best(self.training.top_k)
-        return candidates.draw(self.training.top_k, policy.epsilon * policy.q_scale.spread)
+        return candidates.draw(self.training.top_k, policy.temperature_of_q())
 
     def _negatives(
         self, policy: PotentialPolicy, features: th.Tensor, positives: th.Tensor, chains: PersistentChains | None

@@ -77,6 +77,16 @@ class PotentialPolicy(RefinedPolicy):
         """The temperature ``ε`` of the potential's energy."""
         return getattr(self.energy, "temperature", 1.0)
 
+    def temperature_of_q(self) -> th.Tensor:
+        """
+        The temperature ``T`` of the guidance ``exp(Q / T)``: of the proposals' weights and of the positives.
+
+        :return: scalar; of an energy that does not say it, ``ε`` times the spread of Q
+        """
+        spread = self.q_scale.spread
+        known = getattr(self.energy, "temperature_of_q", None)
+        return th.as_tensor(self.epsilon * spread if known is None else known(spread), device=spread.device)
+
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         settings: dict[str, Any] = dict(net_arch=self.critic.net_arch or SMALLEST_ARCHITECTURE)
@@ -84,7 +94,7 @@ class PotentialPolicy(RefinedPolicy):
         action_dim = get_action_dim(self.action_space)
         self.potential = PotentialNetwork(self.critic.features_dim, action_dim, **settings).to(self.device)
         self._add_optimizer(self.potential, lr_schedule)
-        self.q_scale = QScale().to(self.device)
+        self.q_scale = QScale(action_dim).to(self.device)
 
     def set_training_mode(self, mode: bool) -> None:
         """

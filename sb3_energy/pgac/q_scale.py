@@ -1,5 +1,7 @@
 """How far apart the values of one observation's actions are, as a running mean: what makes a guidance free of scales."""
 
+import math
+
 import torch as th
 from torch import nn
 
@@ -18,6 +20,10 @@ class QScale(nn.Module):
     Over the actions of one observation, not over observations: what a policy has to choose between is what its guidance has
     to be measured by.
 
+    Over the square root of the number of action dimensions: a Q that is a sum of a term for each dimension has that many times
+    one term's variance. So a temperature in units of the spread means the same width of each dimension in any number of them.
+
+    :param n_dimensions: of an action
     :param decay: of the running mean
     :raises ValueError: if the decay lies outside of (0, 1)
     """
@@ -25,11 +31,11 @@ class QScale(nn.Module):
     spread: th.Tensor
     n_updates: th.Tensor
 
-    def __init__(self, decay: float = 0.99):
+    def __init__(self, n_dimensions: int = 1, decay: float = 0.99):
         super().__init__()
         if not 0.0 < decay < 1.0:
             raise ValueError(f"decay must lie in (0, 1), got {decay!r}")
-        self.decay = decay
+        self.n_dimensions, self.decay = n_dimensions, decay
         self.register_buffer("spread", th.ones(()))
         self.register_buffer("n_updates", th.zeros((), dtype=th.long))
 
@@ -42,7 +48,7 @@ class QScale(nn.Module):
         """
         levels = th.tensor([0.05, 0.95], device=q_values.device, dtype=q_values.dtype)
         low, high = th.quantile(q_values, levels, dim=1)
-        found = (high - low).mean()
+        found = (high - low).mean() / math.sqrt(self.n_dimensions)
         require(th.isfinite(found), _spread_error)
         # The first ones count in full, as in Adam's corrected means: a run does not begin with the scale of nothing
         # (in 64 bits: in 32 the first weight is not quite 1, and what is left of nothing's scale hides that of small rewards)

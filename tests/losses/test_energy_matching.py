@@ -114,11 +114,11 @@ def test_the_expectile_is_least(expectile):
 
 def test_weights_are_for_each_sample():
     best, own = th.tensor([1.0, 2.0, 500.0, -3.0]), th.tensor([2.0, 1.5, 0.0, -3.0], requires_grad=True)
-    np.testing.assert_allclose(value_weights(best, own), [0.0, 0.5, 10.0, 0.0])
-    np.testing.assert_allclose(value_weights(best, own, "exp", 3.0), [math.exp(-1.0), math.exp(0.5), 3.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(value_weights(best - own), [0.0, 0.5, 10.0, 0.0])
+    np.testing.assert_allclose(value_weights(best - own, "exp", 3.0), [math.exp(-1.0), math.exp(0.5), 3.0, 1.0], rtol=1e-6)
     starts, ends = th.randn(2, 4, 5, 2).unbind(0)
     gradients = th.randn(4, 5, 2, requires_grad=True)
-    (value_weights(best, own) * transport_loss(gradients, starts, ends)).sum().backward()
+    (value_weights(best - own) * transport_loss(gradients, starts, ends)).sum().backward()
     assert th.equal(gradients.grad.abs().sum((1, 2)) > 0.0, th.tensor([False, True, True, False]))
 
 
@@ -128,8 +128,8 @@ def test_weights_are_for_each_sample():
         (lambda: transport_pairs(th.zeros(2, 3, 1), th.zeros(2, 4, 1)), r"starts and ends must be \(B, N, A\) alike"),
         (lambda: contrastive_divergence_loss(th.zeros(1, 1), th.zeros(1, 1), 0.0), "temperature must be above 0, got 0.0"),
         (lambda: expectile_loss(th.zeros(1), 1.0), r"expectile must lie in \(0, 1\), got 1.0"),
-        (lambda: value_weights(th.zeros(1), th.zeros(1), "abs"), r"form must be one of \['relu', 'exp'\], got 'abs'"),
-        (lambda: value_weights(th.zeros(1), th.zeros(1), largest=0.0), "largest must be above 0, got 0.0"),
+        (lambda: value_weights(th.zeros(1), "abs"), r"form must be one of \['relu', 'exp'\], got 'abs'"),
+        (lambda: value_weights(th.zeros(1), largest=0.0), "largest must be above 0, got 0.0"),
     ],
 )
 def test_wrong_arguments(call, match):

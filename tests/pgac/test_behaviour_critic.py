@@ -4,6 +4,7 @@ import pytest
 import torch as th
 from torch import nn
 
+from sb3_energy.losses import value_weights
 from sb3_energy.pgac.behaviour_critic import BehaviourCritic
 
 ACTIONS = th.tensor([[-1.0], [0.0], [1.0]])
@@ -32,7 +33,8 @@ def test_the_value_lies_between_the_mean_and_the_best():
         critic, values[expectile] = table(expectile)
         assert values[expectile] == pytest.approx(2.0 * of_rewards, rel=0.05)
         expected = REWARDS.squeeze(1) + 0.5 * values[expectile]
-        th.testing.assert_close(critic.values(th.ones(3, 1), ACTIONS), expected, rtol=0.05, atol=0.15)
+        found = critic.advantages(th.ones(3, 1), ACTIONS)
+        th.testing.assert_close(found, expected - values[expectile], rtol=0.05, atol=0.15)
     assert 2.0 * 5.0 / 3.0 < values[0.9] < 2.0 * 4.0
 
 
@@ -90,3 +92,45 @@ def test_the_target_follows():
     critic.follow()
     for old, new in zip(before, critic.q_net_target.parameters(), strict=True):
         th.testing.assert_close(new, old + 0.25)
+
+
+N_STATES, GAMMA = 6, 0.9
+
+
+def chain(expectile):
+    """
+    A chain of states: +1 goes right, -1 goes left, 0 stays, and the right end pays. Values of the best behaviour among uniform
+    actions, by iteration of the expectile's fixed point, and the features and actions of all transitions.
+    """
+    states, moves = th.arange(N_STATES).repeat_interleave(3), th.tensor([-1, 0, 1]).repeat(N_STATES)
+    following = (states + moves).clamp(0, N_STATES - 1)
+    rewards = (following == N_STATES - 1).float() - 0.1 * moves.abs()
+    values = th.zeros(N_STATES)
+    for _ in range(500):
+        q_values = (rewards + GAMMA * values[following]).reshape(N_STATES, 3)
+        for _ in range(100):
+            error = q_values - values.unsqueeze(1)
+            weight = th.where(error > 0.0, expectile, 1.0 - expectile)
+            values = values + (weight * error).sum(1) / weight.sum(1)
+    q_values = rewards + GAMMA * values[following]
+    return th.eye(N_STATES), states, moves, following, rewards, values, q_values
+
+
+@pytest.mark.parametrize("expectile", [0.7, 0.9])
+def test_the_weight_says_better_action_and_not_bad_state(expectile):
+    one_hot, states, moves, following, rewards, values, q_values = chain(expectile)
+    th.manual_seed(0)
+    critic = BehaviourCritic(N_STATES, 1, [64], nn.Tanh, expectile=expectile, tau=0.02)
+    critic.make_optimizer(th.optim.Adam, lambda _: 3e-3)
+    actions, dones = moves.float().unsqueeze(1), th.zeros(len(states), 1)
+    for _ in range(3000):
+        loss = critic.loss(one_hot[states], actions, rewards.unsqueeze(1), dones, GAMMA, one_hot[following])
+        critic.optimizer.zero_grad()
+        loss.backward()
+        critic.optimizer.step()
+        critic.follow()
+    advantages = critic.advantages(one_hot[states], actions)
+    weights = value_weights(advantages / advantages.square().mean().sqrt(), "exp")
+    assert th.corrcoef(th.stack([weights, q_values - values[states]]))[0, 1] > 0.8
+    assert th.corrcoef(th.stack([weights, values[states]]))[0, 1].abs() < 0.2
+    assert values.std() > (q_values - values[states]).std(), "states differ more than actions do"

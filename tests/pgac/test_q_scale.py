@@ -9,7 +9,7 @@ EVEN = th.linspace(0.0, 1.0, 1001).repeat(3, 1)  # from the 5th to the 95th perc
 
 
 def after(*batches, decay=0.9):
-    scale = QScale(decay)
+    scale = QScale(decay=decay)
     for q_values in batches:
         scale.update(q_values)
     return scale.spread.item()
@@ -51,7 +51,7 @@ def test_a_flat_critic_divides_by_no_zero():
 
 
 def test_it_is_saved_with_how_often_it_was_updated():
-    first, second, batch = QScale(0.9), QScale(0.9), 3.0 * EVEN
+    first, second, batch = QScale(decay=0.9), QScale(decay=0.9), 3.0 * EVEN
     first.update(EVEN)
     second.load_state_dict(first.state_dict())
     for scale in (first, second):
@@ -62,4 +62,18 @@ def test_it_is_saved_with_how_often_it_was_updated():
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, float("nan")])
 def test_wrong_decay(decay):
     with pytest.raises(ValueError, match=rf"^decay must lie in \(0, 1\), got {decay}$"):
-        QScale(decay)
+        QScale(decay=decay)
+
+
+@pytest.mark.parametrize("n_dimensions", [2, 6, 17, 38])
+def test_the_width_of_a_dimension_does_not_depend_on_their_number(n_dimensions):
+    """Draws of ``exp(Q / (ε spread))`` for ``Q = -Σ a²``: each dimension's standard deviation, by quadrature."""
+
+    def width(d):
+        scale, generator = QScale(d), th.Generator().manual_seed(0)
+        scale.update(-(2.0 * th.rand(8, 20_000, d, generator=generator) - 1.0).square().sum(-1))
+        a = th.linspace(-1.0, 1.0, 2001)
+        weights = (-a.square() / (0.1 * scale.spread)).softmax(0)
+        return (weights * a.square()).sum().sqrt().item()
+
+    assert width(n_dimensions) == pytest.approx(width(1), rel=0.1)
