@@ -58,6 +58,30 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
+class Geometric:
+    """
+    ``final * (initial / final) ** remaining``: the same factor from each step to the next. As the step size of a chain with a
+    Metropolis test it needs no knowledge of the target's width: each step leaves the target as it is, and one of them fits.
+
+    :param initial: value at the first step
+    :param final: value at the last step
+    :raises ValueError: if one is not positive, or NaN or infinity
+    :raises TypeError: if one is not a number
+    """
+
+    initial: float
+    final: float
+
+    def __post_init__(self) -> None:
+        plain_fields(self)
+        for name in ("initial", "final"):
+            check_number(name, getattr(self, name), strict=True)
+
+    def __call__(self, remaining: float) -> float:
+        return self.final * (self.initial / self.final) ** remaining
+
+
+@dataclass(frozen=True)
 class Cosine:
     """
     Half a cosine from ``initial`` to ``final`` (Loshchilov and Hutter 2017, equation 5, without restarts).

@@ -36,7 +36,7 @@ class RefinementArguments:
     """
 
     refiner: str | type[Refiner] | list[Any] = argument(
-        "langevin",
+        "mala",
         "How the proposals are refined: a name in :data:`sb3_energy.refiners.REFINERS` "
         f"({', '.join(f'``{name!r}``' for name in REFINERS)}) or a class; a list of these is run in sequence, such as "
         "``['flow', 'langevin']``",

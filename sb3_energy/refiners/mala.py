@@ -10,8 +10,12 @@ from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import plain_fields
 from sb3_energy.refiners.langevin import Langevin, check_steps, langevin_drift
 from sb3_energy.refiners.metropolis import MetropolisChain, check_target_acceptance
+from sb3_energy.schedules import Geometric
 from sb3_energy.stats import noise_like, normal_log_prob
 from sb3_energy.types import RefinerState, Target
+
+FALLING_STEPS = Geometric(0.3, 0.02)
+"""Default step sizes. What a step is too long for, the test rejects, and a later one moves."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class MetropolisAdjustedLangevin(MetropolisChain):
     MALA (Roberts and Tweedie 1996, section 1.4); with a bound on the drift it is their truncated algorithm, and as exact:
     the test knows the drift that was used.
 
-    :param step_size: ``ε``, a number or a schedule
+    :param step_size: ``ε``, a number or a schedule; by default it falls from .3 to .02, so that a target that is much narrower
+        than the base meets a step that fits, too
     :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
     :param max_displacement: largest drift of a coordinate in one step, noise not counted (``None``: any)
     :param target_acceptance: mean acceptance that the step size of each observation is adapted to during the first half of
@@ -32,14 +37,14 @@ class MetropolisAdjustedLangevin(MetropolisChain):
     :raises ValueError: if a number is out of range
     """
 
-    step_size: float | Schedule = 0.3
+    step_size: float | Schedule = FALLING_STEPS
     max_grad_norm: float | None = None
     max_displacement: float | None = 1.0
     target_acceptance: float | None = None
 
     exact: ClassVar[bool] = True
     resamples: ClassVar[bool] = False
-    default_steps: ClassVar[int] = 5
+    default_steps: ClassVar[int] = 3
     default_particles: ClassVar[int] = 128
     max_steps: ClassVar[int | None] = None
     estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value")

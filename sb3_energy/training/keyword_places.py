@@ -110,7 +110,7 @@ def _place_beside_policy(algorithm: Any, relatives: list[Any], name: str, policy
 def _parts(policy_kwargs: Any, name: str) -> Iterator[tuple[str, Any, Callable[[str], str]]]:
     """Yield ``"refiner"`` and ``"energy"``, if they take the argument, with their names, and how it is written there."""
     given = policy_kwargs if isinstance(policy_kwargs, Mapping) else {}
-    registries: tuple[tuple[str, Mapping[str, Any], str], ...] = (("refiner", REFINERS, "langevin"), ("energy", ENERGIES, "q"))
+    registries: tuple[tuple[str, Mapping[str, Any], str], ...] = (("refiner", REFINERS, "mala"), ("energy", ENERGIES, "q"))
     for part, registry, default in registries:
         chosen = given.get(part, default)
         in_list = isinstance(chosen, (list, tuple))

@@ -47,7 +47,9 @@ def check_equal(policy, obs, deterministic):
 
 REFINERS = {
     "none": dict(refiner="none"),
-    "langevin of one": dict(n_particles=1),
-    "langevin": dict(n_particles=8),
+    "mala of one": dict(n_particles=1),
+    "mala": dict(n_particles=8, refiner_steps=5),
+    "langevin of one": dict(refiner="langevin", n_particles=1),
+    "langevin": dict(refiner="langevin", n_particles=8),
     "mppi": dict(refiner="mppi", n_particles=16, refiner_steps=2),
 }

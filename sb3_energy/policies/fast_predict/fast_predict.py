@@ -17,7 +17,7 @@ from sb3_energy.policies.fast_predict.numpy_networks import Array, NumpyNetwork
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refinement.warm_start import Plans
-from sb3_energy.refiners import MPPI, Langevin, SelfNormalizedImportanceSampling
+from sb3_energy.refiners import MPPI, Langevin, MetropolisAdjustedLangevin, SelfNormalizedImportanceSampling
 
 MAX_ROWS = 256
 """For more observations times particles torch is about as fast."""
@@ -25,7 +25,7 @@ MAX_ROWS = 256
 RETRY = 1000
 """After a policy was found unsupported, it is looked at again after this many predictions: a hook may be gone."""
 
-REFINERS_OF_TORCH = (Langevin, MPPI, SelfNormalizedImportanceSampling)
+REFINERS_OF_TORCH = (Langevin, MetropolisAdjustedLangevin, MPPI, SelfNormalizedImportanceSampling)
 """Refiners that move particles in torch and may follow an energy on numpy: they ask for gradients by ``energy_and_grad``."""
 
 _LOG_STD_MIN, _LOG_STD_MAX = np.float32(LOG_STD_MIN), np.float32(LOG_STD_MAX)
@@ -154,7 +154,7 @@ def _is_known_refinement(policy: Any) -> bool:
 def _refined(
     policy: Any, obs: Array, base: Gaussian, energy: BoundEnergy, deterministic: bool, plans: Plans | None
 ) -> Array | None:
-    """``(B, A)``, pre-tanh, or ``None``: Langevin by numpy, other refiners by torch, with an energy on numpy."""
+    """``(B, A)``, pre-tanh, or ``None``: Langevin and MALA by numpy, other refiners by torch, with an energy on numpy."""
     refinement: Refinement = policy.refinement
     if not numpy_langevin.is_plain(refinement):
         return policy.refine(th.from_numpy(obs), deterministic, base, energy, plans=plans).numpy()

@@ -1,4 +1,4 @@
-"""Langevin refinements of few particles on numpy, with the random numbers that torch would have drawn.
+"""Langevin refinements of few particles on numpy, with or without a Metropolis test, by the random numbers of torch.
 
 Results are ``None`` where a number is not finite: torch says which. In a preconditioned chain, steps are scaled here, where
 torch scales the coordinates.
@@ -6,7 +6,7 @@ torch scales the coordinates.
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -17,7 +17,7 @@ from sb3_energy.refinement.bases import LARGEST_ACTION, Gaussian
 from sb3_energy.refinement.boxes import ReflectingBox, TanhBox
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
-from sb3_energy.refiners import Langevin
+from sb3_energy.refiners import Langevin, MetropolisAdjustedLangevin
 from sb3_energy.schedules import value_at
 from sb3_energy.stats import normal_log_prob
 from sb3_energy.types import Tick
@@ -26,9 +26,10 @@ _ONE, _TWO, _FOUR = (np.full((), value, np.float32) for value in (1.0, 2.0, 4.0)
 
 
 def is_plain(refinement: Refinement) -> bool:
-    """Whether this module computes a refinement: Langevin's, without a trust region or a bound on the gradient."""
+    """Whether this module computes a refinement: Langevin's or MALA's, without a trust region or a bound on the gradient."""
     refiner = refinement.refiner
-    plain = type(refiner) is Langevin and refiner.max_grad_norm is None and refinement.n_steps > 0
+    plain = type(refiner) is Langevin or (type(refiner) is MetropolisAdjustedLangevin and refiner.target_acceptance is None)
+    plain = plain and refiner.max_grad_norm is None and refinement.n_steps > 0
     return plain and refinement.trust_region is None and type(refinement.box) in _PLACES
 
 
@@ -45,7 +46,7 @@ def sample(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperat
     starts = _drawn(refinement, base, energy, temperature)
     if starts is None:
         return None
-    x, _, values = _chain(refinement, starts, base, energy.energy, 1.0 / temperature)
+    x, _, values = _chain(refinement, starts, _Steps(refinement, base, energy.energy, 1.0 / temperature))
     if not math.isfinite(np.add.reduce(x, None) + np.add.reduce(values, None)):
         return None
     return refinement.box.end(th.from_numpy(x))[:, 0].numpy()
@@ -61,7 +62,7 @@ def best(refinement: Refinement, base: Gaussian, energy: BoundEnergy) -> Array |
     :return: ``(B, A)``, pre-tanh, the lowest energy among starts and ends of a descent
     """
     starts = (base.mean[:, None] if refinement.n_starts == 1 else base.quantiles(refinement.n_starts)).numpy()
-    x, at_starts, _ = _chain(refinement, starts, base, energy.energy, None)
+    x, at_starts, _ = _chain(refinement, starts, _Steps(refinement, base, energy.energy, None))
     values = np.concatenate([at_starts, energy.energy(_PLACES[type(refinement.box)](x)[0])[0]], axis=1)
     if not math.isfinite(np.add.reduce(values, None)):
         return None
@@ -80,9 +81,8 @@ def _drawn(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperat
         u = np.concatenate([u, np.arctanh(np.clip(actions, -LARGEST_ACTION, LARGEST_ACTION))], axis=1)
     if n == 1:
         return u
-    size, z = np.abs(u), (u - mean) / std
-    log_jacobian = (2.0 * (math.log(2.0) - size - np.log1p(np.exp(-2.0 * size)))).sum(axis=-1)
-    log_base, fraction = normal_log_prob(z, np.log(std)), n_uniform / n
+    log_jacobian = _log_jacobian(u)
+    log_base, fraction = normal_log_prob((u - mean) / std, np.log(std)), n_uniform / n
     log_uniform = log_jacobian - width * math.log(2.0)
     log_prob = np.logaddexp(np.log1p(np.float32(-fraction)) + log_base, np.log(np.float32(fraction)) + log_uniform)
     log_weights = log_jacobian - energy.starts(np.tanh(u))[0] / np.float32(temperature) - log_prob
@@ -95,40 +95,101 @@ def _drawn(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperat
     return np.take_along_axis(u, index.numpy()[:, :, None], axis=1)
 
 
-def _chain(
-    refinement: Refinement, starts: Array, base: Gaussian, energy: NumpyEnergyFn, inverse: float | None
-) -> tuple[Array, Array, Array]:
+class _Point(NamedTuple):
+    """Particles ``(B, N, A)``, their energies ``(B, N)``, the actions, and the gradient in the coordinates of the steps."""
+
+    x: Array
+    values: Array
+    actions: Array
+    gradients: Array
+
+
+class _Steps:
     """
-    The ends of chains from ``(B, N, A)``, in the coordinates of the box, and the energies at their starts and before their
-    last step; without an inverse temperature, the chains are descents.
+    The pieces of a chain in the coordinates of the box. Without an inverse temperature, chains descend the energy itself.
+
+    :param refinement: which :func:`is_plain`
+    :param base: ``B`` Gaussians, pre-tanh
+    :param energy: at the observations
+    :param inverse: of the temperature
     """
-    place, refiner = _PLACES[type(refinement.box)], cast(Langevin, refinement.refiner)
-    x = starts if place is _squashed else np.tanh(starts)
-    scale = refinement.box.frame(base).std.numpy() if refinement.precondition else _ONE
-    longest, n_steps, energies = refiner.max_displacement, refinement.n_steps, list[Array]()
-    changes = callable(refiner.step_size) or callable(refiner.noise_scale)
+
+    def __init__(self, refinement: Refinement, base: Gaussian, energy: NumpyEnergyFn, inverse: float | None):
+        refiner: Any = refinement.refiner
+        self.place, self.energy, self.longest = _PLACES[type(refinement.box)], energy, refiner.max_displacement
+        self.scale = refinement.box.frame(base).std.numpy() if refinement.precondition else _ONE
+        self.inverse = None if inverse is None else np.float32(inverse)
+
+    def at(self, x: Array) -> _Point:
+        actions, slopes = self.place(x)
+        values, gradients = self.energy(actions)
+        slope = np.multiply(gradients(), slopes, slopes)
+        if self.inverse is not None:
+            slope *= self.inverse
+            if self.place is _squashed:
+                slope += _TWO * actions  # the gradient of -log(1 - tanh² x)
+        slope *= self.scale
+        return _Point(x, values, actions, slope)
+
+    def drift(self, point: _Point, size: float) -> Array:
+        drift = np.float32(-0.5 * size) * point.gradients
+        return (
+            drift
+            if self.longest is None
+            else np.minimum(np.maximum(drift, np.float32(-self.longest)), np.float32(self.longest))
+        )
+
+    def tested(self, old: _Point, move: Array, noise: Array, size: float) -> _Point:
+        """The point after a move that the Metropolis test has accepted or rejected, NaN where its energy is."""
+        new = self.at(old.x + self.scale * move)
+        back = (-move - self.drift(new, size)) / np.float32(math.sqrt(size))
+        log_ratio = self._energies(old) - self._energies(new) + normal_log_prob(back) - normal_log_prob(noise)
+        uniform = th.rand(log_ratio.shape).numpy()
+        accepted = ~((np.log(uniform) >= log_ratio) | np.isposinf(new.values))  # NaN is kept, to be found
+        if accepted.all():
+            return new
+        of_particles = accepted[..., None]
+        return _Point(
+            *(np.where(of_particles if one.ndim == 3 else accepted, one, other) for one, other in zip(new, old, strict=True))
+        )
+
+    def _energies(self, point: _Point) -> Array:
+        """Of a sampler's target, up to a constant."""
+        assert self.inverse is not None
+        energies = self.inverse * point.values
+        return energies - _log_jacobian(point.x) if self.place is _squashed else energies
+
+
+def _chain(refinement: Refinement, starts: Array, steps: _Steps) -> tuple[Array, Array, Array]:
+    """The ends of chains from ``(B, N, A)``, and the energies at their starts and before their last move."""
+    refiner: Any = refinement.refiner
+    n_steps, descends = refinement.n_steps, steps.inverse is None
+    is_tested = not descends and isinstance(refiner, MetropolisAdjustedLangevin)
+    point = first = steps.at(starts if steps.place is _squashed else np.tanh(starts))
     for k in range(n_steps):
-        if changes or k == 0:
-            remaining = Tick(k, n_steps).remaining
-            size = value_at(refiner.step_size, remaining)
-            std = 0.0 if inverse is None else value_at(refiner.noise_scale, remaining) * math.sqrt(size)
-            factor, width = np.float32(-0.5 * size) * scale, np.float32(std) * scale
-        actions, slopes = place(x)
-        values, gradients = energy(actions)
-        energies.append(values)
-        drift = np.multiply(gradients(), slopes, slopes)
-        if inverse is not None:
-            drift *= np.float32(inverse)
-            if place is _squashed:
-                drift += _TWO * actions  # the gradient of -log(1 - tanh² x)
-        drift *= factor
-        if longest is not None:
-            drift = np.minimum(np.maximum(drift, np.float32(-longest)), np.float32(longest))
-        drift *= scale
-        x = x + drift
-        if std > 0.0:
-            x += width * th.randn(x.shape).numpy()
-    return x, energies[0], energies[-1]
+        tick = Tick(k, n_steps)
+        size = value_at(refiner.step_size, tick.remaining)
+        move, width = steps.drift(point, size), 0.0 if descends else math.sqrt(size) * _noise_scale(refiner, tick)
+        if width > 0.0:
+            noise = th.randn(move.shape).numpy()
+            move = move + np.float32(width) * noise
+        if is_tested:
+            point = steps.tested(point, move, noise, size)
+        elif tick.is_last:
+            return point.x + steps.scale * move, first.values, point.values
+        else:
+            point = steps.at(point.x + steps.scale * move)
+    return point.x, first.values, point.values
+
+
+def _noise_scale(refiner: Any, tick: Tick) -> float:
+    return value_at(refiner.noise_scale, tick.remaining) if isinstance(refiner, Langevin) else 1.0
+
+
+def _log_jacobian(u: Array) -> Array:
+    """``(B, N)``, of the tanh at ``(B, N, A)``."""
+    size = np.abs(u)
+    return (2.0 * (math.log(2.0) - size - np.log1p(np.exp(-2.0 * size)))).sum(axis=-1)
 
 
 def _squashed(x: Array) -> tuple[Array, Array]:
