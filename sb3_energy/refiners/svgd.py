@@ -27,6 +27,9 @@ class SteinVariationalGradientDescent:
     :param bandwidth: ``σ`` (``None``: ``2 σ² = median(|x_i - x_j|²) / log(N + 1)`` over pairs, for each observation)
     :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
     :param max_displacement: largest move of a coordinate in one step (``None``: any)
+    :param max_curvature: largest ``ε L``, where ``L²`` is the mean over pairs of particles of ``|∇E(x_i) - ∇E(x_j)|² / |x_i -
+        x_j|²``; the step of an observation that passes it is shortened (``None``: any). A descent of curvature ``L`` diverges
+        from ``ε L = 2`` on
     :param max_step_norm: largest ``ε ‖∇φ‖_F`` of a particle, the Frobenius norm of the Jacobian that
         :meth:`direction_jacobian` says; where one of an observation's particles passes it, the step of that observation
         is shortened (``None``: any). Below 1 a step can be undone, up to the particle's own gradient which that Jacobian
@@ -45,6 +48,7 @@ class SteinVariationalGradientDescent:
     max_grad_norm: float | None = None
     max_displacement: float | None = 1.0
     shuffle: bool = True
+    max_curvature: float | None = 2.0
     max_step_norm: float | None = None
     differentiable: bool = False
 
@@ -61,6 +65,7 @@ class SteinVariationalGradientDescent:
         plain_fields(self)
         check_steps(self.step_size, self.max_grad_norm, self.max_displacement)
         check_positive("bandwidth", self.bandwidth)
+        check_positive("max_curvature", self.max_curvature)
         check_positive("max_step_norm", self.max_step_norm)
         for name in ("shuffle", "differentiable"):
             check_bool(name, getattr(self, name))
@@ -170,16 +175,37 @@ class SteinVariationalGradientDescent:
         return step_size / state.particles.shape[1]
 
     def _step_size(self, state: RefinerState, tick: Tick) -> float | th.Tensor:
-        step_size = value_at(self.step_size, tick.remaining)
+        step_size: Any = value_at(self.step_size, tick.remaining)
+        over_event = (-1,) + (1,) * (state.particles.dim() - 1)
+        if self.max_curvature is not None and state.particles.shape[1] > 1:
+            curvature = curvature_between(state.particles.flatten(2), state.extra.flatten(2)).reshape(over_event)
+            longest = self.max_curvature / curvature.clamp(min=self.max_curvature / step_size)
+            step_size = longest.clamp(max=step_size)
         if self.max_step_norm is None:
             return step_size
         norms = self.direction_jacobian(state.particles, state.extra).flatten(2).norm(dim=2)
-        step_norm = step_size * norms.amax(dim=1).reshape((-1,) + (1,) * (state.particles.dim() - 1))
+        step_norm = step_size * norms.amax(dim=1).reshape(over_event)
         part = self.max_step_norm / step_norm.clamp(min=self.max_step_norm)
         return step_size * th.where(step_norm > self.max_step_norm, part, 1.0)
 
     def _energy_and_grad(self, target: Target, particles: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         return energy_and_grad(target.energy, particles, create_graph=self.differentiable and th.is_grad_enabled())
+
+
+def curvature_between(particles: th.Tensor, gradients: th.Tensor) -> th.Tensor:
+    """
+    Root mean square of an energy's curvature along the lines between particles, ``|∇E(x_i) - ∇E(x_j)| / |x_i - x_j|``.
+
+    :param particles: ``(B, N, D)``, at least two
+    :param gradients: ``(B, N, D)`` of the energy
+    :return: ``(B,)``; pairs that have met are left out
+    """
+    apart, change = (
+        (part.detach().unsqueeze(2) - part.detach().unsqueeze(1)).square().sum(-1) for part in (particles, gradients)
+    )
+    met = apart <= th.finfo(apart.dtype).eps
+    squares = th.where(met, 0.0, change / apart.masked_fill(met, 1.0))
+    return (squares.sum(dim=(1, 2)) / (~met).sum(dim=(1, 2)).clamp(min=1)).sqrt()
 
 
 def rbf_kernel(particles: th.Tensor, bandwidth: float | None) -> tuple[th.Tensor, th.Tensor]:
