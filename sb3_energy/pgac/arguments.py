@@ -8,24 +8,24 @@ from typing import Any
 
 import torch as th
 
-from sb3_energy.checks import check_integer, check_keywords, check_number
+from sb3_energy.checks import check_keywords, check_number
 from sb3_energy.energies import ENERGIES, make_energy
 from sb3_energy.keywords import argument, changed, documented
 from sb3_energy.networks import PotentialNetwork, find_activation
+from sb3_energy.pgac.jko import UNTESTED, is_jko, jko_members
 from sb3_energy.policies.arguments import PolicyArguments
 from sb3_energy.refinement.arguments import RefinementArguments
-from sb3_energy.refinement.chosen_refiner import each
+from sb3_energy.refinement.chosen_refiner import each, is_list
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
-from sb3_energy.refiners import REFINERS, Identity, Langevin, jko_langevin
-from sb3_energy.registry import resolve
+from sb3_energy.refiners import Identity
 from sb3_energy.types import Energy, Refiner
 
 JKO_STEPS = 6
-"""Default number of steps with ``"langevin"``: transport and sampling together."""
+"""Default number of steps of the JKO scheme: transport and sampling together."""
 
 JKO_PARTICLES = 32
-"""Default number of particles with ``"langevin"``: fewer than elsewhere, since transport also leads to the modes."""
+"""Default number of particles with the JKO scheme: fewer than elsewhere, since the potential also leads to the modes."""
 
 POTENTIAL_ARGUMENTS = ("net_arch", "activation_fn", "layer_norm", "spectral_norm", "input_gain")
 
@@ -76,12 +76,12 @@ class PotentialArguments(PolicyArguments):
         "not ``step_size`` and ``noise_scale``, which follow from ``sampling_time`` and ``transport_time``",
     )
     refiner_steps: int | list[Any] | None = changed(
-        PolicyArguments, "refiner_steps", doc=f"Number of refinement steps (``None``: {JKO_STEPS} with ``'langevin'``)"
+        PolicyArguments, "refiner_steps", doc=f"Number of refinement steps (``None``: {JKO_STEPS} in the JKO scheme)"
     )
     n_particles: int | None = changed(
         PolicyArguments,
         "n_particles",
-        doc=f"Number of particles for each observation (``None``: {JKO_PARTICLES} with ``'langevin'``)",
+        doc=f"Number of particles for each observation (``None``: {JKO_PARTICLES} in the JKO scheme)",
     )
     initial_particles: str | None = changed(
         PolicyArguments,
@@ -119,7 +119,10 @@ class PotentialArguments(PolicyArguments):
         None, "Time of the JKO scheme, of all steps together (``None``: 1)", partial(check_number, strict=True)
     )
     transport_time: float | None = argument(
-        None, "``τ*``, until which there is no noise (``None``: half of the sampling time)", check_number
+        None,
+        "``τ*``, until which there is no noise (``None``: half of the sampling time; with ``'mala'`` 0 if ``n_particles`` is "
+        "above 1, since starts are then chosen by their energy)",
+        check_number,
     )
     potential_kwargs: dict[str, Any] | None = argument(
         None,
@@ -152,60 +155,49 @@ class PotentialArguments(PolicyArguments):
         """
         Construct the sampler that refines actions.
 
-        :return: the refinement of the energy ``U / ε``; with ``"langevin"``, by the steps of the JKO scheme
+        :return: the refinement of the energy ``U / ε``; with ``"mala"`` and ``"langevin"``, by the steps of the JKO scheme
         :raises ValueError: if two arguments do not go together, or one would have no effect beside the others
         :raises TypeError: if the refiner is none
         """
         if self.refiner == "none" or (isinstance(self.refiner, type) and issubclass(self.refiner, Identity)):
             raise ValueError(
-                f"refiner must be one that follows the potential, such as 'langevin', got {self.refiner!r}; EnergySAC takes it"
+                f"refiner must be one that follows the potential, such as 'mala', got {self.refiner!r}; EnergySAC takes it"
             )
         epsilon = getattr(self.make_energy(), "temperature", 1.0)
         changes: dict[str, Any] = dict(trust_region=None if self.trust_region is None else self.trust_region * epsilon)
         if self.initial_particles == NORMAL:
             changes |= dict(initial_particles="base")
-        if self._is_jko():
-            n_particles = JKO_PARTICLES if self.n_particles is None else self.n_particles
-            changes |= dict(n_particles=n_particles, **self._jko(epsilon))
+        if any(map(is_jko, self._chosen()[:1])):
+            changes |= dict(n_particles=JKO_PARTICLES if self.n_particles is None else self.n_particles)
+            changes |= self._jko(epsilon, changes["n_particles"])
         else:
             for name in ("sampling_time", "transport_time"):
                 if (value := getattr(self, name)) is not None:
-                    raise ValueError(
-                        f"{name} belongs to the JKO scheme of refiner='langevin', got {value!r} with {self.refiner!r}"
-                    )
+                    of = "the JKO scheme of refiner='mala' or 'langevin'"
+                    raise ValueError(f"{name} belongs to {of}, got {value!r} with {self.refiner!r}")
         same = {field.name: getattr(self, field.name) for field in fields(RefinementArguments)}
         return RefinementArguments(**(same | changes)).make_refinement()
 
-    def _is_jko(self) -> bool:
-        """Whether transport and sampling by ``"langevin"`` come first."""
-        first = self.refiner[0] if isinstance(self.refiner, (list, tuple)) and self.refiner else self.refiner
-        return first == "langevin" or first is Langevin
+    def _chosen(self) -> list[Any]:
+        return list(self.refiner) if isinstance(self.refiner, (list, tuple)) else [self.refiner]
 
-    def _jko(self, epsilon: float) -> dict[str, Any]:
-        """Steps and keyword arguments of the refiner, or of all in sequence, with the JKO scheme's of the first."""
-        if not isinstance(self.refiner, (list, tuple)):
-            n_steps = JKO_STEPS if self.refiner_steps is None else self.refiner_steps
-            made = self._jko_kwargs(self.refiner, self.refiner_kwargs, n_steps, epsilon=epsilon)
-            return dict(refiner_steps=n_steps, refiner_kwargs=made)
-        kwargs, steps = (
-            each(self.refiner, self.refiner_kwargs, "refiner_kwargs", "dict"),
-            each(self.refiner, self.refiner_steps),
+    def _jko(self, epsilon: float, n_particles: int) -> dict[str, Any]:
+        """The refiners, their steps and keyword arguments, with the JKO scheme's in the place of the first."""
+        (first, *others), time = self._chosen(), 1.0 if self.sampling_time is None else self.sampling_time
+        if is_list(self.refiner):
+            kwargs = each(self._chosen(), self.refiner_kwargs, "refiner_kwargs", "dict")
+            steps = each(self._chosen(), self.refiner_steps)
+        else:
+            kwargs, steps = [self.refiner_kwargs], [self.refiner_steps]
+        # Starts that are chosen by their energy are where transport leads to, and a descent would take them out of equilibrium
+        default = 0.0 if n_particles > 1 and first not in UNTESTED else 0.5 * time
+        found = jko_members(
+            first,
+            kwargs[0],
+            JKO_STEPS if steps[0] is None else steps[0],
+            temperature=epsilon,
+            sampling_time=time,
+            transport_time=default if self.transport_time is None else self.transport_time,
         )
-        steps[0] = JKO_STEPS if steps[0] is None else steps[0]
-        kwargs[0] = self._jko_kwargs(self.refiner[0], kwargs[0], steps[0], epsilon=epsilon)
-        return dict(refiner_steps=steps, refiner_kwargs=kwargs)
-
-    def _jko_kwargs(self, refiner: Any, refiner_kwargs: Any, n_steps: Any, *, epsilon: float) -> dict[str, Any]:
-        """Langevin's keyword arguments: those given, and the steps that follow from the times."""
-        given = dict(refiner_kwargs) if isinstance(refiner_kwargs, dict) else {}
-        fixed = sorted({"step_size", "noise_scale"} & set(given))
-        if fixed:
-            raise ValueError(
-                f"refiner_kwargs of a potential's 'langevin' must leave {fixed} to sampling_time and transport_time, "
-                f"got {given}"
-            )
-        resolve(REFINERS, refiner, refiner_kwargs, "refiner")  # raises for wrong arguments
-        check_integer("refiner_steps", n_steps, minimum=1)
-        time = 1.0 if self.sampling_time is None else self.sampling_time
-        jko = jko_langevin(n_steps, epsilon, time, 0.5 * time if self.transport_time is None else self.transport_time)
-        return given | dict(step_size=jko.step_size, noise_scale=jko.noise_scale)
+        refiners, kwargs, steps = [*found.refiners, *others], [*found.kwargs, *kwargs[1:]], [*found.steps, *steps[1:]]
+        return dict(refiner=refiners, refiner_kwargs=kwargs, refiner_steps=steps)

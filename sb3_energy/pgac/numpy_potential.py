@@ -43,7 +43,7 @@ def numpy_potential(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEne
         values = (inverse, _values(network.bind(features)))
         if q_energy is None:
             return BoundEnergy(weighed_sum([values]), weighed_sum([values]))
-        factor = np.float32(1.0 / float(energy.temperature_of_q(spread.spread.detach())))  # of now, as the networks are
+        factor = _ONE / np.float32(energy.temperature_of_q(spread.spread.detach()))  # of now, as the networks are
         guided = (factor, q_energy(features).energy)
         return BoundEnergy(weighed_sum([values, guided]), weighed_sum([guided]))
 

@@ -66,7 +66,7 @@ class PotentialPolicy(RefinedPolicy):
         if check_bool("use_sde", kwargs.get("use_sde", False)):
             raise ValueError(
                 "use_sde=True keeps its noise for several steps, which a potential's starts do not, "
-                f"and needs EnergySAC with refiner='none', got {kwargs.get('refiner', 'langevin')!r}"
+                f"and needs EnergySAC with refiner='none', got {kwargs.get('refiner', 'mala')!r}"
             )
         refuse_changed(kwargs, GSDE_OF_THE_POLICY, NO_GSDE)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)

@@ -112,9 +112,10 @@ class PotentialSettings(NamedTuple):
                 "matching_coef above 0 makes the potential follow Q itself and needs "
                 f"policy_kwargs=dict(energy_kwargs=dict(guidance=0)), got guidance={guidance!r}"
             )
-        if self.end_to_end_coef > 0.0 and not all(hasattr(one, "differentiable") for one in members_of(refiner)):
+        members, can = members_of(refiner), ("differentiable", "unadjusted")
+        if self.end_to_end_coef > 0.0 and not all(any(hasattr(one, name) for name in can) for one in members):
             raise ValueError(
-                "end_to_end_coef above 0 needs a refiner that can be differentiated, 'langevin' or 'svgd', "
+                "end_to_end_coef above 0 needs a refiner that can be differentiated, 'mala', 'langevin' or 'svgd', "
                 f"got {class_names(refiner)}"
             )
         return self._replace(**numbers)

@@ -82,3 +82,11 @@ class MetropolisAdjustedLangevin(MetropolisChain):
         :return: gradient descent with the same steps
         """
         return Langevin(self.step_size, 0.0, max_grad_norm=self.max_grad_norm, max_displacement=self.max_displacement)
+
+    def unadjusted(self) -> Langevin:
+        """
+        Return the variant without the Metropolis test, whose decision has no derivative.
+
+        :return: Langevin's steps of the same sizes
+        """
+        return Langevin(self.step_size, max_grad_norm=self.max_grad_norm, max_displacement=self.max_displacement)

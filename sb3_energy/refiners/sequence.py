@@ -291,11 +291,15 @@ def keeping_graph(refiner: Any) -> Any:
     """
     Make a refiner's steps differentiable.
 
-    :param refiner: one with a field ``differentiable``, or a sequence of such
+    :param refiner: one with a field ``differentiable``, one with a variant ``unadjusted()`` that has it, or a sequence of such
     :return: the same with ``differentiable=True``
+    :raises ValueError: if its steps cannot be differentiated
     """
     if isinstance(refiner, RefinerSequence):
         return RefinerSequence(tuple(map(keeping_graph, refiner.members)), refiner.steps)
+    refiner = refiner.unadjusted() if hasattr(refiner, "unadjusted") else refiner
+    if not hasattr(refiner, "differentiable"):
+        raise ValueError(f"refiner must be one whose steps can be differentiated, got {type(refiner).__name__}")
     return replace(refiner, differentiable=True)
 
 

@@ -26,7 +26,10 @@ def make(**kwargs):
 
 OPTIONS = {
     "defaults": dict(),
+    "without a test": dict(refiner="langevin"),
     "one proposal": dict(n_particles=1),
+    "one proposal, without a test": dict(n_particles=1, refiner="langevin"),
+    "a late start of the noise": dict(transport_time=0.7),
     "squashed, from the base": dict(box="tanh", initial_particles="base"),
     "from a normal": dict(initial_particles="normal"),
     "from the box": dict(initial_particles="uniform"),
@@ -39,7 +42,7 @@ OPTIONS = {
     "lowest critic, not normalised": dict(energy_kwargs=dict(aggregate="min", normalize_q=False, guidance=2.0)),
     "lower bound": dict(energy_kwargs=dict(aggregate="lcb", coefficient=0.5, temperature=0.3)),
     "another network": dict(potential_kwargs=dict(net_arch=[16], layer_norm=True, activation_fn=nn.Mish)),
-    "quantiles": dict(critic="quantile", backbone="simba"),
+    "quantiles": dict(critic="quantile", backbone="simba", energy_kwargs=dict(temperature=0.5)),
     "plain": dict(backbone="plain", n_critics=1),
     "mppi": dict(refiner="mppi", n_particles=8, refiner_steps=2),
 }

@@ -2,19 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from torch import nn
 
 from sb3_energy import PGAC
 from sb3_energy.energies import tempered
 from sb3_energy.networks import PotentialNetwork
 from sb3_energy.pgac.potential_learner import weighted_transport_loss
+from sb3_energy.pgac.potential_policy import PotentialPolicy
 from sb3_energy.pgac.q_scale import QScale
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners import jko_langevin, refine, refined_particles
 from sb3_energy.types import Networks, Target, Tick
-from tests.laws import total_variation
+from tests.laws import modes_energy, total_variation
 
 DOUBLE = th.float64
 
@@ -118,6 +121,54 @@ def test_without_a_potential_it_samples_the_gibbs_density(normalize_q, guidance,
         assert total_variation(draws, gibbs(other), 40) > 0.05
     box = policy.refinement.actions(base, chains.particles).reshape(-1, 1)
     assert total_variation(box, gibbs(scale), 40) > 0.2
+
+
+class Valleys(nn.Module):
+    """``Q(a) = -E(a)``, the same at all observations."""
+
+    def __init__(self, energy):
+        super().__init__()
+        self.energy = energy
+
+    def encode(self, obs):
+        return obs
+
+    def evaluate(self, features, actions):
+        return -self.energy(actions).unsqueeze(0)
+
+
+WORLDS = {
+    "double well": modes_energy([[-0.5], [0.5]], 0.3, [1.0, 1.5]),
+    "a narrow and a wide well": lambda a: -th.logaddexp(-0.5 * ((a - 0.6) / 0.08) ** 2, -0.5 * ((a + 0.4) / 0.3) ** 2)[..., 0],
+    "a quartic": lambda a: 10.0 * (a[..., 0] ** 2 - 0.36) ** 2 + 0.3 * a[..., 0],
+    "four modes": modes_energy([[0.6, 0.0], [-0.6, 0.0], [0.0, 0.6], [0.0, -0.6]], 0.25),
+}
+BASES = {"on one mode": (0.55, 0.3), "wide": (0.0, 1.0), "narrow": (0.2, 0.05)}
+
+
+@pytest.mark.parametrize("base", sorted(BASES))
+@pytest.mark.parametrize("world", sorted(WORLDS))
+def test_at_the_defaults_draws_follow_the_law_and_no_worse_than_starts(world, base):
+    energy, dimension = WORLDS[world], 2 if world == "four modes" else 1
+    space = spaces.Box(-1.0, 1.0, (dimension,), np.float32)
+    policy = PotentialPolicy(spaces.Box(-1.0, 1.0, (3,), np.float32), space, lambda _: 1e-3, net_arch=[8])
+    obs, (mean, std), bins = th.zeros(500, 3), BASES[base], 40 if dimension == 1 else 20
+    th.manual_seed(0)
+    policy.q_scale.update(-energy(2.0 * th.rand(1, 100_000, dimension) - 1.0))
+    networks = Networks(Valleys(energy), potential=policy.potential, q_scale=policy.q_scale.spread)
+    gaussian, starts, ends = Gaussian(th.full((500, dimension), mean), th.full((500, dimension), std)), [], []
+    for _ in range(10):
+        chains = policy.simulate(obs, 20, base=gaussian, energy=policy.energy.bind(networks, obs))
+        found = refined_particles(chains.refiner, chains.particles, chains.target, n_steps=chains.n_steps)
+        for x, into in ((chains.particles, starts), (found, ends)):
+            into.append(policy.refinement.actions(gaussian, x).reshape(-1, dimension))
+    temperature = policy.temperature_of_q()
+
+    def law(a):
+        return energy(a) / temperature
+
+    of_starts, of_draws = (total_variation(th.cat(draws), law, bins) for draws in (starts, ends))
+    assert of_draws < max(0.05, of_starts + 0.01) and of_draws < of_starts + 0.01, (of_starts, of_draws)
 
 
 def trained(network, pairs, n_updates, learning_rate=5e-3):

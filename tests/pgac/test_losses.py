@@ -115,7 +115,7 @@ def test_coefficients_are_those_of_the_sum(make_model):
     records = {name: float(values[0]) for name, values in update(model).items()}
     parts = 0.7 * records["transport_loss"] + 0.2 * records["divergence_loss"] + 0.3 * records["end_to_end_loss"]
     assert records["potential_loss"] == pytest.approx(parts, rel=1e-5)
-    assert {"behaviour_loss", "value_weight"} <= set(records)
+    assert "value_weight" in records
 
 
 def test_following_q_through_the_sampler_raises_it(make_model):
@@ -179,16 +179,11 @@ def test_rewards_times_100_change_neither_guidance_nor_weights(make_model, value
 
 @pytest.mark.parametrize("value_weight", ["exp", "relu"])
 def test_weights_are_of_what_was_done_at_each_observation(make_model, monkeypatch, value_weight):
-    """By how much better it is than what the policy's critic says of the same actions, over its root mean square."""
+    """By its advantage, over the root mean square of all."""
     model = make_model(value_weight=value_weight).learn(24)
     advantages, seen = th.tensor([3.0, -1.0, 0.0, -5.0]), []
-
-    def values(features, actions):
-        q_values = th.cat([network(th.cat([features, actions], 1)) for network in model.critic.q_networks], 1)
-        return (q_values.mean(1) + advantages).detach()
-
     loss = potential_learner.weighted_transport_loss
-    monkeypatch.setattr(model.potential_learner.behaviour_critic, "values", values)
+    monkeypatch.setattr(model.potential_learner.behaviour_critic, "advantages", lambda features, actions: advantages)
     monkeypatch.setattr(potential_learner, "weighted_transport_loss", lambda *args: seen.append(args[-1]) or loss(*args))
     records = update(model)
     scaled_ones = advantages / advantages.square().mean().sqrt()
@@ -211,12 +206,20 @@ def test_the_behaviour_learns_from_the_whole_batch_with_its_own_discounts(make_m
     model = make_model(n_steps=3, gamma=0.5).learn(24)
     loss, seen = model.potential_learner.behaviour_critic.loss, []
     model.potential_learner.behaviour_critic.loss = lambda *args: seen.append(args) or loss(*args)
-    update(model)
-    model.set_random_seed(0)
     batch = model._sample(16)
+    model._update_others(batch, collections.defaultdict(list))
     found = seen[0]
     assert th.equal(found[1], batch.actions) and th.equal(found[2], batch.rewards) and th.equal(found[3], batch.dones)
     assert th.equal(found[4], batch.discounts) and th.equal(found[5], batch.next_observations)
+
+
+def test_the_behaviour_learns_in_every_update(make_model):
+    model = make_model(policy_delay=4).learn(24)
+    critic, steps = model.potential_learner.behaviour_critic, []
+    follow = critic.follow
+    critic.follow = lambda: steps.append(model._update_index) or follow()
+    model.train(8, 16)
+    assert len(steps) == 8
 
 
 def test_chains_go_on_where_they_ended(make_model, monkeypatch, tmp_path):

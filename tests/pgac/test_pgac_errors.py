@@ -47,14 +47,14 @@ OF_THE_ALGORITHM = [
     (
         dict(end_to_end_coef=0.1, policy_kwargs=dict(refiner="mppi")),
         ValueError,
-        "end_to_end_coef .* 'langevin' or 'svgd', got MPPI",
+        "end_to_end_coef .* 'mala', 'langevin' or 'svgd', got MPPI",
     ),
     (dict(policy_kwargs=dict(energy="q")), ValueError, "energy must be made of the potential .*, got 'q'; EnergySAC .*"),
-    (dict(use_sde=True), ValueError, "use_sde=True .* needs EnergySAC with refiner='none', got 'langevin'"),
+    (dict(use_sde=True), ValueError, "use_sde=True .* needs EnergySAC with refiner='none', got 'mala'"),
     (dict(policy=MlpPolicy), TypeError, "policy must be one of .*'MlpPolicy'.* or a PotentialPolicy, got RefinedPolicy"),
 ]
 OF_THE_POLICY = [
-    (dict(refiner="none"), ValueError, "refiner must be one that follows the potential, such as 'langevin', got 'none'; .*"),
+    (dict(refiner="none"), ValueError, "refiner must be one that follows the potential, such as 'mala', got 'none'; .*"),
     (dict(potential_kwargs=dict(input_gain=0.0)), ValueError, "input_gain must be above 0, got 0.0"),
     (
         dict(potential_kwargs=dict(input_gain=2.0, spectral_norm=True)),
@@ -81,9 +81,9 @@ OF_THE_POLICY = [
     (dict(transport_time=-0.5), ValueError, "transport_time must be at least 0, got -0.5"),
     (dict(transport_time="half"), TypeError, "transport_time must be a number, got 'half'"),
     (
-        dict(refiner="mala", sampling_time=1.0),
+        dict(refiner="hmc", sampling_time=1.0),
         ValueError,
-        "sampling_time belongs to .*refiner='langevin', got 1.0 with 'mala'",
+        "sampling_time belongs to .*refiner='mala' or 'langevin', got 1.0 with 'hmc'",
     ),
     (dict(refiner="mppi", transport_time=0.0), ValueError, "transport_time belongs to .*'langevin', got 0.0 with 'mppi'"),
     (dict(refiner_kwargs=dict(step_size=0.1)), ValueError, r"refiner_kwargs .* leave \['step_size'\] to sampling_time .*"),

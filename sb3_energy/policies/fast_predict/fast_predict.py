@@ -146,8 +146,9 @@ def _flat(policy: Any, observation: Any, rows_each: int) -> Array | None:
 
 
 def _is_known_refinement(policy: Any) -> bool:
-    known = type(policy.refinement.refiner) in REFINERS_OF_TORCH and policy.refinement.tolerance is None
-    known = known and policy._buffers["temperature"].item() > 0.0
+    refinement = policy.refinement
+    known = numpy_langevin.is_plain(refinement) or type(refinement.refiner) in REFINERS_OF_TORCH
+    known = known and refinement.tolerance is None and policy._buffers["temperature"].item() > 0.0
     return known and all([energy.originals.are_in_place() for energy in FAST_ENERGIES.values()])
 
 

@@ -6,7 +6,7 @@ torch scales the coordinates.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch as th
@@ -17,7 +17,8 @@ from sb3_energy.refinement.bases import LARGEST_ACTION, Gaussian
 from sb3_energy.refinement.boxes import ReflectingBox, TanhBox
 from sb3_energy.refinement.proposals import INITIAL_PARTICLES
 from sb3_energy.refinement.refinement import Refinement
-from sb3_energy.refiners import Langevin, MetropolisAdjustedLangevin
+from sb3_energy.refiners import Langevin, MetropolisAdjustedLangevin, RefinerSequence
+from sb3_energy.refiners.sequence import members_of
 from sb3_energy.schedules import value_at
 from sb3_energy.stats import normal_log_prob
 from sb3_energy.types import Tick
@@ -26,11 +27,12 @@ _ONE, _TWO, _FOUR = (np.full((), value, np.float32) for value in (1.0, 2.0, 4.0)
 
 
 def is_plain(refinement: Refinement) -> bool:
-    """Whether this module computes a refinement: Langevin's or MALA's, without a trust region or a bound on the gradient."""
-    refiner = refinement.refiner
-    plain = type(refiner) is Langevin or (type(refiner) is MetropolisAdjustedLangevin and refiner.target_acceptance is None)
-    plain = plain and refiner.max_grad_norm is None and refinement.n_steps > 0
-    return plain and refinement.trust_region is None and type(refinement.box) in _PLACES
+    """Whether this module computes a refinement: Langevin's and MALA's steps without other options than sizes and noise."""
+    members: tuple[Any, ...] = members_of(refinement.refiner)
+    known = all(type(member) in (Langevin, MetropolisAdjustedLangevin) and member.max_grad_norm is None for member in members)
+    known = known and all(getattr(member, "target_acceptance", None) is None for member in members)
+    known = known and all(member.max_displacement == members[0].max_displacement for member in members)
+    return known and refinement.n_steps > 0 and refinement.trust_region is None and type(refinement.box) in _PLACES
 
 
 def sample(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperature: float) -> Array | None:
@@ -96,26 +98,18 @@ def _drawn(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperat
 
 
 class _Point(NamedTuple):
-    """Particles ``(B, N, A)``, their energies ``(B, N)``, the actions, and the gradient in the coordinates of the steps."""
+    """Particles ``(B, N, A)``, their energies ``(B, N)`` and gradients in the coordinates of the steps."""
 
     x: Array
     values: Array
-    actions: Array
     gradients: Array
 
 
 class _Steps:
-    """
-    The pieces of a chain in the coordinates of the box. Without an inverse temperature, chains descend the energy itself.
-
-    :param refinement: which :func:`is_plain`
-    :param base: ``B`` Gaussians, pre-tanh
-    :param energy: at the observations
-    :param inverse: of the temperature
-    """
+    """The pieces of a chain in the coordinates of the box. Without an inverse temperature, the energy itself is descended."""
 
     def __init__(self, refinement: Refinement, base: Gaussian, energy: NumpyEnergyFn, inverse: float | None):
-        refiner: Any = refinement.refiner
+        refiner: Any = members_of(refinement.refiner)[0]
         self.place, self.energy, self.longest = _PLACES[type(refinement.box)], energy, refiner.max_displacement
         self.scale = refinement.box.frame(base).std.numpy() if refinement.precondition else _ONE
         self.inverse = None if inverse is None else np.float32(inverse)
@@ -129,61 +123,46 @@ class _Steps:
             if self.place is _squashed:
                 slope += _TWO * actions  # the gradient of -log(1 - tanh² x)
         slope *= self.scale
-        return _Point(x, values, actions, slope)
+        return _Point(x, values, slope)
 
     def drift(self, point: _Point, size: float) -> Array:
-        drift = np.float32(-0.5 * size) * point.gradients
-        return (
-            drift
-            if self.longest is None
-            else np.minimum(np.maximum(drift, np.float32(-self.longest)), np.float32(self.longest))
-        )
+        drift, longest = np.float32(-0.5 * size) * point.gradients, self.longest
+        return drift if longest is None else np.minimum(np.maximum(drift, np.float32(-longest)), np.float32(longest))
 
     def tested(self, old: _Point, move: Array, noise: Array, size: float) -> _Point:
-        """The point after a move that the Metropolis test has accepted or rejected, NaN where its energy is."""
+        """The point after the Metropolis test of a move, NaN where its energy is."""
         new = self.at(old.x + self.scale * move)
         back = (-move - self.drift(new, size)) / np.float32(math.sqrt(size))
         log_ratio = self._energies(old) - self._energies(new) + normal_log_prob(back) - normal_log_prob(noise)
         uniform = th.rand(log_ratio.shape).numpy()
-        accepted = ~((np.log(uniform) >= log_ratio) | np.isposinf(new.values))  # NaN is kept, to be found
-        if accepted.all():
-            return new
-        of_particles = accepted[..., None]
-        return _Point(
-            *(np.where(of_particles if one.ndim == 3 else accepted, one, other) for one, other in zip(new, old, strict=True))
-        )
+        kept = ~((np.log(uniform) >= log_ratio) | np.isposinf(new.values))  # NaN is kept, to be found
+        both = zip((kept[..., None], kept, kept[..., None]), new, old, strict=True)
+        return new if kept.all() else _Point(*(np.where(*parts) for parts in both))
 
     def _energies(self, point: _Point) -> Array:
-        """Of a sampler's target, up to a constant."""
-        assert self.inverse is not None
-        energies = self.inverse * point.values
+        energies = cast(np.float32, self.inverse) * point.values
         return energies - _log_jacobian(point.x) if self.place is _squashed else energies
 
 
 def _chain(refinement: Refinement, starts: Array, steps: _Steps) -> tuple[Array, Array, Array]:
     """The ends of chains from ``(B, N, A)``, and the energies at their starts and before their last move."""
     refiner: Any = refinement.refiner
-    n_steps, descends = refinement.n_steps, steps.inverse is None
-    is_tested = not descends and isinstance(refiner, MetropolisAdjustedLangevin)
     point = first = steps.at(starts if steps.place is _squashed else np.tanh(starts))
-    for k in range(n_steps):
-        tick = Tick(k, n_steps)
-        size = value_at(refiner.step_size, tick.remaining)
-        move, width = steps.drift(point, size), 0.0 if descends else math.sqrt(size) * _noise_scale(refiner, tick)
-        if width > 0.0:
+    for k in range(refinement.n_steps):
+        tick = Tick(k, refinement.n_steps)
+        member, own = refiner.turn(tick)[1:] if isinstance(refiner, RefinerSequence) else (refiner, tick)
+        size, tested = value_at(member.step_size, own.remaining), isinstance(member, MetropolisAdjustedLangevin)
+        scale, move = 1.0 if tested else value_at(member.noise_scale, own.remaining), steps.drift(point, size)
+        if steps.inverse is not None and scale > 0.0:
             noise = th.randn(move.shape).numpy()
-            move = move + np.float32(width) * noise
-        if is_tested:
+            move = move + np.float32(scale * math.sqrt(size)) * noise
+        if steps.inverse is not None and tested:
             point = steps.tested(point, move, noise, size)
         elif tick.is_last:
             return point.x + steps.scale * move, first.values, point.values
         else:
             point = steps.at(point.x + steps.scale * move)
     return point.x, first.values, point.values
-
-
-def _noise_scale(refiner: Any, tick: Tick) -> float:
-    return value_at(refiner.noise_scale, tick.remaining) if isinstance(refiner, Langevin) else 1.0
 
 
 def _log_jacobian(u: Array) -> Array:
