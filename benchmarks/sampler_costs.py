@@ -4,6 +4,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.profiler import ProfilerActivity, profile
@@ -19,10 +20,17 @@ def models() -> dict[str, EnergySAC]:
     """
     :return: refiner -> untrained model that predicts by torch, on 17 observations, 6 actions and networks of 2 × 256
     """
-    made = {name: EnergySAC("MlpPolicy", Noise(), device="cpu", policy_kwargs=dict(refiner=name)) for name in REFINERS}
-    for model in made.values():
-        model.policy.fast_predict = False  # some refiners have a fast path for few observations: here they are compared on one
-    return made
+    return {name: model_of(name) for name in REFINERS}
+
+
+def model_of(refiner: Any) -> EnergySAC:
+    """
+    :param refiner: a name or a list of names
+    :return: an untrained model that predicts by torch
+    """
+    model = EnergySAC("MlpPolicy", Noise(), device="cpu", policy_kwargs=dict(refiner=refiner))
+    model.policy.fast_predict = False  # some refiners have a fast path for few observations: here they are compared on one
+    return model
 
 
 def observations(batch: int) -> np.ndarray:

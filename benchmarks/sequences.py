@@ -1,8 +1,9 @@
 """
 What a few steps of a chain are worth after a flow: a product of wells, and a flow whose draws are it convolved with noise.
 
-``python -m benchmarks.sequences`` writes a table (Markdown). The velocity is known in closed form, and so is every number that
-the draws are compared with, by quadrature in one dimension.
+``python -m benchmarks.sequences`` writes tables (Markdown). The velocity is known in closed form, and so is every number that
+the draws are compared with, by quadrature in one dimension. Flows that have learned three of the gallery's targets follow, and
+what a prediction costs.
 """
 
 import argparse
@@ -16,14 +17,18 @@ from typing import Any
 import torch as th
 
 from benchmarks.files import write_text
-from benchmarks.sampler_draws import Counts
+from benchmarks.sampler_costs import BATCHES, model_of, relative_times
+from benchmarks.sampler_draws import Counts, Problem, fitted_base, fitted_head
+from benchmarks.sampler_draws import draws_of as gallery_draws_of
 from benchmarks.sampler_page import EXACT, environment, table
+from benchmarks.sampler_targets import CellProbabilities, targets
 from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.types import Head
 
 CHUNK = 2_000
+DIMENSIONS = (2, 6)
 N_BINS, SPAN = 60, 2.0
 """Cells of one coordinate, and how far from 0 they reach."""
 
@@ -184,9 +189,9 @@ def measured(wells: Wells, n: int) -> list[dict[str, Any]]:
     blurred = math.hypot(wells.std, wells.blur)
     rows = [dict(refiner=EXACT, **truth.errors(wells.exact_draws(n, wells.std, generator)))]
     rows.append(dict(refiner="exact draws of the blurred wells", **truth.errors(wells.exact_draws(n, blurred, generator))))
-    for name, arguments in SETTINGS.items():
+    for name in SETTINGS:
         counts = Counts()
-        draws = draws_of(RefinementArguments(**arguments).make_refinement(), wells, n, counts)
+        draws = draws_of(_refinement(name), wells, n, counts)
         costs = {kind: getattr(counts, kind) / n for kind in ("energies", "gradients", "heads")}
         rows.append(dict(refiner=name, **truth.errors(draws), **costs))
     truths = dict(coordinate=0.0, modes=0.0, share=truth.share, energy=truth.energy)
@@ -210,7 +215,7 @@ def page(found: Mapping[int, list[dict[str, Any]]]) -> str:
         "velocities",
     ]
     lines = [[str(dimension), *_cells(row)] for dimension, rows in found.items() for row in rows]
-    return f"{table(heading, lines)}\n\n{environment()}\n"
+    return table(heading, lines)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -218,20 +223,72 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [row["refiner"], *(f"{row[name]:.3f}" for name in ("coordinate", "modes", "share", "energy")), *costs]
 
 
+TARGETS = ("four modes, std .5", "checkerboard", "trained critic")
+"""Of the gallery those that its learned flow is furthest from."""
+LEARNED = ("mala", "flow", "flow, langevin", "flow, mala", "flow, mala, steps in units of 1", "flow, mala of 20 steps")
+
+
+def learned(n: int, n_updates: int) -> str:
+    """
+    Total variation of the gallery's targets from draws of a flow that has learned them, and of what follows it.
+
+    :param n: how many draws
+    :param n_updates: of the flow
+    :return: Markdown
+    """
+    found: dict[str, list[str]] = {name: [] for name in (EXACT, *LEARNED)}
+    for target in TARGETS:
+        energy = targets()[target]
+        base = fitted_base(energy)
+        heads = {"velocity": fitted_head("velocity", energy, base, n_updates)}
+        problem = Problem(energy, CellProbabilities(energy), base, heads)
+        exact = problem.cells.exact_draws(n, th.Generator().manual_seed(1))
+        draws = {name: gallery_draws_of(_refinement(name), problem, n, seed=2) for name in LEARNED}
+        for name, drawn in {EXACT: exact, **draws}.items():
+            found[name].append(f"{problem.cells.total_variation(drawn):.3f}")
+    return table(["total variation", *TARGETS], [[name, *row] for name, row in found.items()])
+
+
+TIMED = ("mala", "flow", "flow, langevin", "flow, mala")
+
+
+def costs(rounds: int) -> str:
+    """
+    Times of ``predict``, as the gallery takes them.
+
+    :param rounds: of the timing
+    :return: Markdown
+    """
+    refiners: dict[str, Any] = {"none": "none"} | {name: SETTINGS[name]["refiner"] for name in TIMED}
+    times = relative_times({name: model_of(refiner) for name, refiner in refiners.items()}, rounds)
+    lines = [[name, *(f"{times[name][batch]:.1f}" for batch in BATCHES)] for name in refiners]
+    return table(["time of a prediction", *(f"batch {batch}" for batch in BATCHES)], lines)
+
+
+def _refinement(name: str) -> Refinement:
+    return RefinementArguments(**SETTINGS[name]).make_refinement()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """
     :param argv: the command line's arguments
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sequences", description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--draws", type=int, default=20_000, help="for each refinement (default %(default)s)")
-    parser.add_argument("--dimensions", default="2,6", help="numbers of coordinates, by comma (default %(default)s)")
+    numbers = {
+        "draws": (20_000, "for each refinement"),
+        "updates": (800, "of each learned flow"),
+        "rounds": (20, "of the timing"),
+    }
+    for name, (default, what) in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("results/sequences"), help="folder (default %(default)s)")
     args = parser.parse_args(argv)
-    if args.draws < 1:
-        parser.error(f"--draws must be at least 1, got {args.draws}")
+    for name in numbers:
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     th.set_num_threads(1)
-    found = {int(dimension): measured(Wells(int(dimension)), args.draws) for dimension in args.dimensions.split(",")}
-    text = page(found)
+    known = page({dimension: measured(Wells(dimension), args.draws) for dimension in DIMENSIONS})
+    text = "\n\n".join([known, learned(args.draws, args.updates), costs(args.rounds), environment()]) + "\n"
     write_text(args.output / "table.md", text)
     print(f"{text}\nWritten to {args.output}.")
 
