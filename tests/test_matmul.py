@@ -27,14 +27,47 @@ def test_precision_is_put_back():
     assert th.get_float32_matmul_precision() == "highest"
 
 
-def test_probes():
+@pytest.fixture
+def forgotten():
     fast_matmul_is_exact.cache_clear(), fast_matmul_gain.cache_clear()
-    assert fast_matmul_is_exact(1) in (True, False) and fast_matmul_gain(1) > 0.0
-    assert th.get_float32_matmul_precision() == "highest"
+    yield
+    fast_matmul_is_exact.cache_clear(), fast_matmul_gain.cache_clear()
 
 
-def test_rounding_to_16_bits_is_noticed(monkeypatch):
-    fast_matmul_is_exact.cache_clear()
+@pytest.mark.parametrize("error, is_exact", [(0.0, True), (5e-6, True), (2e-5, False), (4e-3, False)])
+def test_a_product_is_exact_up_to_rounding(monkeypatch, forgotten, error, is_exact):
+    """A library whose products at "medium" are off by so much of the product of absolute values."""
+    multiply, asked = th.Tensor.__matmul__, []
+
+    def off(a, b):
+        if a.dtype == th.float64:
+            return multiply(a, b)
+        asked.append(th.get_float32_matmul_precision())
+        exact, size = multiply(a.double(), b.double()), multiply(a.double().abs(), b.double().abs())
+        return exact + error * size
+
+    monkeypatch.setattr(th.Tensor, "__matmul__", off)
+    assert fast_matmul_is_exact(1) is is_exact
+    assert asked == ["medium"] and th.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("medium, gain", [(1.0, 3.0), (3.0, 1.0), (6.0, 0.5)])
+def test_the_gain_is_a_ratio_of_the_shortest_times(monkeypatch, forgotten, medium, gain):
+    """By a clock that stands still but for products: three seconds at "highest", and four times as long now and then."""
+    now, counts = [0.0], {"highest": 0, "medium": 0}
+
+    def product(a, b):
+        precision = th.get_float32_matmul_precision()
+        counts[precision] += 1
+        now[0] += dict(highest=3.0, medium=medium)[precision] * (4.0 if counts[precision] % 3 == 0 else 1.0)
+
+    monkeypatch.setattr(matmul.th, "mm", product)
+    monkeypatch.setattr(matmul.time, "perf_counter", lambda: now[0])
+    assert fast_matmul_gain(1) == pytest.approx(gain)
+    assert counts["highest"] == counts["medium"] > 10 and th.get_float32_matmul_precision() == "highest"
+
+
+def test_rounding_to_16_bits_is_noticed(monkeypatch, forgotten):
     multiply = th.Tensor.__matmul__
 
     def rounded(a, b):
@@ -44,8 +77,6 @@ def test_rounding_to_16_bits_is_noticed(monkeypatch):
 
     monkeypatch.setattr(th.Tensor, "__matmul__", rounded)
     assert not fast_matmul_is_exact(1)
-    monkeypatch.undo()
-    fast_matmul_is_exact.cache_clear()
 
 
 def model(**kwargs):

@@ -16,6 +16,7 @@ from sb3_energy.networks import BACKBONES
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners import REFINERS
 from sb3_energy.types import EntropyContext
+from tests.laws import entropy
 
 OBS = np.random.default_rng(0).uniform(-1, 1, size=(6, 3)).astype(np.float32)
 
@@ -129,15 +130,38 @@ def test_unrefined_is_the_actor(make_model):
     assert not np.array_equal(unrefined, model.predict(OBS, deterministic=True)[0])
 
 
-def test_the_estimate_of_the_entropy_drives_the_temperature():
-    """With the same parameters and numbers, "soft_value" sees another entropy than the Gaussian's own."""
+@dataclass(frozen=True)
+class Well:
+    """``curvature a² / 2``: at the temperature ``α`` a Gaussian of variance ``α / curvature`` on the box."""
 
-    def gradient(**kwargs):
-        model = small(dict(refiner_steps=2, n_particles=4), **kwargs).learn(30)
-        return model._entropy, model.log_ent_coef.item()
+    curvature: float = 0.0
 
-    base, soft = gradient(), gradient(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n_proposals=32))
-    assert base != soft and all(np.isfinite(base + soft))
+    def bind(self, networks, obs):
+        return partial(_well, self.curvature)
+
+
+def _well(curvature, actions):
+    return 0.5 * curvature * actions.square().sum(-1)
+
+
+@pytest.mark.parametrize("curvature, rises", [(0.0, False), (300.0, True)], ids=["flat", "narrow"])
+def test_the_estimate_of_the_entropy_drives_the_temperature(curvature, rises):
+    """The soft value sees the entropy of ``exp(-E / α)``, not the Gaussian's: less than the target raises the temperature."""
+    alpha = 0.3
+    model = small(
+        dict(energy=Well, energy_kwargs=dict(curvature=curvature), refiner_steps=2, n_particles=4),
+        entropy_estimator="soft_value",
+        entropy_estimator_kwargs=dict(n_proposals=2048),
+        ent_coef=f"auto_{alpha}",
+        target_entropy=0.0,
+    ).learn(20)
+    exact = entropy(lambda x: _well(curvature / alpha, x), 1)
+    assert (exact < 0.0) == rises
+    base = small({}).learn(21)._entropy
+    before = model.log_ent_coef.item()
+    model.train(1, batch_size=64)
+    assert model._entropy == pytest.approx(exact, abs=0.05) and abs(base - exact) > 0.15, "which is not the Gaussian's"
+    assert (model.log_ent_coef.item() > before) == rises and model.log_ent_coef.item() != before
 
 
 def test_distillation_pulls_the_gaussian_toward_refined_actions(make_model):
@@ -176,18 +200,6 @@ def test_the_overestimation_is_what_the_critic_said(make_model):
         assert comparison.discounted_return == pytest.approx(np.mean(values), abs=1e-5)
 
 
-@dataclass(frozen=True)
-class Flat:
-    """An energy under which every action is as good as another."""
-
-    def bind(self, networks, obs):
-        return _flat
-
-
-def _flat(actions):
-    return 0.0 * actions.sum(-1)
-
-
 @pytest.mark.parametrize("std", [0.3, 1.0])
 def test_soft_value_gives_the_temperature_the_entropy_of_actions_on_the_box(std):
     model = EnergySAC(
@@ -195,7 +207,7 @@ def test_soft_value_gives_the_temperature_the_entropy_of_actions_on_the_box(std)
         "Pendulum-v1",
         entropy_estimator="soft_value",
         entropy_estimator_kwargs=dict(n_proposals=4096),
-        policy_kwargs=dict(energy=Flat, net_arch=[4]),
+        policy_kwargs=dict(energy=Well, net_arch=[4]),
         buffer_size=10,
         seed=0,
     )
