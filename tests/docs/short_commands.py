@@ -59,6 +59,8 @@ RULES = [
     Rule("python -m benchmarks.speed", "--quick --rounds 2 --sections critics"),
     Rule("python -m benchmarks.gpu", "--quick --device cpu --minutes 1"),
     Rule("python -m benchmarks.structure"),
+    Rule("python -m benchmarks.mode_shares", "--gradient-steps 2"),
+    Rule("python -m benchmarks.mutants", "--n 1 --only losses/prefix.py"),
     Rule("python -m tests.entropy.biases", "--help"),
 ]
 

@@ -1,7 +1,9 @@
 """EnergyMatching: fit, sample, energy, predict, save and load."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -13,6 +15,7 @@ from stable_baselines3.common.utils import get_device, update_learning_rate
 from torch import nn
 
 from sb3_energy.checks import check_device, check_integer, check_verbose
+from sb3_energy.energies import check_energy, energy_name
 from sb3_energy.files.atomic import PathOrFile
 from sb3_energy.files.checksums import DamagedError
 from sb3_energy.files.errors import explained
@@ -28,7 +31,7 @@ from sb3_energy.offline.energy_matching.sampling import PotentialSampler
 from sb3_energy.offline.energy_matching.settings import Settings
 from sb3_energy.offline.fit import descend, fit
 from sb3_energy.policies.causes import named
-from sb3_energy.types import Tick
+from sb3_energy.types import EnergyFn, Tick
 
 WHAT = "EnergyMatching"
 ADVICE = "a lower learning_rate, a smaller divergence_coef, or layer_norm=True"
@@ -38,8 +41,11 @@ class EnergyMatching:
     """
     A potential ``V(x)`` that is velocity field and energy at once, learned from data (Energy Matching, Balcerak et al. 2025).
 
-    Far from the data ``-∇V`` transports draws of a base distribution to it; near the data ``exp(-V / ε)`` is its density. It
-    learns a density from samples, or a policy from the observations and actions of an expert.
+    Far from the data ``-∇V`` transports draws of a base distribution to it; near the data ``exp(-V / ε)`` is its density,
+    within each mode. From mode to mode it is not: how deep a mode is beside another was learned by transport, and no chain
+    goes between them to correct it. The shares of modes are in the draws, and choices between modes are made by them.
+
+    It learns a sampler of a density from samples, or a policy from the observations and actions of an expert.
 
     Draws of the base are paired with data by exact optimal transport within a batch and, with observations, among the actions
     of one observation. Where an observation has a single action its start is an independent draw, which is plain conditional
@@ -61,7 +67,8 @@ class EnergyMatching:
     :param sampling_time: time that the sampler simulates; transport takes a time of 1
     :param transport_time: ``τ*`` in [0, 1): from there on the sampler has noise, and the weight of transport falls to 0
     :param n_steps: steps of the sampler, in training and afterwards
-    :param n_particles: descents of which ``predict(deterministic=True)`` takes the one of lowest energy
+    :param n_particles: draws of which ``predict(deterministic=True)`` finds the densest place, and draws from which each draw
+        of ``sample(energy=...)`` is chosen
     :param warm_up_steps: gradient steps, counted from the first ``fit``, that learn transport alone
     :param transport_coef: weight of transport after the warm-up
     :param divergence_coef: weight of contrastive divergence after the warm-up
@@ -253,32 +260,59 @@ class EnergyMatching:
             raise ValueError(f"observations must have shape (B, {n_observed}), got {tuple(found.shape)}")
         return self._features(found)
 
-    def sample(self, n: int = 1, observations: Any = None) -> np.ndarray:
+    def sample(
+        self, n: int = 1, observations: Any = None, energy: Callable[[th.Tensor, th.Tensor], th.Tensor] | None = None
+    ) -> np.ndarray:
         """
         Draw samples, or actions of each observation.
 
+        With an energy the draws follow ``exp(-V / ε - E)``: a posterior, where ``V`` is the prior and ``E`` the negative
+        log-likelihood of what was observed (Balcerak et al. 2025, inverse problems).
+
         :param n: number of draws, for each observation
         :param observations: ``(B, O)`` if it has learned from pairs, else ``None``
+        :param energy: ``E(observations, x) -> (B, N)`` of observations ``(B, O)`` and ``x`` ``(B, N, D)``, in torch and with a
+            gradient; without observations ``B`` is 1 and ``O`` is 0
         :return: ``(n, D)``, or ``(B, n, A)``
         :raises RuntimeError: before the first ``fit``
         :raises ValueError: if observations are missing, superfluous or of another shape, or ``n`` is below 1
-        :raises TypeError: if ``n`` is not an integer
+        :raises TypeError: if ``n`` is not an integer, or the energy no function
         :raises FloatingPointError: if a chain reaches NaN or infinity
         """
         network, (n_observed, dim) = self._fitted()
         n = check_integer("n", n, minimum=1)
         features = self._conditions(observations, n_observed)
+        bound = None if energy is None else self._bound(energy, observations, n_observed, dim)
         if len(features) == 0:
             return np.zeros((0, n, dim), np.float32)
-        sampler = PotentialSampler(self.settings)
+        sampler, potential = PotentialSampler(self.settings), network.bind(features)
         with th.no_grad(), named(network, "potential"):
-            starts = sampler.starts(len(features), n, dim, self.generator)
-            ends = sampler.moved(network.bind(features), starts, self.generator)
+            if bound is None:
+                ends = sampler.moved(potential, sampler.starts(len(features), n, dim, self.generator), self.generator)
+            else:
+                like = th.empty(len(features), dim, device=self.device)
+                ends = sampler.conditioned(potential, bound, like, n, self.generator)
         return (ends[0] if n_observed == 0 else ends).cpu().numpy()
+
+    def _bound(self, energy: Any, observations: Any, n_observed: int, dim: int) -> EnergyFn:
+        """An energy of the user's own, checked, at these observations, which are not standardised."""
+        if not callable(energy) or isinstance(energy, type):
+            raise TypeError(f"energy must be a function (observations, x) -> (B, N), got {energy!r}")
+        rows = th.zeros(1, 0, device=self.device)
+        if n_observed > 0:
+            rows = as_points("observations", observations, (2,), self.device, may_be_empty=True)
+
+        def at(n: int) -> EnergyFn:
+            shown = rows if len(rows) > 0 else th.zeros(1, n_observed, device=self.device)
+            return partial(energy, shown[th.arange(n, device=self.device) % len(shown)])
+
+        check_energy(at, energy_name(energy), dim, th.zeros((), device=self.device), needs_gradient=True)
+        return partial(energy, rows)
 
     def energy(self, samples: Any, observations: Any = None) -> np.ndarray:
         """
-        The potential. The density is ``exp(-V / ε)`` up to an unknown factor.
+        The potential. Within a mode of the data the density is ``exp(-V / ε)`` up to a factor, which is another one in each
+        mode: it ranks samples that are near each other.
 
         :param samples: ``(n, D)``; with observations, one action of each ``(B, A)`` or some ``(B, N, A)``
         :param observations: ``(B, O)`` if it has learned from pairs, else ``None``
@@ -310,7 +344,8 @@ class EnergyMatching:
         :param observation: ``(O,)`` or ``(B, O)``
         :param state: hidden state of recurrent policies, returned unchanged
         :param episode_start: not used without a hidden state
-        :param deterministic: whether to descend from fixed starts without noise and take the end of lowest energy
+        :param deterministic: whether to act where draws of fixed starts and noise are densest, which is in the mode of the
+            largest share, and not to draw
         :return: ``(A,)`` or ``(B, A)``, and the state
         :raises RuntimeError: before the first ``fit``
         :raises ValueError: if it has not learned from pairs, or the observation has another shape
@@ -325,7 +360,7 @@ class EnergyMatching:
             features = self._conditions(rows, n_observed)
             with th.no_grad(), named(network, "potential"):
                 like = th.empty(len(features), dim, device=self.device)
-                actions = PotentialSampler(self.settings).lowest(network.bind(features), like).cpu().numpy()
+                actions = PotentialSampler(self.settings).most_common(network.bind(features), like).cpu().numpy()
         else:
             actions = self.sample(1, rows)[:, 0]
         return (actions[0] if found.dim() == 1 else actions), state

@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 
 from sb3_energy import EnergyMatching
+from sb3_energy.networks import PotentialNetwork
 from sb3_energy.offline.energy_matching.objective import draw_negatives, joint_losses
 from sb3_energy.offline.energy_matching.settings import Settings
 
@@ -73,6 +74,46 @@ def test_both_modes_of_each_state_are_kept():
     np.testing.assert_array_equal(best[1], model.predict(np.array([1.0]), deterministic=True)[0])
 
 
+def unequal(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """In state -1 two thirds of the actions are -0.3 and a third 0.7, in state 1 the other way round."""
+    states = rng.choice([-1.0, 1.0], size=(n, 1))
+    often = rng.random((n, 1)) < 2.0 / 3.0
+    means = np.where(states < 0.0, np.where(often, -0.3, 0.7), np.where(often, 0.7, -0.3))
+    return states, means + 0.06 * rng.standard_normal((n, 1))
+
+
+@pytest.fixture(scope="module")
+def of_unequal_modes():
+    states, actions = unequal(4000, np.random.default_rng(0))
+    return small(box="reflect", base="uniform", warm_up_steps=50).fit(actions, states, gradient_steps=350)
+
+
+STATES = np.array([[-1.0], [1.0]])
+
+
+def test_without_noise_it_acts_as_it_does_most_often(of_unequal_modes):
+    shares = (of_unequal_modes.sample(2000, STATES)[..., 0] > 0.25).mean(axis=1)
+    np.testing.assert_allclose(shares, [1.0 / 3.0, 2.0 / 3.0], atol=0.1)
+    best, _ = of_unequal_modes.predict(STATES, deterministic=True)
+    np.testing.assert_allclose(best[:, 0], [-0.3, 0.7], atol=0.1)
+
+
+def test_draws_given_an_observation_are_those_of_the_posterior(of_unequal_modes):
+    """``y = .5 s + x + .4 ξ`` was .4, of states as they are: a mode's weight is the prior's times its density of y."""
+    seen, noise = 0.4, 0.4
+
+    def observed(states, x):
+        return 0.5 * ((0.5 * states.unsqueeze(1) + x - seen) / noise).square().sum(-1)
+
+    found = of_unequal_modes.sample(2000, STATES, energy=observed)[..., 0]
+    assert found.shape == (2, 2000)
+    for state, draws, prior in zip((-1.0, 1.0), found, (1.0 / 3.0, 2.0 / 3.0), strict=True):
+        variance, modes = 0.06**2 + noise**2, ((prior, 0.7), (1.0 - prior, -0.3))
+        high, low = (weight * np.exp(-0.5 * (seen - 0.5 * state - mode) ** 2 / variance) for weight, mode in modes)
+        assert (draws > 0.25).mean() == pytest.approx(high / (high + low), abs=0.08)
+        assert abs(high / (high + low) - prior) > 0.2, "which is not the prior's"
+
+
 def test_several_actions_of_a_state_are_paired_within_it():
     states = np.array([[-1.0], [1.0]])
     actions = np.stack([np.tile([[0.5]], (8, 1)), np.tile([[-0.5]], (8, 1))])
@@ -138,10 +179,32 @@ def test_the_data_half_of_the_chains_stays_near_the_data():
     assert (distance[:5] < distance[5:].min()).all()
 
 
+LOSSES = {"loss", "transport_loss", "divergence_loss", "magnitude"}
+
+
 def test_joint_losses_hold_the_samples_fixed():
     model = small().fit(np.zeros((4, 2)), gradient_steps=1)
     losses = joint_losses(model.network, th.zeros(1, 0), th.zeros(1, 6, 2), model.settings, model.generator)
-    assert set(losses) == {"loss", "transport_loss", "divergence_loss", "magnitude"} and losses["loss"].requires_grad
+    assert set(losses) == LOSSES and losses["loss"].requires_grad
+
+
+@pytest.mark.parametrize("transport_time, share", [(0.0, 0.5), (0.5, 0.75), (0.8, 0.9)])
+def test_the_gate_lets_a_known_share_of_transport_through(transport_time, share):
+    """The weight is 1 until τ* and falls to 0 at 1: of a flat potential, E|x_0|² times τ* + (1 - τ*) / 2 is left."""
+    settings = small(transport_time=transport_time, n_steps=1).settings
+    network = PotentialNetwork(0, 2, [4])  # 0 everywhere at first
+    losses = joint_losses(network, th.zeros(300, 0), th.zeros(300, 100, 2), settings, th.Generator().manual_seed(0))
+    assert losses["transport_loss"].item() == pytest.approx(2.0 * share, rel=0.03)
+
+
+def test_the_loss_is_the_sum_of_its_terms():
+    coefs = dict(transport_coef=0.3, divergence_coef=0.7, magnitude_coef=0.05)
+    model = small(**coefs).fit(np.zeros((4, 2)), gradient_steps=3)
+    ends = th.randn(1, 20, 2, generator=th.Generator().manual_seed(0))
+    losses = joint_losses(model.network, th.zeros(1, 0), ends, model.settings, model.generator)
+    named = dict(transport_coef="transport_loss", divergence_coef="divergence_loss")
+    total = sum(coefs[name] * losses[key] for name, key in named.items()) + 0.05 * losses["magnitude"]
+    th.testing.assert_close(losses["loss"], total)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +265,32 @@ def test_questions_that_do_not_fit_what_was_learned_are_refused(tmp_path):
     (tmp_path / "other.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no saved EnergyMatching"):
         EnergyMatching.load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("energy", "error", "words"),
+    [
+        (1.0, TypeError, r"energy must be a function \(observations, x\) -> \(B, N\), got 1.0"),
+        (lambda observations, x: x, ValueError, r"must return one number for each action, of shape \(B, N\)"),
+        (lambda observations, x: x.detach().sum(-1), ValueError, "no gradient"),
+        (lambda observations, x: (x - x.mean(1, keepdim=True)).sum(-1), ValueError, "its own energy"),
+        (lambda x: x.sum(-1), ValueError, "failed"),
+    ],
+)
+def test_energies_that_cannot_be_used_are_refused(energy, error, words):
+    model = small().fit(np.zeros((4, 2)), gradient_steps=1)
+    with pytest.raises(error, match=words):
+        model.sample(3, energy=energy)
+
+
+def test_an_energy_of_no_observations():
+    model = small().fit(np.zeros((4, 2)), gradient_steps=1)
+    seen = []
+    assert model.sample(3, energy=lambda o, x: seen.append(o.shape) or x.square().sum(-1)).shape == (3, 2)
+    assert seen[-1] == (1, 0)
+    states, actions = bimodal(20, np.random.default_rng(0))
+    clone = small().fit(actions, states, gradient_steps=1)
+    assert clone.sample(3, states[:0], energy=lambda o, x: x.square().sum(-1)).shape == (0, 3, 2)
 
 
 def test_a_loss_that_is_no_number_stops_before_the_parameters_change():
