@@ -16,7 +16,7 @@ from sb3_energy.refinement.estimators import choose_estimator
 from sb3_energy.refinement.proposals import draw_proposals, squashed_log_prob
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS
-from sb3_energy.types import EntropyContext, EntropyEstimator, ReverseFn
+from sb3_energy.types import Chains, EntropyContext, EntropyEstimator, ReverseFn
 
 CHUNK = 100
 """Observations at once."""
@@ -116,7 +116,11 @@ def context_of(refinement: Refinement, problem: Problem, n: int, reverse: Revers
         return problem.energy(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
 
     simulate = partial(refinement.simulate, base, problem.energy, one, head=problem.head(refinement, n))
-    return EntropyContext(squashed_log_prob(base, latent).unsqueeze(1), propose, simulate, reverse)
+
+    def anneal(n_particles: int) -> Chains:
+        return refinement.annealed(n_particles).simulate(base, problem.energy, one)
+
+    return EntropyContext(squashed_log_prob(base, latent).unsqueeze(1), propose, simulate, reverse, anneal)
 
 
 def estimated(question: Asked, problem: Problem, repetitions: int, n_updates: int) -> float:

@@ -11,19 +11,23 @@ from sb3_energy.types import EnergyFn
 GradientRule = Callable[..., "tuple[th.Tensor, th.Tensor] | None"]
 
 _RULES: dict[Callable[..., th.Tensor], GradientRule] = {}
+_FOLLOWING: set[Callable[..., th.Tensor]] = set()
 
 
-def gradient_of(fn: Callable[..., th.Tensor]) -> Callable[[GradientRule], GradientRule]:
+def gradient_of(fn: Callable[..., th.Tensor], *, follows: bool = False) -> Callable[[GradientRule], GradientRule]:
     """
     Decorator: how ``partial(fn, *args)``, an energy, is differentiated by hand. An energy made of others asks
     :func:`energy_and_grad` for theirs, so known and unknown ones mix.
 
     :param fn: a module-level function ``(*args, x) -> (B, N)``
+    :param follows: whether its first argument is an energy, or a tuple of some, whose gradient it needs to have one
     :return: registers ``(*args, x) -> energies (B, N), gradients (B, N, *E)``, without a graph, or ``None``: by autograd
     """
 
     def register(rule: GradientRule) -> GradientRule:
         _RULES[fn] = rule
+        if follows:
+            _FOLLOWING.add(fn)
         return rule
 
     return register
@@ -77,8 +81,15 @@ def has_gradient(fn: EnergyFn, x: th.Tensor) -> bool:
 
     :param fn: ``(B, N, *E) -> (B, N)``
     :param x: ``(B, N, *E)`` particles
-    :return: whether the energy says its gradient, or has a graph that leads back to the particles
+    :return: whether the energy says its gradient, or has a graph that leads back to the particles; of an energy that is made
+        of others, whether one of these has a gradient
     """
+    if type(fn) is partial and fn.func in _FOLLOWING:
+        parts = fn.args[0] if isinstance(fn.args[0], tuple) else fn.args[:1]
+        return any(has_gradient(part, x) for part in parts)
+    own = getattr(fn, "has_gradient", None)
+    if own is not None:
+        return own(x)
     if _by_hand(fn, x) is not None:
         return True
     with th.enable_grad():

@@ -156,22 +156,38 @@ def importance_resample(
     return _taken(particles, index), index
 
 
-def systematic_resample(particles: th.Tensor, log_weights: th.Tensor, n_particles: int) -> tuple[th.Tensor, th.Tensor]:
+def systematic_resample(
+    particles: th.Tensor, log_weights: th.Tensor, n_particles: int, *, offset: float | th.Tensor = 0.5
+) -> tuple[th.Tensor, th.Tensor]:
     """
-    Take particles in proportion to their weights without random numbers: those at the quantiles ``(i + 1/2) / n_particles``.
-    Systematic resampling (Carpenter et al. 1999) with its one random number fixed.
+    Take particles in proportion to their weights: those at the quantiles ``(i + offset) / n_particles``.
+    Systematic resampling (Carpenter et al. 1999), by default with its one random number fixed. With a random one each particle
+    is taken as often as its weight says, in the mean.
 
     :param particles: ``(B, N, *E)``
     :param log_weights: ``(B, N)``, up to a constant for each observation
     :param n_particles: how many to take for each observation
+    :param offset: a number in [0, 1), or one for each observation ``(B, 1)``
     :return: ``(B, n_particles, *E)`` and the indices ``(B, n_particles)``, which rise
     :raises FloatingPointError: if a weight is NaN or infinity, or all of an observation are zero
     """
     cumulative = _probabilities(log_weights).cumsum(dim=1)
-    levels = (th.arange(n_particles, device=particles.device, dtype=cumulative.dtype) + 0.5) / n_particles
+    levels = (th.arange(n_particles, device=particles.device, dtype=cumulative.dtype) + offset) / n_particles
     levels = (levels * cumulative[:, -1:]).contiguous()  # rounding leaves the last sum beside 1
     index = th.searchsorted(cumulative, levels).clamp(max=particles.shape[1] - 1)
     return _taken(particles, index), index
+
+
+def shuffled(index: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+    """
+    Indices in a random order, another one for each row.
+
+    :param index: ``(B, N)``
+    :param generator: source of the order (``None``: torch's global one)
+    :return: ``(B, N)``
+    """
+    order = th.rand(index.shape, generator=generator, device=index.device).argsort(dim=1)
+    return index.gather(1, order)
 
 
 def resample(

@@ -40,6 +40,8 @@ class Target(NamedTuple):
         refiners that draw one coordinate after the other need it
     :param average_velocity: an average velocity field, for mean-flow refiners only
     :param average_divergence: its mean divergence, where that has been learned too
+    :param proposal: minus the log-density that the initial particles were drawn from, as a function of particles in the same
+        space as the energy: what annealing starts from. A refiner that needs it is at a loss where the base has no density
     """
 
     energy: EnergyFn
@@ -48,6 +50,7 @@ class Target(NamedTuple):
     prefix_energy: PrefixEnergyFn | None = None
     average_velocity: AverageVelocityFn | None = None
     average_divergence: AverageDivergenceFn | None = None
+    proposal: EnergyFn | None = None
 
 
 class Head(NamedTuple):
@@ -195,12 +198,14 @@ class EntropyContext(NamedTuple):
     :param simulate: ``n_chains -> Chains`` that are independent of each other (or, of a refiner that compares particles,
         its one set of them)
     :param reverse: the learned reverse drift, for an estimator that has ``learns_reverse``
+    :param anneal: ``n_particles -> Chains`` of annealed sequential Monte Carlo, from draws of the base and the box
     """
 
     base_log_prob: th.Tensor
     propose: ProposeFn
     simulate: Callable[[int], Chains]
     reverse: ReverseFn | None = None
+    anneal: Callable[[int], Chains] | None = None
 
 
 class EntropyEstimate(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.autodiff import energy_and_grad, has_gradient
 from sb3_energy.checks import check_finite_number
 from sb3_energy.energies.arithmetic import ENERGIES, Summable
 from sb3_energy.energies.own import energy_name, make_energy
@@ -138,6 +138,10 @@ class BoundComposite:
             more, slopes = energy_and_grad(fn, actions)
             energies, gradients = energies + weight * more, gradients + weight * slopes
         return energies, gradients
+
+    def has_gradient(self, actions: th.Tensor) -> bool:
+        """Whether a term is differentiable with respect to ``(B, N, A)``."""
+        return any(has_gradient(fn, actions) for fn in self.fns)
 
     def of_starts(self) -> "BoundComposite":
         """The same sum with the terms by which starts are chosen."""

@@ -33,7 +33,7 @@ def _tempered(fn: EnergyFn, temperature: float | th.Tensor, x: th.Tensor) -> th.
     return fn(x) / temperature
 
 
-@gradient_of(_tempered)
+@gradient_of(_tempered, follows=True)
 def _tempered_by_hand(fn: EnergyFn, temperature: float | th.Tensor, x: th.Tensor) -> Known:
     energies, gradients = energy_and_grad(fn, x)
     by = temperature
@@ -60,7 +60,7 @@ def _squashed(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
     return fn(th.tanh(x)) - log_tanh_jacobian(x)
 
 
-@gradient_of(_squashed)
+@gradient_of(_squashed, follows=True)
 def _squashed_by_hand(fn: EnergyFn, x: th.Tensor) -> Known:
     actions = th.tanh(x)
     energies, gradients = energy_and_grad(fn, actions)
@@ -85,7 +85,7 @@ def _on_box(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
     return fn(th.tanh(x))
 
 
-@gradient_of(_on_box)
+@gradient_of(_on_box, follows=True)
 def _on_box_by_hand(fn: EnergyFn, x: th.Tensor) -> Known:
     actions = th.tanh(x)
     energies, gradients = energy_and_grad(fn, actions)
@@ -107,7 +107,7 @@ def _reflected(fn: EnergyFn, x: th.Tensor) -> th.Tensor:
     return fn(folded(x))
 
 
-@gradient_of(_reflected)
+@gradient_of(_reflected, follows=True)
 def _reflected_by_hand(fn: EnergyFn, x: th.Tensor) -> Known:
     energies, gradients = energy_and_grad(fn, folded(x))
     return energies, gradients * (th.remainder(x - 1.0, 4.0) - 2.0).sign()  # backwards behind every other wall
@@ -143,7 +143,7 @@ def _added(fns: tuple[EnergyFn, ...], x: th.Tensor) -> th.Tensor:
     return total
 
 
-@gradient_of(_added)
+@gradient_of(_added, follows=True)
 def _added_by_hand(fns: tuple[EnergyFn, ...], x: th.Tensor) -> Known:
     energies, gradients = energy_and_grad(fns[0], x)
     for fn in fns[1:]:
@@ -202,7 +202,7 @@ def _of_prefix(x: th.Tensor, like: th.Tensor) -> th.Tensor:
     return x if x.shape[2:] == like.shape[2:] else x.flatten(2)[..., : like.shape[-1]]
 
 
-@gradient_of(_standardized)
+@gradient_of(_standardized, follows=True)
 def _standardized_by_hand(fn: EnergyFn, loc: th.Tensor, scale: th.Tensor, z: th.Tensor) -> Known:
     loc, scale = _of_prefix(loc, z), _of_prefix(scale, z)
     energies, gradients = energy_and_grad(fn, loc + scale * z)

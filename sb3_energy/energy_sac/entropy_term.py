@@ -15,7 +15,7 @@ from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import draw_proposals
 from sb3_energy.training.guards import Records, guarded_step
-from sb3_energy.types import EnergyFn, EntropyContext, EntropyEstimator
+from sb3_energy.types import Chains, EnergyFn, EntropyContext, EntropyEstimator
 
 
 class EntropyTerm:
@@ -71,6 +71,7 @@ class EntropyTerm:
             partial(propose, policy, obs, base=base, energy=energy),
             partial(policy.simulate, obs, base=base, energy=energy, n_particles=n_particles),
             reverse,
+            partial(anneal, policy, obs, base=base, energy=energy),
         )
         found = self.estimator.estimate(context)
         require(th.isfinite(found.log_prob).all(), partial(_entropy_error, type(self.estimator).__name__))
@@ -106,6 +107,24 @@ def propose(
     particles, log_prob = draw_proposals(base, n, uniform_fraction)
     # SAC's target entropy is that of actions on the box, not of the pre-tanh ones
     return tempered(energy, policy.temperature)(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
+
+
+def anneal(
+    policy: RefinedPolicy, obs: PyTorchObs, n: int, base: Gaussian | None = None, energy: EnergyFn | None = None
+) -> Chains:
+    """
+    Particles before annealed sequential Monte Carlo brings them to the policy's energy.
+
+    :param policy: the refined policy
+    :param obs: ``B`` observations
+    :param n: number of particles for each
+    :param base: the Gaussian at the observations, if it is known already
+    :param energy: the energy at the observations, if it is known already
+    :return: the chains
+    """
+    base = policy.base(obs) if base is None else base
+    energy = policy.energy_fn(obs) if energy is None else energy
+    return policy.refinement.annealed(n).simulate(base, energy, policy.temperature)
 
 
 def _entropy_error(estimator: str) -> FloatingPointError:

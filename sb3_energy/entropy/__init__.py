@@ -4,6 +4,7 @@ from sb3_energy.entropy.base import BaseEntropy
 from sb3_energy.entropy.divergence import DivergenceEntropy
 from sb3_energy.entropy.mixture import MixtureEntropy
 from sb3_energy.entropy.path import PathEntropy
+from sb3_energy.entropy.smc import AnnealedEntropy
 from sb3_energy.entropy.soft_value import SoftValue, SoftValueEntropy, soft_value
 from sb3_energy.entropy.trace import TraceEntropy
 from sb3_energy.entropy.vne import von_neumann_entropy
@@ -16,10 +17,12 @@ ENTROPY_ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     "mixture": MixtureEntropy,
     "path": PathEntropy,
     "divergence": DivergenceEntropy,
+    "smc": AnnealedEntropy,
 }
 
 __all__ = [
     "ENTROPY_ESTIMATORS",
+    "AnnealedEntropy",
     "BaseEntropy",
     "DivergenceEntropy",
     "MixtureEntropy",

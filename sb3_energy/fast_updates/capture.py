@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_energy.deferred import deferred
-from sb3_energy.entropy import ENTROPY_ESTIMATORS
+from sb3_energy.entropy import ENTROPY_ESTIMATORS, SoftValueEntropy
 from sb3_energy.fast_updates.captured_updates import CapturedUpdates, CudaGraphs
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
@@ -45,7 +45,8 @@ def check_capture(model: Any, estimator: EntropyEstimator) -> None:
         raise ValueError(f"{needs} use_sde=False, got True")
     if getattr(estimator, "reads_values", False):
         reading = [name for name, cls in ENTROPY_ESTIMATORS.items() if getattr(cls, "reads_values", False)]
-        raise ValueError(f"{needs} an entropy_estimator that is none of {reading}, got {type(estimator).__name__}")
+        chosen = "; 'soft_value' is taken with a number of n_proposals" if isinstance(estimator, SoftValueEntropy) else ""
+        raise ValueError(f"{needs} an entropy_estimator that is none of {reading}, got {type(estimator).__name__}{chosen}")
     if policy.actor.stack() is None:  # SB3's draws look at values
         raise ValueError(f"{needs} an actor of known layers, got activation_fn={policy.activation_fn.__name__}")
     if policy.optimizer_class not in (th.optim.Adam, th.optim.AdamW):

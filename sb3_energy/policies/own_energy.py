@@ -125,7 +125,8 @@ def asks_for_gradient(policy: Any) -> bool:
     probe, like = _Probe(), policy.temperature
     zeros = like.new_zeros(1, get_action_dim(policy.action_space))
     for refinement in policy.refinement.parts():
-        if not refinement.is_identity and getattr(refinement.refiner, "head", None) is None:
+        refiner = refinement.refiner
+        if not refinement.is_identity and getattr(refiner, "head", None) is None and getattr(refiner, "needs_gradient", True):
             with th.no_grad():  # the algorithm knows what a head learns from
                 refinement.sample(Gaussian(zeros, th.ones_like(zeros)), probe, th.ones_like(like))
     return probe.was_asked

@@ -44,7 +44,18 @@ def draw_proposals(
     :raises ValueError: if the base has no density
     """
     particles = draw_particles(base, n, uniform_fraction, generator=generator, n_groups=n_groups)
-    return Proposals(particles, mixture_log_prob(base, particles, math.floor(n * uniform_fraction) / n))
+    return Proposals(particles, mixture_log_prob(base, particles, stratified_fraction(n, uniform_fraction)))
+
+
+def stratified_fraction(n: int, uniform_fraction: float) -> float:
+    """
+    The part of ``n`` draws that is uniform on the box.
+
+    :param n: how many draws
+    :param uniform_fraction: what that part is meant to be
+    :return: ``f`` of :func:`draw_proposals`
+    """
+    return math.floor(n * uniform_fraction) / n
 
 
 def draw_particles(
@@ -178,7 +189,7 @@ def draw_starts(
     :return: the ``n`` of each chain one after the other
     """
     particles = draw_particles(base, n, uniform_fraction, n_groups=n_chains, generator=generator)
-    fraction = math.floor(n * uniform_fraction) / n
+    fraction = stratified_fraction(n, uniform_fraction)
     return Starts(particles, mixture_log_prob(base, particles, fraction) if base.has_density else None)
 
 

@@ -9,6 +9,7 @@ import torch as th
 from sb3_energy.energies import near_proposal, on_box, squashed, tempered
 from sb3_energy.refinement.bases import Base
 from sb3_energy.refinement.boxes import BOXES, Box, Coordinates, Framed
+from sb3_energy.refinement.proposal_energy import proposal_energy
 from sb3_energy.refinement.proposals import (
     INITIAL_PARTICLES,
     Starts,
@@ -17,11 +18,13 @@ from sb3_energy.refinement.proposals import (
     energy_of_starts,
     is_flow,
     resampled,
+    stratified_fraction,
 )
 from sb3_energy.refinement.sliceable_energy import SliceableEnergy
 from sb3_energy.refinement.warm_start import Plans
 from sb3_energy.refiners import (
     MPPI,
+    AnnealedSMC,
     Identity,
     RefinerSequence,
     SelfNormalizedImportanceSampling,
@@ -113,6 +116,15 @@ class Refinement:
             self, n_particles=fewer, deterministic_particles=None if descents is None else min(descents, n_particles)
         )
 
+    def annealed(self, n_particles: int) -> "Refinement":
+        """
+        Annealed sequential Monte Carlo in the same coordinates, from draws of the base and the box.
+
+        :param n_particles: how many for each observation
+        :return: that refinement, with the sampler's defaults
+        """
+        return Refinement(AnnealedSMC(), AnnealedSMC.default_steps, n_particles, precondition=self.precondition, box=self.box)
+
     def coordinates(self, base: Base) -> Coordinates:
         """
         The coordinates in which the refiner sees particles.
@@ -164,7 +176,8 @@ class Refinement:
         if plans is not None:
             particles = plans.warmed(particles, base, generator=generator)
         known = None if log_prob is None or particles is not starts.particles else coordinates.log_prob(particles, log_prob)
-        target = _target(coordinates, coordinates.sampled, energy_fn, head, proposal_log_prob=known)
+        proposal = self._proposal(coordinates, base)
+        target = _target(coordinates, coordinates.sampled, energy_fn, head, proposal_log_prob=known, proposal=proposal)
         x = coordinates.start(particles)
         if is_finite and infos is None and plans is None and not self.refiner.resamples:
             ends = refined_particles(self.refiner, x, target, n_steps=self.n_steps, generator=generator)
@@ -204,7 +217,14 @@ class Refinement:
         log_prob = None if starts.log_prob is None else coordinates.log_prob(starts.particles, starts.log_prob)
         return Chains(
             self.refiner,
-            _target(coordinates, coordinates.sampled, energy_fn, head, proposal_log_prob=log_prob),
+            _target(
+                coordinates,
+                coordinates.sampled,
+                energy_fn,
+                head,
+                proposal_log_prob=log_prob,
+                proposal=self._proposal(coordinates, base),
+            ),
             coordinates.start(starts.particles),
             log_prob=log_prob if starts.log_weights is None else None,
             n_steps=self.n_steps,
@@ -288,6 +308,13 @@ class Refinement:
             energy_fn = tempered(near_proposal(energy, th.tanh(starts.particles), self.trust_region), temperature)
         return starts, energy_fn
 
+    def _proposal(self, coordinates: Coordinates, base: Base) -> EnergyFn | None:
+        """What :meth:`_starts` draws the particles of a refiner that compares them from, if its density is known."""
+        if not (self.refiner.resamples and base.has_density):
+            return None
+        fraction = stratified_fraction(self.n_particles, INITIAL_PARTICLES[self.initial_particles])
+        return proposal_energy(coordinates, base, fraction)
+
     def _descended(self, coordinates: Coordinates, starts: th.Tensor, energy: EnergyFn, *, head: Head | None = None) -> Target:
         if self.trust_region is not None:
             energy = near_proposal(energy, th.tanh(starts), self.trust_region)
@@ -318,6 +345,7 @@ def _target(
     head: Head | None,
     *,
     proposal_log_prob: th.Tensor | None = None,
+    proposal: EnergyFn | None = None,
 ) -> Target:
     head = coordinates.velocities((head or Head()).through(transform))
-    return Target(transform(energy), proposal_log_prob=proposal_log_prob, **head._asdict())
+    return Target(transform(energy), proposal_log_prob=proposal_log_prob, proposal=proposal, **head._asdict())

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_energy.autodiff import energy_and_grad
+from sb3_energy.autodiff import energy_and_grad, has_gradient
 from sb3_energy.refinement.proposals import energy_of_starts
 from sb3_energy.types import CriticNetwork, Energy, EnergyFn, Networks
 
@@ -66,6 +66,15 @@ class BoundEnergy:
         :return: ``(B, N)`` and ``(B, N, A)``, without a graph
         """
         return energy_and_grad(self.fn, particles)
+
+    def has_gradient(self, particles: th.Tensor) -> bool:
+        """
+        Check whether the energy is differentiable.
+
+        :param particles: ``(B, N, A)``
+        :return: whether it is, with respect to them
+        """
+        return has_gradient(self.fn, particles)
 
     def of_starts(self) -> EnergyFn:
         """

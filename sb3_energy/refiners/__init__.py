@@ -13,6 +13,7 @@ from sb3_energy.refiners.mala import MetropolisAdjustedLangevin
 from sb3_energy.refiners.mean_flow import MeanFlow
 from sb3_energy.refiners.mppi import MPPI
 from sb3_energy.refiners.sequence import RefinerSequence
+from sb3_energy.refiners.smc import AnnealedSMC
 from sb3_energy.refiners.snis import SelfNormalizedImportanceSampling
 from sb3_energy.refiners.svgd import SteinVariationalGradientDescent
 from sb3_energy.types import Refiner
@@ -29,11 +30,13 @@ REFINERS: dict[str, type[Refiner]] = {
     "flow": Flow,
     "mean_flow": MeanFlow,
     "snis": SelfNormalizedImportanceSampling,
+    "smc": AnnealedSMC,
 }
 
 __all__ = [
     "MPPI",
     "REFINERS",
+    "AnnealedSMC",
     "AutoregressiveDerivativeFree",
     "DerivativeFree",
     "Flow",

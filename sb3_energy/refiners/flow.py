@@ -88,7 +88,7 @@ class Flow(TransportSteps):
     default_steps: ClassVar[int] = 4
     default_particles: ClassVar[int] = 8
     max_steps: ClassVar[int | None] = None
-    estimators: ClassVar[tuple[str, ...]] = ("divergence", "base", "soft_value")
+    estimators: ClassVar[tuple[str, ...]] = ("divergence", "base", "soft_value", "smc")
     head: ClassVar[str | None] = "velocity"
     search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 8), particles_pow=(0, 4))
 

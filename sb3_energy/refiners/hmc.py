@@ -44,7 +44,7 @@ class HamiltonianMonteCarlo(MetropolisChain):
     default_steps: ClassVar[int] = 2
     default_particles: ClassVar[int] = 128
     max_steps: ClassVar[int | None] = None
-    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value")
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "smc")
     head: ClassVar[str | None] = None
     search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 3), particles_pow=(0, 7), step_size=(0.03, 1.0))
 

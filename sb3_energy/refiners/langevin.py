@@ -43,7 +43,7 @@ class Langevin:
     default_steps: ClassVar[int] = 3
     default_particles: ClassVar[int] = 128
     max_steps: ClassVar[int | None] = None
-    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "mixture", "path")
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "smc", "mixture", "path")
     head: ClassVar[str | None] = None
     search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 10), particles_pow=(0, 7), step_size=(1e-3, 0.5))
 

@@ -47,7 +47,7 @@ class MetropolisAdjustedLangevin(MetropolisChain):
     default_steps: ClassVar[int] = 3
     default_particles: ClassVar[int] = 128
     max_steps: ClassVar[int | None] = None
-    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value")
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "smc")
     head: ClassVar[str | None] = None
     search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 10), particles_pow=(0, 7), step_size=(1e-2, 1.0))
 
@@ -68,12 +68,10 @@ class MetropolisAdjustedLangevin(MetropolisChain):
         :param generator: source of the noise
         :return: the state after a Langevin step, and the logarithm of Hastings' ratio
         """
-        old, scale, noise = state.particles, step_size**0.5, noise_like(state.particles, generator)
-        new = old + langevin_drift(self, state.extra, step_size) + scale * noise
+        new, noise = langevin_proposal(self, state.particles, state.extra, step_size, generator)
         energies, gradients = energy_and_grad(target.energy, new)
-        noise_back = (old - new - langevin_drift(self, gradients, step_size)) / scale
-        log_ratio = state.energies - energies + normal_log_prob(noise_back.flatten(2)) - normal_log_prob(noise.flatten(2))
-        return RefinerState(new, energies, gradients), log_ratio
+        way_back = log_way_back(self, state.particles, new, gradients, step_size, noise)
+        return RefinerState(new, energies, gradients), state.energies - energies + way_back
 
     def deterministic(self) -> Langevin:
         """
@@ -90,3 +88,43 @@ class MetropolisAdjustedLangevin(MetropolisChain):
         :return: Langevin's steps of the same sizes
         """
         return Langevin(self.step_size, max_grad_norm=self.max_grad_norm, max_displacement=self.max_displacement)
+
+
+def langevin_proposal(
+    bounds: Any, particles: th.Tensor, gradients: th.Tensor, step_size: float | th.Tensor, generator: th.Generator | None
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Draw a Langevin step; with gradients of 0 it is a random walk's.
+
+    :param bounds: with ``max_grad_norm`` and ``max_displacement``
+    :param particles: ``(B, N, *E)``
+    :param gradients: ``(B, N, *E)``
+    :param step_size: ``ε``, a number or ``(B, 1, *1)``, or of each coordinate ``(B, 1, *E)``
+    :param generator: source of the noise (``None``: torch's global one)
+    :return: particles after the step, and its noise
+    """
+    noise = noise_like(particles, generator)
+    return particles + langevin_drift(bounds, gradients, step_size) + step_size**0.5 * noise, noise
+
+
+def log_way_back(
+    bounds: Any,
+    old: th.Tensor,
+    new: th.Tensor,
+    new_gradients: th.Tensor,
+    step_size: float | th.Tensor,
+    noise: th.Tensor,
+) -> th.Tensor:
+    """
+    The logarithm of how likely a Langevin step back is, over that of the step: the proposals' part of Hastings' ratio.
+
+    :param bounds: those of the step
+    :param old: ``(B, N, *E)`` particles before the step
+    :param new: ``(B, N, *E)`` after it
+    :param new_gradients: ``(B, N, *E)`` there
+    :param step_size: that of the step
+    :param noise: ``(B, N, *E)`` of the step
+    :return: ``(B, N)``
+    """
+    noise_back = (old - new - langevin_drift(bounds, new_gradients, step_size)) / step_size**0.5
+    return normal_log_prob(noise_back.flatten(2)) - normal_log_prob(noise.flatten(2))

@@ -24,7 +24,7 @@ class MeanFlow(TransportSteps):
     default_steps: ClassVar[int] = 1
     default_particles: ClassVar[int] = 8
     max_steps: ClassVar[int | None] = None
-    estimators: ClassVar[tuple[str, ...]] = ("divergence", "base", "soft_value")
+    estimators: ClassVar[tuple[str, ...]] = ("divergence", "base", "soft_value", "smc")
     head: ClassVar[str | None] = "average_velocity"
     search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 2), particles_pow=(0, 4))
 

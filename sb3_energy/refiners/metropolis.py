@@ -10,7 +10,7 @@ from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_part
 from sb3_energy.refiners.loop import refuse_diverged
 from sb3_energy.schedules import value_at
-from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
 
 GAIN_POWER = 0.6
 """Gains fall as ``(k + 1)^-0.6``: slow enough to reach any step size, fast enough to settle (Robbins and Monro 1951)."""
@@ -88,14 +88,11 @@ class MetropolisChain(ABC):
             old = state._replace(extra=gradients)
             step_size = _over_event(step_size * log_scale.exp(), like=state.particles)
         new, log_ratio = self.propose(old, target, step_size, generator=generator)
-        log_ratio = th.where(new.energies.isposinf(), -th.inf, log_ratio)  # never accepted
-        refuse_diverged(self, tick, new.energies.isnan() | new.energies.isneginf() | log_ratio.isnan())
-        uniform = th.rand(log_ratio.shape, generator=generator, device=log_ratio.device, dtype=log_ratio.dtype)
-        accepted = uniform.log() < log_ratio
+        accepted, probability = metropolis_test(self, tick, new.energies, log_ratio, generator)
         of_particles = _over_event(accepted, like=state.particles)
         particles = th.where(of_particles, new.particles, old.particles)
         extra: Any = th.where(of_particles, new.extra, old.extra)
-        info = RefinerInfo.of_move(old.particles, particles, acceptance=log_ratio.clamp(max=0.0).exp())
+        info = RefinerInfo.of_move(old.particles, particles, acceptance=probability)
         if log_scale is not None:
             extra = TunedGradients(extra, self._tuned(log_scale, info.acceptance, tick))
         return RefinerState(particles, th.where(accepted, new.energies, old.energies), extra), info
@@ -105,6 +102,26 @@ class MetropolisChain(ABC):
         if 2 * (tick.step + 1) > tick.n_steps:
             return log_scale
         return log_scale + (tick.step + 1) ** -GAIN_POWER * (acceptance.mean(dim=1, keepdim=True) - self.target_acceptance)
+
+
+def metropolis_test(
+    refiner: Refiner, tick: Tick, energies: th.Tensor, log_ratio: th.Tensor, generator: th.Generator | None
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Accept or reject what is proposed (Metropolis et al. 1953; Hastings 1970). An infinite energy is never accepted.
+
+    :param refiner: for the message
+    :param tick: which step of how many, for the message
+    :param energies: ``(B, N)`` that are proposed
+    :param log_ratio: ``(B, N)`` logarithm of Hastings' ratio
+    :param generator: source of the draws (``None``: torch's global one)
+    :return: ``(B, N)`` which are accepted, and with what probability they were to be
+    :raises FloatingPointError: if an energy is NaN or minus infinity
+    """
+    log_ratio = th.where(energies.isposinf(), -th.inf, log_ratio)
+    refuse_diverged(refiner, tick, energies.isnan() | energies.isneginf() | log_ratio.isnan())
+    uniform = th.rand(log_ratio.shape, generator=generator, device=log_ratio.device, dtype=log_ratio.dtype)
+    return uniform.log() < log_ratio, log_ratio.clamp(max=0.0).exp()
 
 
 def check_target_acceptance(value: float | None) -> None:

@@ -22,7 +22,7 @@ class SelfNormalizedImportanceSampling:
     default_steps: ClassVar[int] = 1
     default_particles: ClassVar[int] = 128
     max_steps: ClassVar[int | None] = 1
-    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value")
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "smc")
     head: ClassVar[str | None] = None
     needs_log_prob: ClassVar[bool] = True
     search_space: ClassVar[dict[str, Any]] = dict(particles_pow=(3, 7))

@@ -57,7 +57,7 @@ class SteinVariationalGradientDescent:
     default_steps: ClassVar[int] = 10
     default_particles: ClassVar[int] = 16
     max_steps: ClassVar[int | None] = None
-    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "trace")
+    estimators: ClassVar[tuple[str, ...]] = ("base", "soft_value", "smc", "trace")
     head: ClassVar[str | None] = None
     search_space: ClassVar[dict[str, Any]] = dict(steps=(1, 10), particles_pow=(2, 5), step_size=(1e-2, 1.0))
 

@@ -195,6 +195,10 @@ OF_REFINERS: dict[str, dict[str, Case]] = {
     "flow": dict(solver=Case("euler", policy(refiner="flow", refiner_steps=2) | dict(learning_rate=1e-2))),
     "mean_flow": {},
     "snis": {},
+    "smc": dict(
+        ladder=Case("fixed"), ess_fraction=Case(0.9), moves=Case(1), groups=Case(1), step_size=Case(0.1),
+        target_acceptance=Case(0.3),
+    ),
 }  # fmt: skip
 WITHOUT_EFFECT_OF_REFINERS = dict(differentiable="for a loss of your own that calls refine; a policy acts without a graph")
 STEPS_OF_REFINERS = dict(mppi=3, derivative_free=3, autoregressive_derivative_free=3, hmc=2)
@@ -220,6 +224,7 @@ OF_ESTIMATORS: dict[str, dict[str, Case]] = {
         n_probes=Case(3, FLOW | dict(entropy_estimator_kwargs=dict(method="hutchinson"), learning_rate=1e-2)),
         n_chains=Case(3, FLOW),
     ),
+    "smc": dict(n_particles=Case(3, SMALL), n_steps=Case(1, SMALL), moves=Case(1, SMALL)),
 }
 OF_HEADS: dict[str, dict[str, Case]] = {
     "velocity": dict(

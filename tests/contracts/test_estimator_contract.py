@@ -105,8 +105,14 @@ def test_it_asks_for_what_can_be_had(name):
         asked.append("chains")
         return context.simulate(n_chains)
 
-    estimated(name, EntropyContext(context.base_log_prob, propose, simulate, context.reverse))
-    assert asked == {"base": [], "soft_value": ["proposals"]}.get(name, ["chains"])
+    def anneal(n_particles):
+        assert isinstance(n_particles, int) and n_particles >= 1
+        asked.append("particles to anneal")
+        return context.anneal(n_particles)
+
+    estimated(name, EntropyContext(context.base_log_prob, propose, simulate, context.reverse, anneal))
+    assert set(asked) == {"base": set(), "soft_value": {"proposals"}, "smc": {"particles to anneal"}}.get(name, {"chains"})
+    assert len(asked) <= 1 or name == "soft_value"
 
 
 @each_refiner

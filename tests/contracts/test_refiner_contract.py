@@ -45,11 +45,17 @@ def average_velocity(x, t, r):
     return (0.3 - x) * -th.expm1(-step) / th.where(step > 0.0, step, 1.0)
 
 
+def proposal(x):
+    """Minus the logarithm of a density of the particles."""
+    return 0.5 * x.square().flatten(2).sum(-1)
+
+
 def target(particles, energy=quadratic):
     return Target(
         energy,
         velocity=velocity,
-        proposal_log_prob=-0.5 * particles.square().flatten(2).sum(-1),
+        proposal_log_prob=-proposal(particles),
+        proposal=proposal,
         prefix_energy=quadratic,
         average_velocity=average_velocity,
     )
@@ -179,13 +185,13 @@ def test_each_observation_s_own_temperature_is_followed(name):
     temperatures = th.tensor([[0.1], [10.0]], dtype=th.float64)
     particles = 1.5 * start((1, 200, 1)).repeat(2, 1, 1)
     energy = tempered(quadratic, temperatures)
-    log_prob = -0.5 * (particles / 1.5).square().sum(-1)
+    density = tempered(proposal, 1.5**2)
     refiner = REFINERS[name]()
     n_steps = 60 if refiner.max_steps is None and not refiner.resamples else steps(refiner)
     state = refine(
         refiner,
         particles,
-        Target(energy, proposal_log_prob=log_prob),
+        Target(energy, proposal_log_prob=-density(particles), proposal=density),
         n_steps=n_steps,
         generator=th.Generator().manual_seed(1),
     )
@@ -204,6 +210,11 @@ def test_32_bits_stay_32_bits_and_say_the_same(name):
         th.testing.assert_close(single.particles.double(), double.particles, rtol=1e-3, atol=1e-3)
 
 
+def of_box(x):
+    """Minus the log-density of the uniform distribution on the box, pre-tanh."""
+    return math.log(2.0) - log_tanh_jacobian(x)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if REFINERS[name].exact])
 def test_who_calls_itself_exact_reproduces_a_density(name):
     density = modes_energy([[0.5]], 0.5)
@@ -211,7 +222,7 @@ def test_who_calls_itself_exact_reproduces_a_density(name):
     particles = th.atanh(box.clamp(-1.0 + 1e-6, 1.0 - 1e-6))
     refiner = REFINERS[name]()
     n_steps = 100 if refiner.max_steps is None else refiner.max_steps
-    goal = Target(squashed(density), proposal_log_prob=log_tanh_jacobian(particles) - math.log(2.0))
+    goal = Target(squashed(density), proposal_log_prob=-of_box(particles), proposal=of_box)
     state = refine(refiner, particles, goal, n_steps=n_steps, generator=th.Generator().manual_seed(1))
     assert total_variation(box.reshape(-1, 1), density, 40) > 0.15
     assert total_variation(th.tanh(state.particles).reshape(-1, 1), density, 40) < 0.05
@@ -239,6 +250,14 @@ BAD_ARGUMENTS = [
     ("hmc", dict(step_size=-0.1), ValueError, "step_size must be above 0"),
     ("hmc", dict(n_leapfrogs=0), ValueError, "n_leapfrogs must be at least 1"),
     ("hmc", dict(n_leapfrogs=2.5), TypeError, "n_leapfrogs must be an integer"),
+    ("smc", dict(ladder="steep"), ValueError, r"ladder must be one of \['adaptive', 'fixed'\], got 'steep'"),
+    ("smc", dict(ess_fraction=0.0), ValueError, r"ess_fraction must lie in \(0, 1\), got 0.0"),
+    ("smc", dict(ess_fraction=1.0), ValueError, r"ess_fraction must lie in \(0, 1\), got 1.0"),
+    ("smc", dict(moves=0), ValueError, "moves must be at least 1, got 0"),
+    ("smc", dict(moves=2.5), TypeError, "moves must be an integer, got 2.5"),
+    ("smc", dict(groups=0), ValueError, "groups must be at least 1, got 0"),
+    ("smc", dict(target_acceptance=1.0), ValueError, r"target_acceptance must lie in \(0, 1\), got 1.0"),
+    ("smc", dict(step_size=0.0), ValueError, "step_size must be above 0, got 0.0"),
     ("svgd", dict(step_size=math.inf), ValueError, "step_size must be finite"),
     ("svgd", dict(bandwidth=0.0), ValueError, "bandwidth must be above 0"),
     ("svgd", dict(max_step_norm=0.0), ValueError, "max_step_norm must be above 0"),

@@ -70,7 +70,12 @@ class Setting(NamedTuple):
         simulate = partial(self.refinement.simulate, base, energy, temperature, head=self.bound_head(batch, dtype))
         features = th.zeros(batch, N_FEATURES, dtype=dtype)
         reverse = None if self.reverse is None else partial(_reverse, self.reverse, features)
-        return EntropyContext(own, partial(_propose, base, energy), simulate, reverse)
+        return EntropyContext(
+            own, partial(_propose, base, energy), simulate, reverse, partial(self._anneal, base, temperature)
+        )
+
+    def _anneal(self, base, temperature, n_particles):
+        return self.refinement.annealed(n_particles).simulate(base, ENERGIES[self.dimension], temperature)
 
     def estimate(self, estimator, repetitions, chunk=500):
         """

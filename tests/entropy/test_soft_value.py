@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch as th
@@ -100,10 +101,64 @@ def test_the_estimators_answer_in_sac_s_shape():
     found, exact = SoftValueEntropy(12, 0.25).estimate(context), soft_value(energies, log_prob)
     assert asked == [(12, 0.25)] and found.log_prob.shape == (5, 1)
     th.testing.assert_close(found.log_prob[:, 0], -exact.entropy)
-    th.testing.assert_close(found.records, dict(entropy_effective_sample_size=exact.effective_sample_size))
+    size = exact.effective_sample_size
+    th.testing.assert_close(
+        found.records, dict(entropy_effective_sample_size=size, entropy_n_proposals=th.full_like(size, 12.0))
+    )
 
 
-@pytest.mark.parametrize("n_proposals", [0, -1, 2.0, True, None])
+def chosen(weights_of, batch=6):
+    """What the estimator finds where proposals have weights of a known law, and how many it asked for at a time."""
+    asked, generator = [], th.Generator().manual_seed(0)
+
+    def propose(n, uniform_fraction):
+        asked.append(n)
+        return -weights_of(batch, n, generator).log(), th.zeros(batch, n)
+
+    return SoftValueEntropy().estimate(EntropyContext(th.zeros(batch, 1), propose, lambda n_chains: None)), asked
+
+
+def test_the_number_of_proposals_is_chosen_by_the_effective_sample_size():
+    equal, asked = chosen(lambda batch, n, generator: th.ones(batch, n))
+    assert asked == [16] and (equal.records["entropy_n_proposals"] == 16.0).all()
+
+    def one_in_eight(batch, n, generator):  # of 64 proposals 8 have a weight
+        return (th.arange(n) % 8 == 0).float().expand(batch, n)
+
+    found, asked = chosen(one_in_eight)
+    assert asked == [16, 16, 32] and (found.records["entropy_n_proposals"] == 64.0).all()
+    th.testing.assert_close(found.records["entropy_effective_sample_size"], th.full((6,), 8.0))
+
+
+def test_few_good_proposals_are_warned_of_once():
+    def one_at_all(batch, n, generator):
+        return (th.arange(n) == 0).float().expand(batch, n)
+
+    estimator, asked = SoftValueEntropy(), []
+
+    def propose(n, uniform_fraction):
+        asked.append(n)
+        weights = one_at_all(3, n, None) if len(asked) == 1 else th.zeros(3, n)
+        return -weights.log(), th.zeros(3, n)
+
+    context = EntropyContext(th.zeros(3, 1), propose, lambda n_chains: None)
+    with pytest.warns(UserWarning, match="effective sample size is below 4 .* try entropy_estimator='smc'"):
+        found = estimator.estimate(context)
+    assert sum(asked) == 256 and (found.records["entropy_n_proposals"] == 256.0).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimator.estimate(context)
+    with pytest.warns(UserWarning, match="try entropy_estimator='smc'"):
+        asked.clear()
+        SoftValueEntropy(2).estimate(context)
+    assert asked == [2]
+
+
+def test_a_choice_reads_values_and_a_number_does_not():
+    assert SoftValueEntropy().reads_values and not SoftValueEntropy(16).reads_values
+
+
+@pytest.mark.parametrize("n_proposals", [0, -1, 2.0, True])
 def test_the_number_of_proposals_is_checked(n_proposals):
     with pytest.raises((TypeError, ValueError), match=r"n_proposals must be (an integer|at least 1), got"):
         SoftValueEntropy(n_proposals=n_proposals)

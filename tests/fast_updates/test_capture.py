@@ -55,12 +55,19 @@ class Own(th.nn.Module):
         (
             "cuda_graph",
             dict(entropy_estimator="path", policy_kwargs=dict(n_particles=1)),
-            "capture='cuda_graph' needs an entropy_estimator that is none of ['trace', 'path', 'divergence'], got PathEntropy",
+            "capture='cuda_graph' needs an entropy_estimator that is none of ['soft_value', 'trace', 'path', 'divergence'], "
+            "got PathEntropy",
+        ),
+        (
+            "cuda_graph",
+            dict(entropy_estimator="soft_value"),
+            "capture='cuda_graph' needs an entropy_estimator that is none of ['soft_value', 'trace', 'path', 'divergence'], "
+            "got SoftValueEntropy; 'soft_value' is taken with a number of n_proposals",
         ),
         (
             "cuda_graph",
             dict(entropy_estimator="trace", policy_kwargs=dict(refiner="svgd")),
-            "capture='cuda_graph' needs an entropy_estimator that is none of ['trace', 'path', 'divergence'], "
+            "capture='cuda_graph' needs an entropy_estimator that is none of ['soft_value', 'trace', 'path', 'divergence'], "
             "got TraceEntropy",
         ),
         (

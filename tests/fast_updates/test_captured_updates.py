@@ -87,7 +87,12 @@ def assert_equal(ours, theirs):
         {},
         dict(policy_kwargs=dict(net_arch=[16], n_particles=1, backbone="simba")),
         dict(policy_kwargs=dict(net_arch=[16], refiner="mppi", critic="quantile"), entropy_estimator="base"),
-        dict(entropy_estimator="soft_value", target_update_interval=2, distillation_coef=0.1),
+        dict(
+            entropy_estimator="soft_value",
+            entropy_estimator_kwargs=dict(n_proposals=16),
+            target_update_interval=2,
+            distillation_coef=0.1,
+        ),
         dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.AdamW)),
     ],
     ids=["defaults", "simba", "mppi and quantiles", "soft value", "AdamW"],

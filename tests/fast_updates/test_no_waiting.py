@@ -31,13 +31,18 @@ WAITS = {
 COPIES = {aten._to_copy, aten.copy_}
 INDICES = {aten.index, aten.index_put, aten.index_put_}
 
+SOFT_VALUE = dict(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n_proposals=16))
+"""With a number of proposals: a choice reads values."""
+
 SETTINGS = {
     "sac": dict(policy_kwargs=dict(refiner="none", backbone="plain")),
     "none": dict(policy_kwargs=dict(refiner="none")),
     "langevin, 1": dict(refine_target=True, policy_kwargs=dict(n_particles=1)),
     "langevin, 16": dict(refine_target=True, policy_kwargs=dict(n_particles=16)),
     "base": dict(refine_target=True, entropy_estimator="base"),
-    "soft_value": dict(refine_target=True, entropy_estimator="soft_value"),
+    "soft_value": dict(refine_target=True, **SOFT_VALUE),
+    "smc entropy": dict(refine_target=True, entropy_estimator="smc"),
+    "smc": dict(refine_target=True, policy_kwargs=dict(refiner="smc", n_particles=8, refiner_steps=3)),
     "mixture": dict(refine_target=True, entropy_estimator="mixture"),
     "mala": dict(refine_target=True, policy_kwargs=dict(refiner="mala")),
     "mala, tuned": dict(
@@ -50,7 +55,7 @@ SETTINGS = {
     "snis": dict(refine_target=True, policy_kwargs=dict(refiner="snis")),
     "derivative_free": dict(refine_target=True, policy_kwargs=dict(refiner="derivative_free")),
     "distillation": dict(distillation_coef=0.1),
-    "fixed ent_coef": dict(ent_coef=0.1, refine_target=True, entropy_estimator="soft_value"),
+    "fixed ent_coef": dict(ent_coef=0.1, refine_target=True, **SOFT_VALUE),
     "min": dict(refine_target=True, policy_kwargs=dict(energy_kwargs=dict(aggregate="min"))),
     "reflect": dict(refine_target=True, policy_kwargs=dict(box="reflect", trust_region=0.5)),
     "simba": dict(refine_target=True, policy_kwargs=dict(backbone="simba")),

@@ -16,12 +16,16 @@ pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="no GPU")
 
 DEVICE, CAPTURE = "cuda", "cuda_graph"
 
+SOFT_VALUE = dict(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(n_proposals=16))
+
 SETTINGS = {
     "sac": dict(policy_kwargs=dict(refiner="none", backbone="plain")),
     "langevin, 1": dict(refine_target=True, policy_kwargs=dict(n_particles=1)),
     "langevin": dict(refine_target=True),
     "min": dict(refine_target=True, policy_kwargs=dict(energy_kwargs=dict(aggregate="min"))),
-    "soft value": dict(refine_target=True, entropy_estimator="soft_value"),
+    "soft value": dict(refine_target=True, **SOFT_VALUE),
+    "smc entropy": dict(refine_target=True, entropy_estimator="smc"),
+    "smc": dict(refine_target=True, policy_kwargs=dict(refiner="smc", n_particles=8, refiner_steps=3)),
     "mixture": dict(refine_target=True, entropy_estimator="mixture"),
     "mala": dict(refine_target=True, policy_kwargs=dict(refiner="mala")),
     "svgd": dict(refine_target=True, policy_kwargs=dict(refiner="svgd")),
@@ -31,7 +35,7 @@ SETTINGS = {
     "quantile": dict(refine_target=True, policy_kwargs=dict(critic="quantile")),
     "simba": dict(refine_target=True, policy_kwargs=dict(backbone="simba")),
     "distillation": dict(distillation_coef=0.1),
-    "fixed ent_coef": dict(ent_coef=0.1, refine_target=True, entropy_estimator="soft_value"),
+    "fixed ent_coef": dict(ent_coef=0.1, refine_target=True, **SOFT_VALUE),
     "AdamW": dict(policy_kwargs=dict(optimizer_class=th.optim.AdamW)),
 }
 

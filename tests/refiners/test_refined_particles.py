@@ -22,7 +22,7 @@ class Counted:
 def ends(fn, refiner, n_steps, energy=None):
     particles = th.linspace(-1.0, 1.0, B * N * D).reshape(B, N, D)
     energy = energy or Counted()
-    target = Target(energy, proposal_log_prob=th.zeros(B, N))
+    target = Target(energy, proposal_log_prob=th.zeros(B, N), proposal=lambda x: 0.1 * x.square().sum(-1))
     found = fn(refiner, particles, target, n_steps=n_steps, generator=th.Generator().manual_seed(0))
     return (found if isinstance(found, th.Tensor) else found.particles), energy.calls
 
