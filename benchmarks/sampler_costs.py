@@ -20,15 +20,15 @@ def models() -> dict[str, EnergySAC]:
     """
     :return: refiner -> untrained model that predicts by torch, on 17 observations, 6 actions and networks of 2 × 256
     """
-    return {name: model_of(name) for name in REFINERS}
+    return {name: model_of(refiner=name) for name in REFINERS}
 
 
-def model_of(refiner: Any) -> EnergySAC:
+def model_of(**policy_kwargs: Any) -> EnergySAC:
     """
-    :param refiner: a name or a list of names
+    :param policy_kwargs: of the policy
     :return: an untrained model that predicts by torch
     """
-    model = EnergySAC("MlpPolicy", Noise(), device="cpu", policy_kwargs=dict(refiner=refiner))
+    model = EnergySAC("MlpPolicy", Noise(), device="cpu", policy_kwargs=policy_kwargs)
     model.policy.fast_predict = False  # some refiners have a fast path for few observations: here they are compared on one
     return model
 

@@ -146,6 +146,8 @@ class Truth:
         )
 
 
+FIVE: dict[str, Any] = dict(refiner=["flow", "mala"], refiner_steps=[None, 5])
+CONSTANT: dict[str, Any] = dict(refiner_kwargs=[None, dict(step_size=0.3)])
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "mala, 1 particle": dict(refiner="mala", n_particles=1, initial_particles="base"),
     "mala": dict(refiner="mala"),
@@ -153,8 +155,10 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "flow": dict(refiner="flow"),
     "flow, langevin": dict(refiner=["flow", "langevin"]),
     "flow, mala": dict(refiner=["flow", "mala"]),
-    "flow, mala, steps in units of 1": dict(refiner=["flow", "mala"], precondition=False),
-    "flow, mala of 20 steps": dict(refiner=["flow", "mala"], refiner_steps=[None, 20]),
+    "flow, mala, 5 steps": FIVE,
+    "flow, mala, 5 steps of .3": FIVE | CONSTANT,
+    "flow, mala, 5 steps of .3 in units of 1": FIVE | CONSTANT | dict(precondition=False),
+    "flow, mala, 20 steps": FIVE | dict(refiner_steps=[None, 20]),
     "flow, hmc": dict(refiner=["flow", "hmc"]),
     "flow, svgd": dict(refiner=["flow", "svgd"]),
 }
@@ -225,7 +229,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 TARGETS = ("four modes, std .5", "checkerboard", "trained critic")
 """Of the gallery those that its learned flow is furthest from."""
-LEARNED = ("mala", "flow", "flow, langevin", "flow, mala", "flow, mala, steps in units of 1", "flow, mala of 20 steps")
+LEARNED = ("mala", *(name for name in SETTINGS if name.startswith("flow") and "hmc" not in name and "svgd" not in name))
 
 
 def learned(n: int, n_updates: int) -> str:
@@ -249,7 +253,7 @@ def learned(n: int, n_updates: int) -> str:
     return table(["total variation", *TARGETS], [[name, *row] for name, row in found.items()])
 
 
-TIMED = ("mala", "flow", "flow, langevin", "flow, mala")
+TIMED = ("mala", "flow", "flow, langevin", "flow, mala", "flow, mala, 5 steps")
 
 
 def costs(rounds: int) -> str:
@@ -259,9 +263,9 @@ def costs(rounds: int) -> str:
     :param rounds: of the timing
     :return: Markdown
     """
-    refiners: dict[str, Any] = {"none": "none"} | {name: SETTINGS[name]["refiner"] for name in TIMED}
-    times = relative_times({name: model_of(refiner) for name, refiner in refiners.items()}, rounds)
-    lines = [[name, *(f"{times[name][batch]:.1f}" for batch in BATCHES)] for name in refiners]
+    settings = {"none": dict(refiner="none")} | {name: SETTINGS[name] for name in TIMED}
+    times = relative_times({name: model_of(**arguments) for name, arguments in settings.items()}, rounds)
+    lines = [[name, *(f"{times[name][batch]:.1f}" for batch in BATCHES)] for name in settings]
     return table(["time of a prediction", *(f"batch {batch}" for batch in BATCHES)], lines)
 
 

@@ -54,16 +54,16 @@ def test_the_flow_ends_at_the_blurred_wells():
 
 @pytest.mark.parametrize("dimension, within", [(2, 0.05), (6, 0.06)])
 def test_five_steps_of_mala_sharpen_a_blurred_flow(dimension, within):
-    flow, sharp, truth = errors("flow", dimension), errors("flow, mala", dimension), Truth(Wells(dimension))
+    flow, sharp, truth = errors("flow", dimension), errors("flow, mala, 5 steps", dimension), Truth(Wells(dimension))
     assert flow["coordinate"] > 0.15 and sharp["coordinate"] < within
     assert flow["energy"] - truth.energy > 0.4 and abs(sharp["energy"] - truth.energy) < 0.06
     assert sharp["share"] == pytest.approx(0.7, abs=0.03)
 
 
 def test_proposals_miss_modes_of_six_coordinates_that_a_flow_finds():
-    proposals, flow = errors("mala", 6), errors("flow, mala", 6)
+    proposals, flow = errors("mala", 6), errors("flow, mala, 5 steps", 6)
     assert proposals["modes"] > 0.15 and flow["modes"] < 0.09
-    assert errors("flow, mala, steps in units of 1", 6)["coordinate"] > 0.14
+    assert errors("flow, mala, 5 steps of .3 in units of 1", 6)["coordinate"] > 0.14
 
 
 def rows(text):

@@ -44,13 +44,15 @@ def test_a_list_of_one_is_that_refiner(name):
 
 def test_a_list_is_a_sequence_with_the_defaults_of_each():
     made = refinement(["flow", "mala"])
-    assert made.refiner == RefinerSequence((Flow(), MetropolisAdjustedLangevin()), (4, 5))
-    assert (made.n_steps, made.n_particles, made.initial_particles, made.precondition) == (9, 8, "base", True)
+    mala = MetropolisAdjustedLangevin()
+    assert made.refiner == RefinerSequence((Flow(), mala), (4, mala.default_steps))
+    assert (made.n_steps, made.n_particles, made.initial_particles) == (4 + mala.default_steps, 8, "base")
+    assert made.precondition
     made = refinement(("mean_flow", Langevin), refiner_kwargs=(None, dict(step_size=0.1)), refiner_steps=[2, None])
     assert made.refiner.members[1] == Langevin(0.1) and made.refiner.steps == (2, 3)
     made = refinement(["langevin", "mala"])
     assert (made.n_particles, made.initial_particles, made.precondition) == (128, "mixture", True)
-    assert [part.n_steps for part in made.parts()] == [3, 5] and made.parts()[1].refiner == MetropolisAdjustedLangevin()
+    assert [part.n_steps for part in made.parts()] == [3, mala.default_steps] and made.parts()[1].refiner == mala
 
 
 def test_what_begins_with_a_flow_looks_at_the_energy_if_another_follows():
