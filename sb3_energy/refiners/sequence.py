@@ -79,7 +79,7 @@ class Turns:
         """
         place, refiner, own = self.turn(tick)
         # Only the first one's particles have the density that the target knows
-        later = target if target.proposal_log_prob is None else target._replace(proposal_log_prob=None)
+        later = target._replace(proposal_log_prob=None, proposal=None)
         state, info = refiner.step(state, target if place == 0 else later, own, generator)
         if own.is_last and not tick.is_last:
             state = self.members[place + 1].init(state.particles, later)

@@ -32,6 +32,7 @@ SEQUENCES = [
     dict(refiner=["flow", "svgd"], n_particles=4),
     dict(refiner=["langevin", "mala"], n_particles=4),
     dict(refiner=["snis", "hmc"], n_particles=8),
+    dict(refiner=["smc", "mala"], n_particles=8, refiner_steps=[3, 2]),
     dict(refiner=["autoregressive_derivative_free", "langevin"], n_particles=8),
 ]
 

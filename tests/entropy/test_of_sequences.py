@@ -11,7 +11,7 @@ from sb3_energy.types import Head
 from tests.entropy.policies import N_FEATURES, Setting, refinement_of
 from tests.laws import knn_entropy_on_box
 
-CHAIN = ["base", "soft_value"]
+CHAIN = ["base", "soft_value", "smc"]
 VALID = {
     ("flow", "langevin"): [*CHAIN, "mixture"],
     ("flow", "mala"): CHAIN,

@@ -132,6 +132,7 @@ REFUSED = [
     (dict(refiner=["flow", "mola"]), ValueError, "refiner must be one of .*, got 'mola'; did you mean 'mala'"),
     (dict(refiner=["mala", "flow"]), ValueError, "Flow transports the base and must be the first refiner of a sequence"),
     (dict(refiner=["flow", "snis"]), ValueError, "must be the first refiner of a sequence, got it after Flow"),
+    (dict(refiner=["flow", "smc"]), ValueError, "must be the first refiner of a sequence, got it after Flow"),
     (dict(refiner=["flow", "mean_flow"]), ValueError, "MeanFlow transports the base and must be the first"),
     (dict(refiner=["flow", "mala"], refiner_kwargs=dict(step_size=1.0)), TypeError, "refiner_kwargs must be a list with one"),
     (dict(refiner=["flow", "mala"], refiner_kwargs=[None]), ValueError, "with one dict or None for each of refiner="),

@@ -36,6 +36,7 @@ SEQUENCES = {
     "mean_flow, hmc": RefinerSequence((MeanFlow(), REFINERS["hmc"]()), (1, 2)),
     "flow, svgd": RefinerSequence((Flow(), SteinVariationalGradientDescent()), (2, 2)),
     "snis, langevin, mala": RefinerSequence((SNIS, Langevin(0.1), MALA), (1, 2, 2)),
+    "smc, mala": RefinerSequence((REFINERS["smc"](), MALA), (3, 2)),
     "mppi, langevin": RefinerSequence((MPPI(), Langevin()), (2, 2)),
     "langevin, derivative_free": RefinerSequence((Langevin(), REFINERS["derivative_free"]()), (2, 2)),
     "autoregressive, mala": RefinerSequence((REFINERS["autoregressive_derivative_free"](), MALA), (1, 2)),
@@ -65,7 +66,7 @@ def test_its_particles_are_those_of_its_members_in_turn(name):
     goal, generator = target(x), th.Generator().manual_seed(1)
     for member, n_steps in zip(refiner.members, refiner.steps, strict=True):
         x = refine(member, x, goal, n_steps=n_steps, generator=generator).particles
-        goal = goal._replace(proposal_log_prob=None)  # which was that of the first one's particles
+        goal = goal._replace(proposal_log_prob=None, proposal=None)  # which were those of the first one's particles
     assert th.equal(run(refiner, start((3, 6, 2))).particles, x)
 
 
