@@ -3,12 +3,18 @@
 import pytest
 import torch as th
 
-from sb3_energy.entropy import MixtureEntropy, PathEntropy, TraceEntropy
+from sb3_energy.entropy import (
+    ENTROPY_ESTIMATORS,
+    BaseEntropy,
+    MixtureEntropy,
+    PathEntropy,
+    TraceEntropy,
+)
 from sb3_energy.networks import FieldNetwork
 from sb3_energy.refinement.estimators import choose_estimator, valid_estimators
 from sb3_energy.refiners import REFINERS, Flow, Langevin, RefinerSequence, SteinVariationalGradientDescent
 from sb3_energy.types import Head
-from tests.entropy.policies import N_FEATURES, Setting, refinement_of
+from tests.entropy.policies import N_FEATURES, Setting, refinement_of, taught_head
 from tests.laws import knn_entropy_on_box
 
 CHAIN = ["base", "soft_value", "smc"]
@@ -96,9 +102,19 @@ def test_the_bounds_hold_the_entropy_of_chains_after_a_flow():
     assert estimate == pytest.approx(truth, abs=0.1)
 
 
-def test_an_estimator_of_one_s_own_is_valid_if_it_names_all_members(monkeypatch):
-    from sb3_energy.entropy import ENTROPY_ESTIMATORS, BaseEntropy
+BIASES = [("base", 1, -0.66), ("base", 2, -1.30), ("soft_value", 1, -0.02), ("soft_value", 2, -0.05)]
 
+
+@pytest.mark.parametrize("name, dimension, bias", BIASES)
+def test_the_bias_after_a_learned_flow_and_a_chain_is_what_the_page_says(name, dimension, bias):
+    policy = Setting(refinement_of(["flow", "mala"]), dimension, taught_head("flow", dimension))
+    th.manual_seed(1)
+    truth = knn_entropy_on_box(policy.latent(20_000))
+    estimate, _ = policy.estimate(ENTROPY_ESTIMATORS[name](), 20_000, chunk=5000)
+    assert estimate - truth == pytest.approx(bias, abs=0.06)
+
+
+def test_an_estimator_of_one_s_own_is_valid_if_it_names_all_members(monkeypatch):
     class OfBoth(BaseEntropy):
         refiners = ("flow", Langevin)
 
