@@ -12,7 +12,7 @@ At a smaller entropy coefficient the four modes are narrow and a critic has to b
 rate that falls to next to nothing and more updates are what it takes, with any refiner that draws from the critic:
 
     python examples/multi_goal.py --ent-coef 1 --timesteps 248000 --n-envs 8 --learning-rate 1e-3 --final-learning-rate 1e-5 \
-        --refiner mala --episodes 1000 --algorithms SAC EnergySAC
+        --episodes 1000 --algorithms SAC EnergySAC
 
 Upper row: the critic's landscape over the actions at the origin, and sampled first actions. Lower row: sampled rollouts.
 """
@@ -287,7 +287,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--algorithms", choices=list(ALGORITHMS), nargs="+", default=list(ALGORITHMS), help="which, in this order"
     )
     parser.add_argument("--models", type=Path, default=None, help="folder where trained models are kept (default: nowhere)")
-    parser.add_argument("--refiner", choices=sorted(REFINERS), default="langevin", help="of EnergySAC, with its defaults")
+    parser.add_argument("--refiner", choices=sorted(REFINERS), default="mala", help="of EnergySAC, with its defaults")
     parser.add_argument("--positives", choices=POSITIVES, default="gibbs", help="what PGAC's potential learns to lead to")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of all networks, at the start")
     parser.add_argument(
