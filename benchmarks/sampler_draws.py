@@ -115,19 +115,21 @@ def problems(n_updates: int) -> dict[str, Problem]:
     return found
 
 
-def fitted_base(energy: EnergyFn, n_updates: int = 1000) -> Gaussian:
+def fitted_base(energy: EnergyFn, n_updates: int = 1000, dimension: int = 2) -> Gaussian:
     """
     The Gaussian that SAC's actor loss fits to the target: it settles on one mode, with about that mode's width.
 
     :param energy: the target, at a temperature of 1
     :param n_updates: of Adam
-    :return: mean and standard deviation ``(1, 2)``, before the squash
+    :param dimension: of an action
+    :return: mean and standard deviation ``(1, d)``, before the squash
     """
     generator, target = th.Generator().manual_seed(0), squashed(energy)
-    mean, log_std = th.tensor([[0.3, 0.1]], requires_grad=True), th.full((1, 2), -1.0, requires_grad=True)
+    first = th.tensor([0.3, 0.1]).repeat(dimension)[:dimension].reshape(1, -1)
+    mean, log_std = first.requires_grad_(True), th.full_like(first, -1.0).requires_grad_(True)
     optimizer = th.optim.Adam([mean, log_std], lr=0.02)
     for _ in range(n_updates):
-        particles = mean + log_std.exp() * th.randn((256, 2), generator=generator)
+        particles = mean + log_std.exp() * th.randn((256, dimension), generator=generator)
         loss = target(particles.unsqueeze(0)).mean() - log_std.sum()
         optimizer.zero_grad()
         loss.backward()
