@@ -139,7 +139,7 @@ OF_POLICIES = dict(
     optimizer_kwargs=Case(dict(eps=0.1), NONE),
     n_critics=Case(1, NONE),
     share_features_extractor=Case(True, LEARNS),
-    refiner=Case("mala"),
+    refiner=Case("langevin"),
     refiner_kwargs=Case(dict(step_size=0.5), SMALL),
     refiner_steps=Case(1),
     n_particles=Case(2),
@@ -167,7 +167,7 @@ OF_POTENTIAL_POLICIES = dict(
     refiner_kwargs=Case(dict(max_displacement=0.01), POTENTIAL),
     trust_region=Case(0.1, POTENTIAL),
     sampling_time=Case(2.0, POTENTIAL),
-    transport_time=Case(0.0, POTENTIAL | policy(n_particles=4, refiner_steps=4)),
+    transport_time=Case(0.5, POTENTIAL | policy(n_particles=4, refiner_steps=4)),
     potential_kwargs=Case(dict(net_arch=[4]), POTENTIAL),
 )
 OF_REFINERS: dict[str, dict[str, Case]] = {
@@ -184,6 +184,7 @@ OF_REFINERS: dict[str, dict[str, Case]] = {
     ),
     "svgd": dict(
         step_size=Case(0.1), bandwidth=Case(0.3), max_grad_norm=Case(0.01), max_displacement=Case(1e-3), shuffle=Case(False),
+        max_curvature=Case(0.01),
         max_step_norm=Case(0.01),
     ),
     "mppi": dict(
@@ -217,8 +218,8 @@ OF_ESTIMATORS: dict[str, dict[str, Case]] = {
         self_term=Case(True, policy(refiner="svgd", refiner_steps=2)),
         determinant=Case(True, policy(refiner="svgd", refiner_steps=2)),
     ),
-    "mixture": dict(n_chains=Case(3, SMALL)),
-    "path": dict(n_chains=Case(3, policy(n_particles=1, refiner_steps=2))),
+    "mixture": dict(n_chains=Case(3, policy(refiner="langevin", n_particles=4, refiner_steps=2))),
+    "path": dict(n_chains=Case(3, policy(refiner="langevin", n_particles=1, refiner_steps=2))),
     "divergence": dict(
         method=Case("hutchinson", policy(refiner="mean_flow") | dict(learning_rate=1e-2)),
         n_probes=Case(3, FLOW | dict(entropy_estimator_kwargs=dict(method="hutchinson"), learning_rate=1e-2)),

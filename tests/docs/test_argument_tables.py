@@ -87,7 +87,7 @@ def test_arguments_of_refiners(name: str):
     refiner = REFINERS[name]
     steps, particles = (int(number) for number in cells[1].split(", "))
     assert (steps, particles) == (refiner.default_steps, refiner.default_particles)
-    page = dict(re.findall(r"(\w+)=([^,`]+)", cells[2]))
+    page = dict(re.findall(r"(\w+)=([^,`(]+(?:\([^)]*\))?)", cells[2]))
     known = {field.name: field.default for field in dataclasses.fields(refiner) if field.init}
     hidden = {"quasi_random"}  # deterministic() sets it
     assert set(page) == set(known) - hidden

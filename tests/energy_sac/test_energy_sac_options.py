@@ -157,8 +157,13 @@ def test_the_estimate_of_the_entropy_drives_the_temperature(curvature, rises):
     ).learn(20)
     exact = entropy(lambda x: _well(curvature / alpha, x), 1)
     assert (exact < 0.0) == rises
-    base = small({}).learn(21)._entropy
-    before = model.log_ent_coef.item()
+    gaussian = small({}, entropy_estimator="base").learn(20)
+    for one in (model, gaussian):
+        with th.no_grad():
+            one.actor.log_std.weight.zero_()
+            one.actor.log_std.bias.fill_(-1.5)
+    gaussian.train(1, batch_size=64)
+    base, before = gaussian._entropy, model.log_ent_coef.item()
     model.train(1, batch_size=64)
     assert model._entropy == pytest.approx(exact, abs=0.05) and abs(base - exact) > 0.15, "which is not the Gaussian's"
     assert (model.log_ent_coef.item() > before) == rises and model.log_ent_coef.item() != before
