@@ -33,6 +33,7 @@ from sb3_energy.refiners import (
     refined_particles,
     select,
 )
+from sb3_energy.refiners.sequence import members_of
 from sb3_energy.stats import effective_sample_size
 from sb3_energy.steps import zero_energy
 from sb3_energy.types import Chains, EnergyFn, Head, Refiner, RefinerInfo, RefinerState, Target
@@ -108,7 +109,8 @@ class Refinement:
             there are)
         :return: the same refinement with no more; itself where particles move together, which needs them all
         """
-        together = self.refiner.resamples and not isinstance(self.refiner, SelfNormalizedImportanceSampling)
+        comparing = [member for member in members_of(self.refiner) if member.resamples]
+        together = not all(isinstance(member, SelfNormalizedImportanceSampling) for member in comparing)
         if n_particles is None or together or max(self.n_particles, self.n_starts) <= n_particles:
             return self
         fewer, descents = min(self.n_particles, n_particles), self.deterministic_particles

@@ -118,6 +118,12 @@ def test_members_that_compare_particles_get_all_of_them():
     assert chains.particles.shape == (5, 7, 2)
 
 
+def test_particles_that_are_compared_once_and_then_move_alone_may_be_fewer():
+    made = refinement(["snis", "mala"], n_particles=32)
+    assert made.thinned(4).n_particles == 4 and made.thinned(4).refiner == made.refiner
+    assert refinement(["langevin", "svgd"], n_particles=32).thinned(4).n_particles == 32
+
+
 def test_importance_comes_before_the_chain():
     infos = []
     refinement(["snis", "mala"], n_particles=32).sample(BASE, ENERGY, infos=infos)
