@@ -23,7 +23,7 @@ PAGE = "docs/energy_of_your_own.md"
 
 NO_GRADIENT = (
     "no gradient with respect to the actions, which the refiner follows: keep the graph (no detach, no numpy, no "
-    "torch.no_grad; for a constant add 0.0 * actions.sum(-1)), or use a refiner without gradients, such as 'mppi' or 'snis'"
+    "torch.no_grad; for a constant add 0.0 * actions.sum(-1)), or a refiner that needs none, such as 'mppi', 'snis' or 'smc'"
 )
 """Why autograd cannot differentiate an energy, and what to do."""
 

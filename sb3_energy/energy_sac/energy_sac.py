@@ -91,7 +91,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
     :param refine_target: whether the next actions in the critic's target are refined
     :param entropy_estimator: estimator of ``log π(a|s)`` of refined actions, in the temperature's loss and, with
         ``refine_target``, in the critic's target: ``"base"``, ``"soft_value"``, ``"trace"``, ``"mixture"``, ``"path"``,
-        ``"divergence"``, or a class (``None``: the refiner's default). Each refiner has its own valid ones
+        ``"divergence"``, ``"smc"``, or a class (``None``: the refiner's default). Each refiner has its own valid ones
     :param entropy_estimator_kwargs: Keyword arguments of the estimator
     :param update_particles: in updates (refined targets, distillation, ``"mixture"``), the most proposals from which the start
         of a chain or a draw of ``snis`` is chosen; refiners that compare particles keep their own number

@@ -225,7 +225,7 @@ OF_ESTIMATORS: dict[str, dict[str, Case]] = {
         n_probes=Case(3, FLOW | dict(entropy_estimator_kwargs=dict(method="hutchinson"), learning_rate=1e-2)),
         n_chains=Case(3, FLOW),
     ),
-    "smc": dict(n_particles=Case(3, SMALL), n_steps=Case(1, SMALL), moves=Case(1, SMALL)),
+    "smc": dict(n_particles=Case(3, SMALL), n_steps=Case(1, TARGETS | dict(ent_coef=1e-3)), moves=Case(1, SMALL)),
 }
 OF_HEADS: dict[str, dict[str, Case]] = {
     "velocity": dict(

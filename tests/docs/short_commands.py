@@ -54,6 +54,7 @@ RULES = [
     Rule("python -m benchmarks.densities", "--densities two_moons --gradient-steps 5 --seconds 1"),
     Rule("python -m benchmarks.samplers", "--draws 200 --more 1 --updates 2 --repetitions 2 --rounds 1"),
     Rule("python -m benchmarks.sampler_critic", "--updates 20"),
+    Rule("python -m benchmarks.annealing", "--draws 5"),
     Rule("python -m benchmarks.sequences", "--draws 50 --updates 2 --rounds 1"),
     Rule("python -m benchmarks.speed --report-only", "--output results/speed_quick"),
     Rule("python -m benchmarks.speed", "--quick --rounds 2 --sections critics"),

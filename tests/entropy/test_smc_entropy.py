@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch as th
 
+from benchmarks.wells import Wells
 from sb3_energy.entropy import AnnealedEntropy, SoftValueEntropy, soft_value
 from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.types import EntropyContext
 from tests.entropy.policies import ENERGIES, _propose, covering
 from tests.laws import entropy
-from tests.wells import Wells
 
 
 def context(base, energy, temperature=1.0, **refinement):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch as th
 
+from benchmarks.wells import Wells, two_wells
 from sb3_energy.autodiff import has_gradient
 from sb3_energy.energies import squashed, tempered
 from sb3_energy.refinement.arguments import RefinementArguments
@@ -15,7 +16,6 @@ from sb3_energy.stats import effective_sample_size, log_tanh_jacobian
 from sb3_energy.steps import steps
 from sb3_energy.types import Target, Tick
 from tests.laws import log_normalizer, modes_energy, total_variation
-from tests.wells import Wells, two_wells
 
 ONE_D = modes_energy([[0.6], [-0.5]], 0.25, [1.0, 2.0])
 FOUR = modes_energy([[0.6, 0.6], [-0.6, 0.6], [0.6, -0.6], [-0.6, -0.6]], 0.25, [1.0, 2.0, 2.0, 4.0])
