@@ -72,7 +72,7 @@ OPERATORS: dict[type, str] = {
     ast.In: "in",
     ast.NotIn: "not in",
 }
-CHAINS = ["tests/refiners/test_oracles.py", "tests/refiners/test_laws_gibbs.py", "tests/contracts/test_refiner_contract.py"]
+CHAINS = ["tests/contracts/test_refiner_contract.py", "tests/refiners/test_laws_gibbs.py", "tests/refiners/test_oracles.py"]
 TESTS: dict[str, list[str]] = {
     # A file's own tests first: with -x most changes are noticed there
     "losses/actor_critic.py": ["tests/losses/test_actor_critic.py", "tests/fast_updates/test_sac_gradients.py"],
@@ -87,8 +87,13 @@ TESTS: dict[str, list[str]] = {
     "refiners/loop.py": ["tests/refiners/test_refined_particles.py", *CHAINS],
     "refiners/m[ae]*.py": ["tests/refiners/test_metropolis.py", "tests/refiners/test_tuned_start.py", *CHAINS],
     "refiners/hmc.py": ["tests/refiners/test_metropolis.py", "tests/refiners/test_tuned_start.py", *CHAINS],
-    "refiners/svgd.py": ["tests/refiners/test_svgd.py", *CHAINS],
+    "refiners/svgd.py": ["tests/refiners/test_svgd.py", *CHAINS, "tests/refinement/test_default_laws.py"],
+    "refiners/smc.py": ["tests/refiners/test_smc.py", *CHAINS],
+    "refiners/bridge.py": ["tests/refiners/test_smc.py"],
+    "refiners/sequence.py": ["tests/refiners/test_sequence.py", *CHAINS],
+    "refiners/langevin.py": [*CHAINS, "tests/refinement/test_default_laws.py"],
     "refiners/*.py": CHAINS,
+    "entropy/smc.py": ["tests/refiners/test_smc.py"],
     "entropy/divergence.py": ["tests/entropy/test_divergence.py"],
     "entropy/mixture.py": ["tests/entropy/test_mixture.py"],
     "entropy/path.py": ["tests/entropy/test_path.py"],

@@ -139,7 +139,7 @@ def test_long_steps_are_warned_of_and_short_ones_are_not():
         estimate(SteinVariationalGradientDescent(2.0, max_curvature=None), goal, x, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        estimate(SteinVariationalGradientDescent(2.0, max_step_norm=0.5), goal, x, 2)
+        estimate(SteinVariationalGradientDescent(2.0, max_curvature=None, max_step_norm=0.5), goal, x, 2)
 
 
 @pytest.mark.parametrize(
