@@ -46,7 +46,11 @@ def seen_in_an_update(model, monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("settings", [dict(), dict(temperature=0.3)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [dict(), dict(temperature=0.3), dict(guidance=3.0, temperature=0.5), dict(normalize_q=False, temperature=0.2)],
+    ids=str,
+)
 def test_positives_follow_the_law_that_is_acted_with(make_model, monkeypatch, settings):
     """Without a potential that is ``exp(-E)`` of the policy's own energy, by quadrature."""
     model = steep(make_model, policy_kwargs=dict(energy_kwargs=settings), potential_training_kwargs=ONE_OF_MANY)
