@@ -88,6 +88,7 @@ TESTS: dict[str, list[str]] = {
     "refiners/m[ae]*.py": ["tests/refiners/test_metropolis.py", "tests/refiners/test_tuned_start.py", *CHAINS],
     "refiners/hmc.py": ["tests/refiners/test_metropolis.py", "tests/refiners/test_tuned_start.py", *CHAINS],
     "refiners/svgd.py": ["tests/refiners/test_svgd.py", *CHAINS, "tests/refinement/test_default_laws.py"],
+    "refiners/mppi.py": ["tests/refiners/test_mppi.py", *CHAINS],
     "refiners/smc.py": ["tests/refiners/test_smc.py", *CHAINS],
     "refiners/bridge.py": ["tests/refiners/test_smc.py"],
     "refiners/sequence.py": ["tests/refiners/test_sequence.py", *CHAINS],
