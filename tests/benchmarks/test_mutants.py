@@ -98,7 +98,11 @@ def test_survivors_are_reported_sources_are_left_alone_and_a_run_goes_on(tree):
     (tree / "root/tests/test_sums.py").write_text("def test_add():\n    assert False\n")
     (tree / "results/seed0.jsonl").unlink()
     failed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert failed.returncode == 1 and "must pass without any change" in failed.stdout
+    assert (
+        failed.returncode == 1
+        and "fails without any change and is left out" in failed.stdout
+        and "| all | 0 (0%) | 0 |" in failed.stdout
+    )
 
 
 def test_a_sample_is_that_of_its_seed():
