@@ -1,6 +1,6 @@
 """The way from a proposal to a target: tempered energies between the two, and how far along it particles may go at once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 
@@ -81,7 +81,8 @@ class Points(NamedTuple):
         :return: those, in that order
         """
         rows = th.arange(len(index), device=index.device).unsqueeze(1)
-        return Points(*(None if part is None else part[rows, index] for part in self))
+        parts: Any = [None if part is None else part[rows, index] for part in self]
+        return Points(*parts)
 
     def where(self, chosen: th.Tensor, other: "Points") -> "Points":
         """
@@ -92,7 +93,8 @@ class Points(NamedTuple):
         :return: as many points
         """
         pairs = zip(self, other, strict=True)
-        return Points(*(None if a is None or b is None else th.where(over_event(chosen, a), a, b) for a, b in pairs))
+        parts: Any = [None if a is None or b is None else th.where(over_event(chosen, a), a, b) for a, b in pairs]
+        return Points(*parts)
 
 
 def over_event(x: th.Tensor, like: th.Tensor) -> th.Tensor:

@@ -10,7 +10,7 @@ from sb3_energy.autodiff import energy_and_grad
 from sb3_energy.checks import check_part
 from sb3_energy.refiners.loop import refuse_diverged
 from sb3_energy.schedules import value_at
-from sb3_energy.types import Refiner, RefinerInfo, RefinerState, Target, Tick
+from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 GAIN_POWER = 0.6
 """Gains fall as ``(k + 1)^-0.6``: slow enough to reach any step size, fast enough to settle (Robbins and Monro 1951)."""
@@ -105,7 +105,7 @@ class MetropolisChain(ABC):
 
 
 def metropolis_test(
-    refiner: Refiner, tick: Tick, energies: th.Tensor, log_ratio: th.Tensor, generator: th.Generator | None
+    refiner: Any, tick: Tick, energies: th.Tensor, log_ratio: th.Tensor, generator: th.Generator | None
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     Accept or reject what is proposed (Metropolis et al. 1953; Hastings 1970). An infinite energy is never accepted.

@@ -29,6 +29,7 @@ OTHERS = {
     "flow": dict(flow_steps=2, flow_particles_pow=1),
     "mean_flow": dict(mean_flow_steps=1, mean_flow_particles_pow=0),
     "snis": dict(snis_particles_pow=3),
+    "smc": dict(smc_steps=2, smc_particles_pow=3),
 }
 
 
