@@ -41,7 +41,7 @@ class Target(NamedTuple):
     :param average_velocity: an average velocity field, for mean-flow refiners only
     :param average_divergence: its mean divergence, where that has been learned too
     :param proposal: minus the log-density that the initial particles were drawn from, as a function of particles in the same
-        space as the energy: what annealing starts from. A refiner that needs it is at a loss where the base has no density
+        space as the energy: what annealing starts from (``None``: it is not known)
     """
 
     energy: EnergyFn
@@ -320,7 +320,8 @@ class Refiner(Protocol):
     estimators: ClassVar[tuple[str, ...]]
     """Names of the entropy estimators that are valid for its particles; the first one is the default."""
     # One of the user's own may also have ``search_space``, see ``sb3_energy.zoo.samplers.search_space``, and
-    # ``needs_log_prob``, whether it asks for ``Target.proposal_log_prob``: in a sequence such a one comes first
+    # ``needs_log_prob``, whether it asks for ``Target.proposal_log_prob`` or ``Target.proposal``: in a sequence such a one
+    # comes first; ``needs_gradient = False`` where it follows a gradient, but can do without
     head: ClassVar[str | None]
     """The field of a :class:`Head` that it needs, which a policy has to learn (``None``: the energy is enough)."""
 

@@ -9,7 +9,7 @@ from benchmarks.wells import Wells, two_wells
 from sb3_energy.autodiff import has_gradient
 from sb3_energy.energies import squashed, tempered
 from sb3_energy.refinement.arguments import RefinementArguments
-from sb3_energy.refinement.bases import FlowBase, Gaussian
+from sb3_energy.refinement.bases import FlowBase, Gaussian, MixtureBase, NoisyActions, UniformBase
 from sb3_energy.refiners import AnnealedSMC, MetropolisAdjustedLangevin, refine
 from sb3_energy.refiners.bridge import increment
 from sb3_energy.stats import effective_sample_size, log_tanh_jacobian
@@ -247,6 +247,23 @@ def test_what_is_no_energy_fails(value):
         refine(AnnealedSMC(), uniform((2, 50, 2)), Target(energy, proposal=of_box), n_steps=3)
 
 
+@pytest.mark.parametrize(
+    "base",
+    [
+        UniformBase(th.zeros(500, 1)),
+        NoisyActions(th.full((500, 1), 0.6), 0.2),
+        MixtureBase([Gaussian(th.full((500, 1), mean), th.full((500, 1), 0.3)) for mean in (0.7, 0.0)]),
+        FlowBase(Gaussian(th.zeros(500, 1), th.ones(500, 1)), lambda x, t: -0.5 * x, n_steps=2),
+    ],
+    ids=lambda base: type(base).__name__,
+)
+@pytest.mark.parametrize("box", ["tanh", "reflect"])
+def test_any_base_with_a_density_will_do(base, box):
+    th.manual_seed(0)
+    draws = th.cat([th.tanh(smc(box=box, precondition=False).sample(base, ONE_D)) for _ in range(12)])
+    assert total_variation(draws, ONE_D, 20) < 0.05
+
+
 def test_what_is_forbidden_is_never_drawn():
     def energy(x):
         return th.where(x[..., 0] > 0.0, math.inf, 3.0 * x.square().sum(-1))
@@ -256,6 +273,29 @@ def test_what_is_forbidden_is_never_drawn():
     assert (state.particles[..., 0] <= 0.0).all() and th.isfinite(state.energies).all()
     with pytest.raises(FloatingPointError, match="non-finite energy"):
         refine(AnnealedSMC(), uniform((5, 200, 2)).abs(), target, n_steps=4)
+
+
+def test_a_group_that_is_forbidden_takes_the_others_particles():
+    """The base lies where the energy forbids everything: its half of the particles has no weight, and is not stuck there."""
+
+    def energy(a):
+        return th.where(a[..., 0] > 0.5, math.inf, 20.0 * (a[..., 0] + 0.5).square())
+
+    base = Gaussian(th.full((4000, 1), 2.0), th.full((4000, 1), 0.1))
+    th.manual_seed(0)
+    actions = th.tanh(smc().sample(base, energy))
+    assert (actions <= 0.5).all() and actions.mean().item() == pytest.approx(-0.5, abs=0.03)
+    _, found = annealed(smc(), base, energy)
+    assert found.exp().mean().item() == pytest.approx(math.sqrt(math.pi / 20.0), rel=0.03)
+
+
+@pytest.mark.parametrize("std", [0.05, 1.0])
+@pytest.mark.parametrize("temperature", [0.1, 10.0])
+def test_wide_and_narrow_bases_meet_flat_and_steep_energies(std, temperature):
+    base = Gaussian(th.full((2000, 1), 0.693), th.full((2000, 1), std))
+    th.manual_seed(0)
+    draws = th.cat([th.tanh(smc().sample(base, ONE_D, temperature)) for _ in range(4)])
+    assert total_variation(draws, tempered(ONE_D, temperature), 20) < 0.05
 
 
 def test_a_gradient_is_looked_for_below_what_an_energy_is_made_of():
