@@ -148,7 +148,7 @@ class AnnealedSMC:
         :raises FloatingPointError: if an energy is NaN or minus infinity
         """
         now, active = state.extra, state.extra.beta < 1.0
-        if is_host(active) and not bool(active.any()):  # all have arrived
+        if is_host(active) and not th.compiler.is_compiling() and not bool(active.any()):  # all have arrived
             return state, RefinerInfo.of_move(state.particles, state.particles)
         now, size = self._reweighed(now, active, tick, generator)
         acceptance = th.zeros_like(state.energies)

@@ -163,6 +163,7 @@ def test_compile_is_saved_and_loaded(tmp_path, compile_with):
         (dict(refiner="mppi", refiner_kwargs=dict(quasi_random=True)), "eager"),
         (dict(refiner="snis"), "aot_eager"),
         (dict(refiner="snis", critic="quantile"), "eager"),
+        (dict(refiner="smc", n_particles=8, refiner_steps=2, refiner_kwargs=dict(moves=2)), "eager"),
         (dict(refiner="mala", energy_kwargs=dict(aggregate="min")), "eager"),
         (dict(box="reflect", trust_region=0.5, tolerance=0.1, backbone="plain"), "eager"),
     ],
