@@ -19,6 +19,7 @@ import torch as th
 from benchmarks.files import write_text
 from benchmarks.sampler_draws import fitted_base
 from benchmarks.statistics import interquartile_mean
+from benchmarks.tables import put_table
 from benchmarks.wide_targets import Truth, WideTarget, wide_targets
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
@@ -154,17 +155,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def put_table(page: Path, name: str, table: str) -> None:
-    """
-    :param page: in which ``<!-- name -->`` and ``<!-- /name -->`` stand
-    :param name: of the place
-    :param table: what is to stand there
-    """
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    write_text(page, f"{before}{begin}{table}{end}{rest.partition(end)[2]}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
