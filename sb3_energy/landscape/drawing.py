@@ -277,7 +277,7 @@ def _legend(landscape: Landscape) -> list[Any]:
     from matplotlib.lines import Line2D
 
     dot: dict[str, Any] = dict(linestyle="none", marker="o", markersize=7)
-    moves, is_langevin = len(landscape.paths) > 0, landscape.refiner == "langevin"
+    moves, is_langevin = len(landscape.paths) > 0, set(landscape.refiner.split(", ")) <= {"langevin", "mala"}
     handles = [Line2D([], [], color=START, markeredgecolor=STILL, label="start", **dot)] if moves else []
     if moves and not landscape.resamples and not landscape.noise.all():
         marker = "o" if len(_between(landscape)) > 0 else ""

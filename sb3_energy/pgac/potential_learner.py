@@ -152,7 +152,7 @@ class PotentialLearner:
         behaviour, critic = self.behaviour_critic, policy.critic
         if behaviour is None:
             return
-        with th.no_grad():
+        with th.no_grad(), evaluating(critic):
             features, following = critic.encode(batch.observations), critic.encode(batch.next_observations)
         discounts = gamma if batch.discounts is None else batch.discounts
         loss = behaviour.loss(features, batch.actions, batch.rewards, batch.dones, discounts, following)
@@ -315,6 +315,21 @@ def guarded_divergence_loss(
     good, bad = potentials.split([positives.shape[1], negatives.shape[1]], dim=1)
     excess = (potentials.abs() / temperature - max_energy).relu().square().mean()
     return contrastive_divergence_loss(good, bad, temperature).mean() + excess
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """
+    Within this context batch normalization takes no statistics and nothing is dropped.
+
+    :param network: the network
+    """
+    was_training = network.training
+    network.train(False)
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 @contextmanager

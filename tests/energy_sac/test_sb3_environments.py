@@ -60,7 +60,9 @@ def test_target_uses_the_discounts_of_the_batch(make_model, discount):
 
 
 def test_gsde_is_refused_in_one_sentence(make_model):
-    with pytest.raises(ValueError, match=r"^use_sde=True .* needs (EnergySAC with )?refiner='none', got '(langevin|mppi)'$"):
+    with pytest.raises(
+        ValueError, match=r"^use_sde=True .* needs (EnergySAC with )?refiner='none', got '(mala|langevin|mppi)'$"
+    ):
         make_model(use_sde=True)
 
 
