@@ -43,6 +43,15 @@ def test_it_is_right_in_six_dimensions_where_importance_sampling_is_not():
     assert soft_value(*asked.propose(16, 0.5)).log_normalizer.mean() < 6 * wells.log_normalizer - 1.0
 
 
+def test_an_effective_sample_size_sees_only_what_was_proposed():
+    """The base fits the heavier mode, and sixteen proposals find no other: a good number, and a wrong estimate."""
+    wells = Wells([0.6, -0.6], 0.1, [2.0, 1.0])
+    th.manual_seed(0)
+    found = soft_value(*context(wells.base(500, 6), wells).propose(16, 0.5))
+    assert found.effective_sample_size.mean().item() == pytest.approx(6.0, abs=0.5)
+    assert found.log_normalizer.mean() < 6 * wells.log_normalizer - 1.0
+
+
 def test_it_is_the_entropy_at_the_temperature():
     th.manual_seed(0)
     energy = ENERGIES[1]
