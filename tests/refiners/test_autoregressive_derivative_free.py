@@ -187,6 +187,19 @@ def test_the_optimum_of_a_quadratic_is_found_without_gradients(refiner):
     assert ends.energies.amin(1).mean() < 0.05 * quadratic(start).amin(1).mean()
 
 
+@pytest.mark.parametrize("tick", [Tick(0, 2), Tick(1, 2)], ids=["a round", "the last round"])
+def test_without_noise_the_last_proposals_are_all_kept(tick):
+    """The first coordinate is resampled by its prefix; the second not, in the last round, so that the lowest may be chosen."""
+    target = Target(lambda x: 8.0 * x.square().sum(-1), prefix_energy=lambda prefix: 8.0 * prefix[..., 0].square())
+    refiner = AutoregressiveDerivativeFree().deterministic()
+    start = th.randn(3, 64, 2, generator=th.Generator().manual_seed(0))
+    state, _ = refiner.step(refiner.init(start, target), target, tick)
+    th.testing.assert_close(state.energies, target.energy(state.particles))
+    for particles in state.particles:
+        assert len(particles[:, 0].unique()) < 50
+        assert (len(particles[:, 1].unique()) == 64) == tick.is_last
+
+
 def test_a_plan_is_its_coordinates():
     start = th.randn(2, 16, 2, 2, generator=th.Generator().manual_seed(0))
     plan = Target(lambda x: x.square().flatten(2).sum(-1), prefix_energy=lambda x: x.square().sum(-1))
