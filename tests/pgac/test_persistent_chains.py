@@ -109,6 +109,11 @@ def test_they_are_pickled(name):
     np.testing.assert_allclose(kept[known], ends_of(found)[known], rtol=1e-6)
 
 
+@pytest.mark.parametrize("n_steps, buffer", [(1, ChainReplayBuffer), (3, NStepChainReplayBuffer)])
+def test_the_buffer_is_the_one_that_sb3_would_choose(make_model, n_steps, buffer):
+    assert type(make_model(n_steps=n_steps, persistent_chains=True).replay_buffer) is buffer
+
+
 def test_without_a_sample_there_are_none():
     with pytest.raises(RuntimeError, match=r"^chains belong to transitions that were sampled, and none has been$"):
         make("plain", 3).last_chains(1)

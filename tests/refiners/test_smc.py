@@ -218,6 +218,16 @@ def test_steps_find_the_acceptance_they_aim_at(dimension, std, base_std):
     assert len(infos) == 10 and infos[-1].acceptance.mean().item() == pytest.approx(0.574, abs=0.1)
 
 
+@pytest.mark.parametrize("dimension", [1, 4])
+def test_steps_begin_as_long_as_many_dimensions_let_them_be(dimension):
+    """``d^(-1/3)`` of the variance along a gradient, ``2 / d`` in a random walk (Roberts and Rosenthal 1998)."""
+    particles = uniform((3, 8, dimension))
+    for energy, expected in ((ONE_D, dimension ** (-1.0 / 3.0)), (lambda x: ONE_D(x.detach()), 2.0 / dimension)):
+        target = Target(lambda x, energy=energy: energy(x[..., :1]), proposal=of_box)
+        now = AnnealedSMC().init(particles, target).extra
+        th.testing.assert_close(AnnealedSMC()._step_size(now)[0], th.full((3, 1, dimension), expected))
+
+
 def test_without_noise_it_descends():
     assert AnnealedSMC().deterministic() == MetropolisAdjustedLangevin().deterministic()
     wells = two_wells()
