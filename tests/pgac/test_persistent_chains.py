@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.envs import SimpleMultiObsEnv
 
 from sb3_energy.pgac.persistent_chains import ChainReplayBuffer, DictChainReplayBuffer, NStepChainReplayBuffer
 
@@ -112,6 +113,14 @@ def test_they_are_pickled(name):
 @pytest.mark.parametrize("n_steps, buffer", [(1, ChainReplayBuffer), (3, NStepChainReplayBuffer)])
 def test_the_buffer_is_the_one_that_sb3_would_choose(make_model, n_steps, buffer):
     assert type(make_model(n_steps=n_steps, persistent_chains=True).replay_buffer) is buffer
+
+
+def test_n_steps_of_dictionaries_are_refused(make_model):
+    env = SimpleMultiObsEnv(discrete_actions=False)
+    model = make_model(policy="MultiInputPolicy", env=env, persistent_chains=True)
+    assert type(model.replay_buffer) is DictChainReplayBuffer
+    with pytest.raises(ValueError, match="^n_steps must be 1 with observations that are a dictionary, got 3$"):
+        make_model(policy="MultiInputPolicy", env=env, persistent_chains=True, n_steps=3)
 
 
 def test_without_a_sample_there_are_none():
