@@ -119,7 +119,7 @@ def test_n_steps_of_dictionaries_are_refused(make_model):
     env = SimpleMultiObsEnv(discrete_actions=False)
     model = make_model(policy="MultiInputPolicy", env=env, persistent_chains=True)
     assert type(model.replay_buffer) is DictChainReplayBuffer
-    with pytest.raises(ValueError, match="^n_steps must be 1 with observations that are a dictionary, got 3$"):
+    with pytest.raises(ValueError, match=r"^n_steps must be 1 with observations that are a dictionary, got 3$"):
         make_model(policy="MultiInputPolicy", env=env, persistent_chains=True, n_steps=3)
 
 
