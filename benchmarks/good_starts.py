@@ -28,7 +28,7 @@ from sb3_energy.schedules import Geometric
 
 matplotlib.use("Agg")
 
-DIMENSIONS, STEPS, N_DRAWS = (6, 17), (0, 1, 3, 10, 30, 100, 300), 2000
+DIMENSIONS, STEPS = (6, 17), (0, 1, 3, 10, 30, 100, 300)
 STARTS = {"actor": "#0072B2", "box": "#D55E00", "wide normal": "#009E73"}
 STEP_SIZES = Geometric(0.1, 0.004)
 """Pre-tanh, the same from all starts, and so many that some fit each density."""
@@ -56,22 +56,24 @@ def start_of(name: str, target: WideTarget) -> tuple[Gaussian, str]:
     return wide, "uniform" if name == "box" else "base"
 
 
-def draws_of(start: tuple[Gaussian, str], target: WideTarget, n_steps: int) -> th.Tensor:
+def draws_of(start: tuple[Gaussian, str], target: WideTarget, n_steps: int, n_draws: int) -> th.Tensor:
     """
     :param start: of :func:`start_of`
     :param target: the density
     :param n_steps: of each chain
+    :param n_draws: how many chains
     :return: ``(n, d)`` ends in the box
     """
     base, initial = start
     refinement = Refinement(MetropolisAdjustedLangevin(STEP_SIZES), n_steps, 1, initial, precondition=False)
-    rows = Gaussian(*(part.expand(N_DRAWS, -1) for part in base))
+    rows = Gaussian(*(part.expand(n_draws, -1) for part in base))
     return th.tanh(refinement.sample(rows, target.energy))
 
 
-def measured(seed: int) -> list[Row]:
+def measured(seed: int, n_draws: int) -> list[Row]:
     """
     :param seed: of the chains
+    :param n_draws: how many of each
     :return: one row for each density, dimension, start and number of steps
     """
     rows: list[Row] = []
@@ -82,7 +84,7 @@ def measured(seed: int) -> list[Row]:
                 begin = start_of(start, target)
                 for n_steps in STEPS:
                     th.manual_seed(1000 * seed + n_steps)
-                    draws = draws_of(begin, target, n_steps)
+                    draws = draws_of(begin, target, n_steps, n_draws)
                     gap = float(target.energy(draws.unsqueeze(0)).mean()) / dimension - truth.energy
                     spread = float(draws.std(dim=0).mean()) / truth.spread
                     share = float(target.side(draws).double().mean())
@@ -160,6 +162,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2,3,4", help="by comma")
+    parser.add_argument("--draws", type=int, default=2000, help="of each row and seed")
     parser.add_argument("--output", type=Path, default=Path("results/good_starts"))
     parser.add_argument("--docs", action="store_true", help="also write docs/good_starts.png and the table of docs/claims.md")
     args = parser.parse_args(argv)
@@ -167,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for seed in map(int, args.seeds.split(",")):
         path = args.output / f"seed{seed}.json"
         if not path.exists():
-            write_text(path, json.dumps(measured(seed)))
+            write_text(path, json.dumps(measured(seed, args.draws)))
             print(f"finished: seed {seed}", flush=True)
         rows += json.loads(path.read_text())
     table = report(rows)

@@ -91,8 +91,8 @@ def measured():
     [
         ("an update of `EnergySAC`, files of ours", 13),
         ("the same, switches between files", 93),
-        ("with `refine_target=True`", 29),
-        ("an update of `PGAC` in which the potential learns", 38),
+        ("with `refine_target=True`", 32),
+        ("an update of `PGAC` in which the potential learns", 41),
         ("largest folder", 0.2),
         ("classes of ours that `EnergySAC` inherits from, itself included", 2),
         ("the same of `PGAC`", 3),
