@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default=None, help="by comma (default: 0,1,2,3,4 of preferred, 0,1,2 of alone)")
     parser.add_argument("--timesteps", type=int, default=64_000, help="of each training")
     parser.add_argument("--episodes", type=int, default=1000, help="that are played in each way")
-    parser.add_argument("--policies", choices=sorted(POLICIES), nargs="+", default=None, help="(default: all of the experiment)")
+    parser.add_argument("--policies", choices=sorted(POLICIES), nargs="+", default=None, help="(default: all)")
     parser.add_argument("--output", type=Path, default=Path("results/goal_claims"))
     parser.add_argument("--docs", action="store_true", help="also write the table of docs/claims.md")
     args = parser.parse_args(argv)

@@ -21,14 +21,7 @@ from sb3_energy.policies.fast_predict.numpy_networks import Array, BoundNetwork,
 
 
 def numpy_potential(energy: Any, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
-    """
-    Numpy version of the energies that are made of the potential.
-
-    :param energy: a ``PotentialEnergy`` or ``GuidedPotential``
-    :param policy: whose potential and spread of Q these are
-    :param critics: its critics
-    :return: ``V / ε + E_Q / T``
-    """
+    """``V / ε + E_Q / T`` of a ``PotentialEnergy`` or ``GuidedPotential``, or ``None`` where a network is unknown."""
     potential, spread = policy.potential, policy.q_scale
     known = type(potential) is PotentialNetwork and type(spread) is QScale and "bind" not in potential.__dict__
     n_actions = get_action_dim(policy.action_space)

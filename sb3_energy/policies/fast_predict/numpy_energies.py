@@ -109,14 +109,7 @@ FAST_ENERGIES[QEnergy] = FastEnergy(numpy_q_energy, Originals({QEnergy: ["bind",
 
 
 def numpy_sum(energy: Composite, policy: Any, critics: NumpyNetwork) -> NumpyEnergy | None:
-    """
-    Numpy version of a weighted sum of energies.
-
-    :param energy: a weighted sum
-    :param policy: whose networks the terms are made of
-    :param critics: its critics
-    :return: the weighted sum of the terms on numpy, or ``None`` where one is unknown
-    """
+    """The weighted sum of a ``Composite`` on numpy, or ``None`` where a term is unknown."""
     used = [(weight, term) for weight, term in zip(energy.weights or (), energy.terms, strict=True) if weight != 0.0]
     weights, terms = [np.float32(w) for w, _ in used], [numpy_energy(term, policy, critics) for _, term in used]
     if None in terms:

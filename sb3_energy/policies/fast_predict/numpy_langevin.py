@@ -36,15 +36,7 @@ def is_plain(refinement: Refinement) -> bool:
 
 
 def sample(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperature: float) -> Array | None:
-    """
-    Sample actions by Langevin chains.
-
-    :param refinement: which :func:`is_plain`
-    :param base: ``B`` Gaussians, pre-tanh
-    :param energy: at the observations
-    :param temperature: above 0
-    :return: ``(B, A)``, a draw, pre-tanh
-    """
+    """A draw of each of ``B`` bases, ``(B, A)`` pre-tanh, by chains of a refinement which :func:`is_plain`."""
     starts = _drawn(refinement, base, energy, temperature)
     if starts is None:
         return None
@@ -55,14 +47,7 @@ def sample(refinement: Refinement, base: Gaussian, energy: BoundEnergy, temperat
 
 
 def best(refinement: Refinement, base: Gaussian, energy: BoundEnergy) -> Array | None:
-    """
-    Deterministic actions: minimize the energy by gradient descent.
-
-    :param refinement: which :func:`is_plain`
-    :param base: ``B`` Gaussians, pre-tanh
-    :param energy: at the observations
-    :return: ``(B, A)``, pre-tanh, the lowest energy among starts and ends of a descent
-    """
+    """The lowest energy among starts and ends of a descent without noise, ``(B, A)`` pre-tanh."""
     starts = (base.mean[:, None] if refinement.n_starts == 1 else base.quantiles(refinement.n_starts)).numpy()
     x, at_starts, _ = _chain(refinement, starts, _Steps(refinement, base, energy.energy, None))
     values = np.concatenate([at_starts, energy.energy(_PLACES[type(refinement.box)](x)[0])[0]], axis=1)
