@@ -85,7 +85,7 @@ def problem_of(energy, n_updates=1, fields=()):
     "name, energies, gradients, heads",
     [
         ("langevin", 129, 3, 0),
-        ("mala", 128, 6, 0),
+        ("mala", 128, 4, 0),
         ("hmc", 128, 9, 0),
         ("snis", 128, 0, 0),
         ("autoregressive_derivative_free", 64 + 3 * 64, 0, 3 * 64),

@@ -169,7 +169,7 @@ def test_an_estimator_says_for_which_refiners_it_is(monkeypatch):
     monkeypatch.setitem(REFINERS, "mine", Mine)
     monkeypatch.setitem(ENTROPY_ESTIMATORS, "any", Estimator)
     monkeypatch.setitem(ENTROPY_ESTIMATORS, "of_mala", OfMala)
-    assert valid_estimators(REFINERS["mala"]) == ["base", "soft_value", "any", "of_mala"]
+    assert valid_estimators(REFINERS["mala"]) == ["base", "soft_value", "smc", "any", "of_mala"]
     assert valid_estimators(Mine)[-2:] == ["any", "of_mala"] and "of_mala" not in valid_estimators(REFINERS["hmc"])
 
     def model(refiner, estimator):

@@ -54,7 +54,7 @@ class Own(th.nn.Module):
         ),
         (
             "cuda_graph",
-            dict(entropy_estimator="path", policy_kwargs=dict(n_particles=1)),
+            dict(entropy_estimator="path", policy_kwargs=dict(refiner="langevin", n_particles=1)),
             "capture='cuda_graph' needs an entropy_estimator that is none of ['soft_value', 'trace', 'path', 'divergence'], "
             "got PathEntropy",
         ),

@@ -37,13 +37,13 @@ SOFT_VALUE = dict(entropy_estimator="soft_value", entropy_estimator_kwargs=dict(
 SETTINGS = {
     "sac": dict(policy_kwargs=dict(refiner="none", backbone="plain")),
     "none": dict(policy_kwargs=dict(refiner="none")),
-    "langevin, 1": dict(refine_target=True, policy_kwargs=dict(n_particles=1)),
-    "langevin, 16": dict(refine_target=True, policy_kwargs=dict(n_particles=16)),
+    "langevin, 1": dict(refine_target=True, policy_kwargs=dict(refiner="langevin", n_particles=1)),
+    "langevin, 16": dict(refine_target=True, policy_kwargs=dict(refiner="langevin", n_particles=16)),
     "base": dict(refine_target=True, entropy_estimator="base"),
     "soft_value": dict(refine_target=True, **SOFT_VALUE),
     "smc entropy": dict(refine_target=True, entropy_estimator="smc"),
     "smc": dict(refine_target=True, policy_kwargs=dict(refiner="smc", n_particles=8, refiner_steps=3)),
-    "mixture": dict(refine_target=True, entropy_estimator="mixture"),
+    "mixture": dict(refine_target=True, entropy_estimator="mixture", policy_kwargs=dict(refiner="langevin")),
     "mala": dict(refine_target=True, policy_kwargs=dict(refiner="mala")),
     "mala, tuned": dict(
         refine_target=True, policy_kwargs=dict(refiner="mala", refiner_kwargs=dict(target_acceptance=0.5), refiner_steps=4)
