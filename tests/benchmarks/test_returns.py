@@ -173,7 +173,7 @@ def test_stored_defaults_cover_algorithm_and_policy():
 
 def test_stored_defaults_cover_the_refiner_in_use():
     mppi = parse_variant('mine={"policy_kwargs": {"refiner": "mppi"}}')
-    assert "Langevin.step_size" in defaults_of(VARIANTS["energy_sac"])
+    assert "MetropolisAdjustedLangevin.step_size" in defaults_of(VARIANTS["energy_sac"])
     assert {"MPPI.default_steps", "EnergySAC.refine_target", "EnergySAC.gamma", "RefinedPolicy.n_particles"} <= set(
         defaults_of(mppi)
     )
