@@ -23,12 +23,13 @@ def models() -> dict[str, EnergySAC]:
     return {name: model_of(refiner=name) for name in REFINERS}
 
 
-def model_of(**policy_kwargs: Any) -> EnergySAC:
+def model_of(n_actions: int = 6, **policy_kwargs: Any) -> EnergySAC:
     """
+    :param n_actions: numbers of an action
     :param policy_kwargs: of the policy
     :return: an untrained model that predicts by torch
     """
-    model = EnergySAC("MlpPolicy", Noise(), device="cpu", policy_kwargs=policy_kwargs)
+    model = EnergySAC("MlpPolicy", Noise(n_actions), device="cpu", policy_kwargs=policy_kwargs)
     model.policy.fast_predict = False  # some refiners have a fast path for few observations: here they are compared on one
     return model
 

@@ -12,11 +12,12 @@ from benchmarks.sampler_draws import Problem, features, learn
 from sb3_energy.energies import log_tanh_jacobian
 from sb3_energy.entropy import PathEntropy, soft_value
 from sb3_energy.networks import FieldNetwork
+from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.estimators import choose_estimator
 from sb3_energy.refinement.proposals import draw_proposals, squashed_log_prob
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import REFINERS
-from sb3_energy.types import Chains, EntropyContext, EntropyEstimator, ReverseFn
+from sb3_energy.types import Chains, EnergyFn, EntropyContext, EntropyEstimator, ProposeFn, ReverseFn
 
 CHUNK = 100
 """Observations at once."""
@@ -100,6 +101,20 @@ def reverse_drift(estimator: PathEntropy, refinement: Refinement, problem: Probl
     return reverse
 
 
+def proposed(base: Gaussian, energy: EnergyFn) -> ProposeFn:
+    """
+    :param base: at ``n`` observations
+    :param energy: in the box
+    :return: draws proposals, as :class:`sb3_energy.EnergySAC` does for an estimator
+    """
+
+    def propose(n_proposals: int, uniform_fraction: float) -> tuple[th.Tensor, th.Tensor]:
+        particles, log_prob = draw_proposals(base, n_proposals, uniform_fraction)
+        return energy(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
+
+    return propose
+
+
 def context_of(refinement: Refinement, problem: Problem, n: int, reverse: ReverseFn | None = None) -> EntropyContext:
     """
     :param refinement: whose entropy is asked for
@@ -110,11 +125,7 @@ def context_of(refinement: Refinement, problem: Problem, n: int, reverse: Revers
     """
     base, one = problem.bases(n), th.ones(())
     latent = base.mean + base.std * th.randn_like(base.mean)
-
-    def propose(n_proposals: int, uniform_fraction: float) -> tuple[th.Tensor, th.Tensor]:
-        particles, log_prob = draw_proposals(base, n_proposals, uniform_fraction)
-        return problem.energy(th.tanh(particles)), log_prob - log_tanh_jacobian(particles)
-
+    propose = proposed(base, problem.energy)
     simulate = partial(refinement.simulate, base, problem.energy, one, head=problem.head(refinement, n))
 
     def anneal(n_particles: int) -> Chains:

@@ -20,10 +20,16 @@ OURS = ("EnergySAC", "PGAC")
 
 
 class Noise(gym.Env):
-    """Random observations: what is learned does not matter here."""
+    """
+    Random observations: what is learned does not matter here.
+
+    :param n_actions: numbers of an action
+    """
 
     observation_space = spaces.Box(-1.0, 1.0, (17,))
-    action_space = spaces.Box(-1.0, 1.0, (6,))
+
+    def __init__(self, n_actions: int = 6):
+        self.action_space = spaces.Box(-1.0, 1.0, (n_actions,))
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
