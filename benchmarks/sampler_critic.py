@@ -68,7 +68,7 @@ def trained_critic(source: Path = DATA) -> EnergyFn:
     """
     with np.load(source) as data:
         state = {name: th.as_tensor(data[name]) for name in data.files}
-    critics = [_critic(state, f"qf{k}.") for k in range(len({name.split(".")[0] for name in state}))]
+    critics = [critic_of(state, f"qf{k}.") for k in range(len({name.split(".")[0] for name in state}))]
 
     def energy(a: th.Tensor) -> th.Tensor:
         q_values = th.stack([evaluate_particles(critic, a.new_zeros(len(a), 2), a).squeeze(-1) for critic in critics])
@@ -77,7 +77,12 @@ def trained_critic(source: Path = DATA) -> EnergyFn:
     return energy
 
 
-def _critic(state: dict[str, th.Tensor], prefix: str) -> nn.Sequential:
+def critic_of(state: dict[str, th.Tensor], prefix: str) -> nn.Sequential:
+    """
+    :param state: weights and biases of linear layers, in their order
+    :param prefix: of the names of those of one network
+    :return: the network, with ReLU between its layers
+    """
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     layers: list[nn.Module] = []
     for name, weight in own.items():
