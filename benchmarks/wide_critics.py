@@ -16,7 +16,6 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
-from torch import nn
 
 from benchmarks.files import put_between, write_text
 from benchmarks.sampler_critic import critic_of
@@ -32,8 +31,8 @@ from sb3_energy.schedules import Geometric
 from sb3_energy.types import EnergyFn, Target
 
 DATA = Path(__file__).parent / "data" / "wide_critics.npz"
-TASKS = {"HalfCheetah-v5": 6, "Humanoid-v5": 17}
-"""How many numbers an action has."""
+TASKS = ("HalfCheetah-v5", "Humanoid-v5")
+"""With 6 and 17 numbers of an action."""
 WIDTHS = [96, 96]
 SEED = 0
 STARTS = ("smc, 30 rungs", "box")
@@ -54,8 +53,8 @@ class Law(NamedTuple):
 
 def train(task: str, steps: int) -> EnergySAC:
     """
-    :param task: in :data:`TASKS`
-    :param steps: of the environment
+    :param task: id of the environment
+    :param steps: of it
     :return: the trained model
     """
     policy_kwargs = dict(net_arch=WIDTHS, backbone="plain", refiner="snis", n_particles=16)
@@ -78,25 +77,39 @@ def at_its_observation(model: EnergySAC) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in state.items()} | dict(temperature=temperature)
 
 
-def energies(source: Path = DATA) -> dict[str, EnergyFn]:
+class TrainedCritic:
+    """
+    ``-Q / α`` of an action at one observation, the mean over critics.
+
+    :param arrays: of :func:`at_its_observation`
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        state = {name: th.as_tensor(value) for name, value in arrays.items()}
+        self.temperature = float(state.pop("temperature"))
+        self.critics = [critic_of(state, f"{name}.") for name in sorted({name.split(".")[0] for name in state})]
+        self.dimension = self.critics[0][0].in_features
+
+    def energy(self, a: th.Tensor) -> th.Tensor:
+        """
+        :param a: ``(B, N, d)`` in the box
+        :return: ``(B, N)``
+        """
+        q_values = th.stack([critic(a).squeeze(-1) for critic in self.critics])
+        return -aggregate_q_values(q_values, "mean") / self.temperature
+
+
+def trained_critics(source: Path = DATA) -> dict[str, TrainedCritic]:
     """
     :param source: what ``--train`` wrote
-    :return: task -> ``-Q / α`` at one observation, the mean over critics
+    :return: by task
     """
+    found: dict[str, dict[str, np.ndarray]] = {}
     with np.load(source) as data:
-        return {task: _energy({name: data[name] for name in data.files if name.startswith(f"{task}/")}) for task in TASKS}
-
-
-def _energy(arrays: Mapping[str, np.ndarray]) -> EnergyFn:
-    state = {name.partition("/")[2]: th.as_tensor(value) for name, value in arrays.items()}
-    temperature = float(state.pop("temperature"))
-    critics: list[nn.Sequential] = [critic_of(state, f"{name}.") for name in sorted({name.split(".")[0] for name in state})]
-
-    def energy(a: th.Tensor) -> th.Tensor:
-        q_values = th.stack([critic(a).squeeze(-1) for critic in critics])
-        return -aggregate_q_values(q_values, "mean") / temperature
-
-    return energy
+        for name in data.files:
+            task, _, own = name.partition("/")
+            found.setdefault(task, {})[own] = data[name]
+    return {task: TrainedCritic(arrays) for task, arrays in found.items()}
 
 
 def law(draws: th.Tensor, energy: EnergyFn) -> Law:
@@ -139,18 +152,20 @@ def reference(start: str, base: Gaussian, energy: EnergyFn, n: int, n_steps: int
     return th.tanh(refined_particles(chain, particles, Target(squashed(energy)), n_steps=n_steps))[0].detach()
 
 
-def report(n: int, n_steps: int) -> str:
+def report(source: Path, n: int, n_steps: int) -> str:
     """
+    :param source: what ``--train`` wrote
     :param n: of draws and of chains
     :param n_steps: of a reference's chains
     :return: the table
     """
     heading, found = ["refiner"], []
-    for task, energy in energies().items():
+    for task, critic in trained_critics(source).items():
         th.manual_seed(SEED)
-        base = fitted_base(energy, dimension=TASKS[task])
-        long = {f"long chains from {start}": law(reference(start, base, energy, n, n_steps), energy) for start in STARTS}
-        found.append(long | {setting: law(drawn(setting, base, energy, n), energy) for setting in SETTINGS})
+        energy = critic.energy
+        base = fitted_base(energy, dimension=critic.dimension)
+        laws = {f"long chains from {start}": law(reference(start, base, energy, n, n_steps), energy) for start in STARTS}
+        found.append(laws | {setting: law(drawn(setting, base, energy, n), energy) for setting in SETTINGS})
         heading += [f"{task}: energy", "spread"]
     lines = [[name, *(f"{number:.2f}" for laws in found for number in laws[name])] for name in found[0]]
     return f"{table(heading, lines)}\n\n{environment()}\n"
@@ -162,10 +177,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--train", action="store_true", help="train the critics and stop")
+    parser.add_argument("--tasks", nargs="+", default=TASKS, help="that critics are trained on")
     parser.add_argument("--steps", type=int, default=6000, help="of training (default %(default)s)")
     parser.add_argument("--draws", type=int, default=1000, help="and chains (default %(default)s)")
     parser.add_argument("--chain-steps", type=int, default=2000, help="of a reference (default %(default)s)")
-    parser.add_argument("--data", type=Path, default=DATA, help="what --train writes")
+    parser.add_argument("--data", type=Path, default=DATA, help="what --train writes (default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("results/wide_critics"), help="folder (default %(default)s)")
     parser.add_argument("--docs", action="store_true", help="also write the table into docs/refiners.md")
     args = parser.parse_args(argv)
@@ -178,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         np.savez(args.data, **arrays)  # type: ignore[arg-type]
         print(f"Written to {args.data}.")
         return 0
-    text = report(args.draws, args.chain_steps)
+    text = report(args.data, args.draws, args.chain_steps)
     write_text(args.output / "table.md", text)
     if args.docs:
         put_between(Path("docs/refiners.md"), "wide critics", text)

@@ -54,6 +54,13 @@ RULES = [
     Rule("python -m benchmarks.densities", "--densities two_moons --gradient-steps 5 --seconds 1"),
     Rule("python -m benchmarks.samplers", "--draws 200 --more 1 --updates 2 --repetitions 2 --rounds 1"),
     Rule("python -m benchmarks.sampler_critic", "--updates 20"),
+    Rule(
+        "python -m benchmarks.wide_samplers",
+        "--seeds 0 --dimensions 2 --draws 5 --observations 2 --rounds 1",
+    ),
+    # MuJoCo is another extra
+    Rule("python -m benchmarks.wide_critics --train", "--tasks Pendulum-v1 --steps 1005"),
+    Rule("python -m benchmarks.wide_critics", "--draws 5 --chain-steps 2"),
     Rule("python -m benchmarks.annealing", "--draws 5"),
     Rule("python -m benchmarks.sequences", "--draws 50 --updates 2 --rounds 1"),
     Rule("python -m benchmarks.speed --report-only", "--output results/speed_quick"),
