@@ -66,8 +66,9 @@ def cost_table(draws: Sequence[Row], entropies: Sequence[Row], prices: Sequence[
                 found = [_mean(rows, measure, dimension=dimension, **{kind: name}) for measure in ("energies", "gradients")]
                 cells.append(" + ".join(f"{number:.0f}" for number in found))
             for batch in BATCHES:
-                times = [_of(prices, f"batch {batch}", dimension=d, refiner=name) for d in dimensions if kind == "refiner"]
-                cells += [f"{found[0]:.{1 if found[0] < 100 else 0}f}" for found in times] or [""] * len(dimensions)
+                for dimension in dimensions:  # an estimator has none
+                    ratios = _of(prices, f"batch {batch}", dimension=dimension, refiner=name) if kind == "refiner" else []
+                    cells += [f"{ratio:.{1 if ratio < 100 else 0}f}" for ratio in ratios] or [""]
             lines.append([f"entropy by {name}" if kind == "estimator" else name, *cells])
     times = [f"time, batch {batch}" for batch in BATCHES]
     return table(["cost", *_heads(dimensions, "energies + gradients", *times)], lines)
