@@ -10,6 +10,7 @@ and the spread of every refiner's draws on them are compared with a long chain's
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from benchmarks.sampler_draws import fitted_base
 from benchmarks.sampler_page import environment, table
 from benchmarks.wide_samplers import SETTINGS
 from sb3_energy import EnergySAC
-from sb3_energy.energies import aggregate_q_values, squashed
+from sb3_energy.energies import aggregate_q_values, squashed, tempered
 from sb3_energy.refinement.arguments import RefinementArguments
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refiners import MetropolisAdjustedLangevin, refined_particles
@@ -37,6 +38,8 @@ WIDTHS = [96, 96]
 SEED = 0
 STARTS = ("smc, 30 rungs", "box")
 """Of two references: as far as they agree, each is trusted."""
+FACTORS = (1.0, 0.1)
+"""Of the temperature: a trained one's, and a steeper energy."""
 STEP_SIZES = Geometric(0.3, 0.003)
 """Pre-tanh, of a reference's chains: some fit."""
 
@@ -160,13 +163,13 @@ def report(source: Path, n: int, n_steps: int) -> str:
     :return: the table
     """
     heading, found = ["refiner"], []
-    for task, critic in trained_critics(source).items():
+    for (task, critic), factor in product(trained_critics(source).items(), FACTORS):
         th.manual_seed(SEED)
-        energy = critic.energy
+        energy = tempered(critic.energy, factor)
         base = fitted_base(energy, dimension=critic.dimension)
         laws = {f"long chains from {start}": law(reference(start, base, energy, n, n_steps), energy) for start in STARTS}
         found.append(laws | {setting: law(drawn(setting, base, energy, n), energy) for setting in SETTINGS})
-        heading += [f"{task}: energy", "spread"]
+        heading += [f"{task}{'' if factor == 1.0 else f', α · {factor:g}'}: energy", "spread"]
     lines = [[name, *(f"{number:.2f}" for laws in found for number in laws[name])] for name in found[0]]
     return f"{table(heading, lines)}\n\n{environment()}\n"
 
@@ -179,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", action="store_true", help="train the critics and stop")
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="that critics are trained on")
     parser.add_argument("--steps", type=int, default=6000, help="of training (default %(default)s)")
-    parser.add_argument("--draws", type=int, default=1000, help="and chains (default %(default)s)")
+    parser.add_argument("--draws", type=int, default=500, help="and chains (default %(default)s)")
     parser.add_argument("--chain-steps", type=int, default=2000, help="of a reference (default %(default)s)")
     parser.add_argument("--data", type=Path, default=DATA, help="what --train writes (default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("results/wide_critics"), help="folder (default %(default)s)")
