@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch as th
 
-from benchmarks import wide_samplers
+from benchmarks import sampler_costs, wide_page, wide_samplers
 from benchmarks.files import put_between
 from benchmarks.sampler_costs import model_of
 from benchmarks.sampler_draws import Counts
@@ -117,7 +117,9 @@ def first_cells(text):
     return [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
 
 
-def test_the_page_has_the_rows_of_the_command(tmp_path, capsys):
+def test_the_page_has_the_rows_of_the_command(tmp_path, capsys, monkeypatch):
+    for module in (sampler_costs, wide_page):  # a batch of 256 takes seconds
+        monkeypatch.setattr(module, "BATCHES", (1, 2))
     arguments = ["--seeds", "0,1", "--dimensions", "2", "--draws", "3", "--observations", "2", "--rounds", "1"]
     for _ in range(2):  # the second finds all on disk
         assert wide_samplers.main([*arguments, "--output", str(tmp_path)]) == 0
