@@ -36,21 +36,6 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def put_between(page: Path, name: str, text: str) -> None:
-    """
-    :param page: in which ``<!-- name -->`` and ``<!-- /name -->`` stand
-    :param name: of the place
-    :param text: what is to stand there, lines that end
-    :raises ValueError: if the page has no such place
-    """
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{page} must have a line '<!-- {name} -->' and, after it, '<!-- /{name} -->'")
-    write_text(page, f"{before}{begin}{text}{end}{after}")
-
-
 @dataclass(frozen=True)
 class RunFiles:
     """

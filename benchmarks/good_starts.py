@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 import torch as th
 
-from benchmarks.files import put_between, write_text
+from benchmarks.files import write_text
 from benchmarks.sampler_draws import fitted_base
 from benchmarks.statistics import interquartile_mean
 from benchmarks.tables import put_table
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_text(args.output / "good_starts.md", table)
     draw(rows, args.output / "good_starts.png")
     if args.docs:
-        put_between(Path("docs/claims.md"), "good starts", table)
+        put_table(Path("docs/claims.md"), "good starts", table)
         draw(rows, Path("docs/good_starts.png"))
     print(table)
     return 0

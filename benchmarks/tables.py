@@ -9,8 +9,12 @@ def put_table(page: Path, name: str, table: str) -> None:
     """
     :param page: in which ``<!-- name -->`` and ``<!-- /name -->`` stand
     :param name: of the place
-    :param table: what is to stand there
+    :param table: what is to stand there, lines that end
+    :raises ValueError: if the page has no such place
     """
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    write_text(page, f"{before}{begin}{table}{end}{rest.partition(end)[2]}")
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} must have a line '<!-- {name} -->' and, after it, '<!-- /{name} -->'")
+    write_text(page, f"{before}{begin}{table}{end}{after}")

@@ -18,10 +18,11 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
-from benchmarks.files import put_between, write_text
+from benchmarks.files import write_text
 from benchmarks.sampler_critic import critic_of
 from benchmarks.sampler_draws import fitted_base
 from benchmarks.sampler_page import environment, table
+from benchmarks.tables import put_table
 from benchmarks.wide_samplers import SETTINGS
 from sb3_energy import EnergySAC
 from sb3_energy.energies import aggregate_q_values, squashed, tempered
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = report(args.data, args.draws, args.chain_steps)
     write_text(args.output / "table.md", text)
     if args.docs:
-        put_between(Path("docs/refiners.md"), "wide critics", text)
+        put_table(Path("docs/refiners.md"), "wide critics", text)
     print(text)
     return 0
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch as th
 
-from benchmarks.files import put_between, write_text
+from benchmarks.files import write_text
 from benchmarks.sampler_costs import model_of, relative_times
 from benchmarks.sampler_draws import Counts, fitted_base
+from benchmarks.tables import put_table
 from benchmarks.wide_entropies import ESTIMATORS, estimates
 from benchmarks.wide_page import Row, tables
 from benchmarks.wide_targets import Truth, WideTarget, wide_targets
@@ -222,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = tables(*measured(args))
     write_text(args.output / "table.md", text)
     if args.docs:
-        put_between(Path("docs/refiners.md"), "wide gallery", text)
+        put_table(Path("docs/refiners.md"), "wide gallery", text)
     print(text)
     return 0
 

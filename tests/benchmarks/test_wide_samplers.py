@@ -7,9 +7,9 @@ import pytest
 import torch as th
 
 from benchmarks import sampler_costs, wide_page, wide_samplers
-from benchmarks.files import put_between
 from benchmarks.sampler_costs import model_of
 from benchmarks.sampler_draws import Counts
+from benchmarks.tables import put_table
 from benchmarks.wide_entropies import ESTIMATORS, estimates
 from benchmarks.wide_samplers import SETTINGS, draws_of, errors_of, problem, timed
 from benchmarks.wide_targets import SHARE, Truth, wide_targets
@@ -107,10 +107,10 @@ def test_text_is_put_where_a_page_says(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
     for _ in range(2):
-        put_between(page, "a", "new\n")
+        put_table(page, "a", "new\n")
         assert page.read_text() == "before\n<!-- a -->\nnew\n<!-- /a -->\nafter\n"
     with pytest.raises(ValueError, match="must have a line '<!-- b -->'"):
-        put_between(page, "b", "new\n")
+        put_table(page, "b", "new\n")
 
 
 def first_cells(text):
