@@ -80,14 +80,7 @@ def weighed_sum(parts: Sequence[tuple[np.float32, NumpyEnergyFn]]) -> NumpyEnerg
 
 
 def numpy_q_energy(energy: QEnergy, policy: Any, critics: NumpyNetwork) -> NumpyEnergy:
-    """
-    Numpy version of the Q-energy: the negative aggregate of the critics' values.
-
-    :param energy: says how the members' values become one
-    :param policy: not read
-    :param critics: scalar or quantile critics, whose value is the mean of the quantiles
-    :return: ``-agg_i Q_i``
-    """
+    """``-agg_i Q_i`` of scalar or quantile critics, whose value is the mean of the quantiles."""
     aggregates: dict[str, Any] = dict(mean=_mean, min=_min, lcb=partial(_lcb, energy.coefficient))
     aggregate = aggregates[energy.aggregate]
 
