@@ -77,6 +77,7 @@ def at_its_observation(model: EnergySAC) -> dict[str, np.ndarray]:
         of_features, of_action = state[name].split([len(features), state[name].shape[1] - len(features)], dim=1)
         bias = name.replace("weight", "bias")
         state |= {name: of_action, bias: state[bias] + of_features @ features}
+    assert model.log_ent_coef is not None  # it is learned
     temperature = np.float32(model.log_ent_coef.exp().item())
     return {name: value.numpy() for name, value in state.items()} | dict(temperature=temperature)
 
@@ -92,7 +93,7 @@ class TrainedCritic:
         state = {name: th.as_tensor(value) for name, value in arrays.items()}
         self.temperature = float(state.pop("temperature"))
         self.critics = [critic_of(state, f"{name}.") for name in sorted({name.split(".")[0] for name in state})]
-        self.dimension = self.critics[0][0].in_features
+        self.dimension = int(state["qf0.0.weight"].shape[1])
 
     def energy(self, a: th.Tensor) -> th.Tensor:
         """
