@@ -103,7 +103,12 @@ def test_known_settings_come_as_far_as_the_device():
     """So that nothing but the device keeps them from being captured."""
     for kwargs in (
         dict(policy_kwargs=dict(refiner="none")),
-        dict(refine_target=True, entropy_estimator=SoftValueEntropy, ent_coef=0.1),
+        dict(
+            refine_target=True,
+            entropy_estimator=SoftValueEntropy,
+            entropy_estimator_kwargs=dict(n_proposals=16),
+            ent_coef=0.1,
+        ),
         dict(policy_kwargs=dict(optimizer_class=th.optim.AdamW, optimizer_kwargs=dict(weight_decay=0.1))),
     ):
         with pytest.raises(ValueError, match="needs a CUDA device"):
