@@ -84,7 +84,7 @@ def test_refinement_arguments_need_no_policy():
     refinement = arguments.make_refinement()
     base = Gaussian(th.zeros(3, 2), th.ones(3, 2))
     draws = refinement.sample(base, lambda a: a.square().sum(-1), th.ones(()))
-    assert draws.shape == (3, 2) and (refinement.n_steps, refinement.n_particles) == (5, 4)
+    assert draws.shape == (3, 2) and (refinement.n_steps, refinement.n_particles) == (3, 4)
     assert arguments == RefinementArguments("mala", n_particles=4, initial_particles="uniform") != RefinementArguments()
 
 
