@@ -131,12 +131,14 @@ def test_energies_that_are_no_numbers_are_refused_by_the_same_words(refiner, det
 
 
 def test_a_later_step_that_leaves_the_numbers_is_named():
-    policy = make_policy(n_particles=1, refiner_kwargs=dict(step_size=1e38, max_displacement=None), refiner_steps=3)
+    steps = dict(n_particles=1, refiner_kwargs=dict(step_size=1e38, max_displacement=None), refiner_steps=3)
+    policy = make_policy(refiner="langevin", **steps)
     with th.no_grad():
         policy.critic.q_networks[0][-1].weight.mul_(1e3)
     fast, slow = messages(policy, OBS[:3], deterministic=False)
     assert fast == slow and "at step" in fast
     check_equal(policy, OBS[:3], deterministic=True)  # without a Jacobian the corners of the box have an energy
+    check_equal(make_policy(refiner="mala", **steps), OBS[:3], deterministic=False)  # which rejects such steps
 
 
 @pytest.mark.parametrize(
