@@ -103,17 +103,17 @@ class SoftValueEntropy:
             energies, log_prob = th.cat([energies, more[0]], dim=1), th.cat([log_prob, more[1]], dim=1)
             found = soft_value(energies, log_prob)
         size = found.effective_sample_size
-        self._warn_once(size)
+        self._warn_once(size, min(TOO_FEW, energies.shape[1] / 2.0))
         records = dict(entropy_effective_sample_size=size, entropy_n_proposals=th.full_like(size, float(energies.shape[1])))
         return EntropyEstimate(-found.entropy.unsqueeze(1), records)
 
-    def _warn_once(self, size: th.Tensor) -> None:
-        if hasattr(self, "_has_warned") or active_checks() is not None or not is_host(size) or not size.mean() < TOO_FEW:
+    def _warn_once(self, size: th.Tensor, too_few: float) -> None:
+        if hasattr(self, "_has_warned") or active_checks() is not None or not is_host(size) or not size.mean() < too_few:
             return
         object.__setattr__(self, "_has_warned", True)
         warnings.warn(
             "entropy_estimator='soft_value' is left with few of its proposals: their effective sample size is below "
-            f"{TOO_FEW:g} in the mean over the batch (train/entropy_effective_sample_size); try entropy_estimator='smc'",
+            f"{too_few:g} in the mean over the batch (train/entropy_effective_sample_size); try entropy_estimator='smc'",
             stacklevel=3,
         )
 

@@ -1,5 +1,6 @@
 """The JKO scheme of a potential's policy, as refiners in sequence: transport without noise, then a chain."""
 
+import math
 from typing import Any, NamedTuple
 
 from sb3_energy.checks import check_integer
@@ -72,7 +73,13 @@ def jko_members(
         return Members([refiner], [given | dict(step_size=jko.step_size, noise_scale=jko.noise_scale)], [n_steps])
     longest = float(jko.step_size)  # type: ignore[arg-type]
     bounds = {key: given[key] for key in ("max_grad_norm", "max_displacement") if key in given}
-    n_transport = sum(k * sampling_time < transport_time * n_steps for k in range(n_steps))
+    # Less the rounding of the two times, which must not cost a step
+    n_transport = max(0, min(math.ceil(n_steps * transport_time / sampling_time - 1e-9), n_steps))
+    if n_transport == n_steps and given.get("target_acceptance") is not None:
+        raise ValueError(
+            "target_acceptance needs steps with noise, transport_time below sampling_time, "
+            f"got {transport_time!r} and {sampling_time!r}"
+        )
     members = [
         ("langevin", bounds | dict(step_size=longest, noise_scale=0.0), n_transport),
         (refiner, given | dict(step_size=Geometric(longest, SHORTEST_STEP * longest)), n_steps - n_transport),

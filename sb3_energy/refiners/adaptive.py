@@ -144,7 +144,8 @@ def _joined(done: list[tuple[th.Tensor, RefinerState]]) -> RefinerState:
 def _joined_extra(parts: list[Any], order: th.Tensor) -> Any:
     if any(part is None for part in parts):  # a refiner may carry nothing on after the last step
         return None
-    if any(type(part) is not type(parts[0]) for part in parts):  # some have stopped before the next refiner of a sequence
+    kinds = {(type(part), part.shape[1:] if isinstance(part, th.Tensor) else None) for part in parts}
+    if len(kinds) > 1:  # some have stopped before the next refiner of a sequence
         return None
     if isinstance(parts[0], tuple):
         joined = [_joined_extra([part[i] for part in parts], order) for i in range(len(parts[0]))]

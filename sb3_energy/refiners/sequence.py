@@ -175,12 +175,15 @@ class RefinerSequence(Turns):
         """
         return RefinerSequence(tuple(member.deterministic() for member in self.members), self.steps)
 
-    def lean(self) -> "LeanSequence":
+    def lean(self) -> Any:
         """
         Return the same steps for callers that look at the particles alone.
 
-        :return: the same particles: no energies along a flow, and no energy where a Langevin member ends
+        :return: the same particles: no energies along a flow, and no energy where a Langevin member ends; a subclass itself,
+            whose steps are its own
         """
+        if type(self) is not RefinerSequence:
+            return self
         members = (Unseen(member) if _head(member) in FLOW_HEADS else lean(member) for member in self.members)
         return LeanSequence(tuple(members), self.steps)
 

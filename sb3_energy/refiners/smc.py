@@ -10,7 +10,7 @@ from sb3_energy.checks import check_choice, check_fraction, check_integer, check
 from sb3_energy.deferred import is_host
 from sb3_energy.refiners.bridge import Points, increment, over_event, resampled_in_groups, spread
 from sb3_energy.refiners.langevin import Langevin
-from sb3_energy.refiners.mala import MetropolisAdjustedLangevin, langevin_proposal, log_way_back
+from sb3_energy.refiners.mala import FALLING_STEPS, langevin_proposal, log_way_back
 from sb3_energy.refiners.metropolis import metropolis_test
 from sb3_energy.stats import log_mean_exp
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
@@ -112,6 +112,12 @@ class AnnealedSMC:
         check_integer("groups", self.groups, minimum=1)
         check_positive("step_size", self.step_size)
         check_fraction("target_acceptance", self.target_acceptance, strict=True)
+        if self.ladder == "fixed" and self.ess_fraction != 0.5:
+            raise ValueError(f"ess_fraction belongs to ladder='adaptive', got {self.ess_fraction!r} with 'fixed'")
+        if self.step_size is not None and self.target_acceptance != 0.574:
+            raise ValueError(
+                f"target_acceptance tunes steps without a step_size, got {self.target_acceptance!r} with {self.step_size!r}"
+            )
 
     def init(self, particles: th.Tensor, target: Target) -> RefinerState:
         """
@@ -124,8 +130,7 @@ class AnnealedSMC:
         """
         if target.proposal is None:
             raise ValueError("smc needs Target.proposal, minus the log-density of the initial particles, got None")
-        # Inside of the box, which the coordinates of an energy without gradient may be of
-        follows = has_gradient(target.energy, particles[:, :1].clamp(-1.0, 1.0))
+        follows = _has_gradient(target, particles)
         points = Points.at(particles, target, follows)
         n_groups = self.groups if particles.shape[1] % self.groups == 0 else 1
         zero = points.energies.new_zeros(len(particles), 1)
@@ -163,9 +168,9 @@ class AnnealedSMC:
         """
         Return the variant without noise, weights and rejections.
 
-        :return: gradient descent with MALA's steps
+        :return: gradient descent with MALA's steps; where the energy has no gradient, particles stay where they start
         """
-        return MetropolisAdjustedLangevin().deterministic()
+        return _Descent(FALLING_STEPS, 0.0)
 
     def _reweighed(
         self, old: Annealing, active: th.Tensor, tick: Tick, generator: th.Generator | None
@@ -217,3 +222,21 @@ class AnnealedSMC:
         first = dimension ** (-1.0 / 3.0) if now.points.has_gradient else 2.0 / dimension
         factor = over_event(first * now.log_scale.exp(), now.variances)
         return factor * now.variances, _Bounds(now.variances.sqrt())
+
+
+class _Descent(Langevin):
+    """Langevin's steps, which leave particles where the energy has no gradient."""
+
+    def _energy_and_grad(self, target: Target, particles: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        if _has_gradient(target, particles):
+            return super()._energy_and_grad(target, particles)
+        return target.energy(particles), th.zeros_like(particles)
+
+
+def _has_gradient(target: Target, particles: th.Tensor) -> bool:
+    try:  # inside of the box, which the coordinates of an energy without gradient may be of
+        return has_gradient(target.energy, particles[:, :1].clamp(-1.0, 1.0))
+    except RuntimeError:  # numpy code refuses a tensor that autograd follows
+        with th.no_grad():
+            target.energy(particles[:, :1])  # what fails without autograd, too, is not about the gradient
+        return False

@@ -27,9 +27,6 @@ class SteinVariationalGradientDescent:
     :param bandwidth: ``σ`` (``None``: ``2 σ² = median(|x_i - x_j|²) / log(N + 1)`` over pairs, for each observation)
     :param max_grad_norm: longest gradient of a particle, in Euclidean norm (``None``: any)
     :param max_displacement: largest move of a coordinate in one step (``None``: any)
-    :param max_curvature: largest ``ε L``, where ``L²`` is the mean over pairs of particles of ``|∇E(x_i) - ∇E(x_j)|² / |x_i -
-        x_j|²``; the step of an observation that passes it is shortened (``None``: any). A descent of curvature ``L`` diverges
-        from ``ε L = 2`` on
     :param max_step_norm: largest ``ε ‖∇φ‖_F`` of a particle, the Frobenius norm of the Jacobian that
         :meth:`direction_jacobian` says; where one of an observation's particles passes it, the step of that observation
         is shortened (``None``: any). Below 1 a step can be undone, up to the particle's own gradient which that Jacobian
@@ -39,6 +36,9 @@ class SteinVariationalGradientDescent:
         policy acts without gradients, and then no graph is kept
     :param shuffle: whether the particles change places after the last step, so that the first one is a draw wherever
         each of them started
+    :param max_curvature: largest ``ε L``, where ``L²`` is the mean over pairs of particles of ``|∇E(x_i) - ∇E(x_j)|² / |x_i -
+        x_j|²``, none of which counts for more than a hundred times their median; the step of an observation that passes it is
+        shortened (``None``: any). A descent of curvature ``L`` diverges from ``ε L = 2`` on
     :raises ValueError: if a number is out of range
     :raises TypeError: if something has the wrong type
     """
@@ -48,9 +48,9 @@ class SteinVariationalGradientDescent:
     max_grad_norm: float | None = None
     max_displacement: float | None = 1.0
     shuffle: bool = True
-    max_curvature: float | None = 2.0
     max_step_norm: float | None = None
     differentiable: bool = False
+    max_curvature: float | None = 2.0
 
     exact: ClassVar[bool] = False
     resamples: ClassVar[bool] = True
@@ -167,7 +167,7 @@ class SteinVariationalGradientDescent:
 
         :param state: with the gradients at its particles in ``extra``
         :param tick: which step of how many
-        :return: ``ε / N``, a number or, with ``max_step_norm``, ``(B, 1)``
+        :return: ``ε / N``, a number or, where steps are bounded, ``(B, 1)``
         """
         step_size = self._step_size(state, tick)
         if isinstance(step_size, th.Tensor):
@@ -178,7 +178,8 @@ class SteinVariationalGradientDescent:
         step_size: Any = value_at(self.step_size, tick.remaining)
         over_event = (-1,) + (1,) * (state.particles.dim() - 1)
         if self.max_curvature is not None and state.particles.shape[1] > 1:
-            curvature = curvature_between(state.particles.flatten(2), state.extra.flatten(2)).reshape(over_event)
+            gradients = clipped_gradients(state.extra, self.max_grad_norm)
+            curvature = curvature_between(state.particles.flatten(2), gradients.flatten(2)).reshape(over_event)
             longest = self.max_curvature / curvature.clamp(min=self.max_curvature / step_size)
             step_size = longest.clamp(max=step_size)
         if self.max_step_norm is None:
@@ -192,9 +193,13 @@ class SteinVariationalGradientDescent:
         return energy_and_grad(target.energy, particles, create_graph=self.differentiable and th.is_grad_enabled())
 
 
+MOST_OF_MEDIAN = 100.0
+
+
 def curvature_between(particles: th.Tensor, gradients: th.Tensor) -> th.Tensor:
     """
-    Root mean square of an energy's curvature along the lines between particles, ``|∇E(x_i) - ∇E(x_j)| / |x_i - x_j|``.
+    Root mean square of an energy's curvature along the lines between particles, ``|∇E(x_i) - ∇E(x_j)| / |x_i - x_j|``. One
+    particle on a cliff must not hold up all others: no square counts for more than a hundred times their median.
 
     :param particles: ``(B, N, D)``, at least two
     :param gradients: ``(B, N, D)`` of the energy
@@ -204,8 +209,9 @@ def curvature_between(particles: th.Tensor, gradients: th.Tensor) -> th.Tensor:
         (part.detach().unsqueeze(2) - part.detach().unsqueeze(1)).square().sum(-1) for part in (particles, gradients)
     )
     met = apart <= th.finfo(apart.dtype).eps
-    squares = th.where(met, 0.0, change / apart.masked_fill(met, 1.0))
-    return (squares.sum(dim=(1, 2)) / (~met).sum(dim=(1, 2)).clamp(min=1)).sqrt()
+    squares = (change / apart.masked_fill(met, 1.0)).masked_fill(met, th.nan).flatten(1)
+    most = MOST_OF_MEDIAN * squares.nanmedian(dim=1, keepdim=True).values
+    return squares.minimum(most).nanmean(dim=1).nan_to_num(nan=0.0).sqrt()
 
 
 def rbf_kernel(particles: th.Tensor, bandwidth: float | None) -> tuple[th.Tensor, th.Tensor]:

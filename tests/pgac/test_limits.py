@@ -11,6 +11,7 @@ from torch import nn
 from sb3_energy import PGAC
 from sb3_energy.energies import tempered
 from sb3_energy.networks import PotentialNetwork
+from sb3_energy.pgac.jko import jko_members
 from sb3_energy.pgac.potential_learner import weighted_transport_loss
 from sb3_energy.pgac.potential_policy import PotentialPolicy
 from sb3_energy.pgac.q_scale import QScale
@@ -268,3 +269,26 @@ def test_the_proximal_term_is_in_units_of_the_potential(make_model, temperature)
     distance = (x - chains.particles).square().sum(-1)
     assert distance.min() > 0.0
     th.testing.assert_close(energies[1] - energies[0], distance / (2.0 * step), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "n_steps, sampling_time, transport_time, expected",
+    [
+        (9, 0.3, 0.1, 3),
+        (6, 0.6, 0.2, 2),
+        (7, 0.7, 0.1, 1),
+        (6, 1.0, 0.5, 3),
+        (6, 1.0, 0.51, 4),
+        (5, 1.0, 0.0, 0),
+        (4, 1.0, 3.0, 4),
+    ],
+)
+def test_as_many_steps_without_noise_as_begin_before_the_time(n_steps, sampling_time, transport_time, expected):
+    found = jko_members("mala", None, n_steps, temperature=0.1, sampling_time=sampling_time, transport_time=transport_time)
+    assert dict(zip(found.refiners, found.steps, strict=True)).get("langevin", 0) == expected and sum(found.steps) == n_steps
+
+
+def test_an_acceptance_to_aim_at_needs_steps_that_are_tested():
+    times = dict(temperature=0.1, sampling_time=1.0, transport_time=1.0)
+    with pytest.raises(ValueError, match="target_acceptance needs steps with noise, transport_time below"):
+        jko_members("mala", dict(target_acceptance=0.5), 6, **times)

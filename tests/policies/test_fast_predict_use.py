@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from sb3_energy import EnergySAC
 from sb3_energy.energies import QEnergy
 from sb3_energy.policies.fast_predict.fast_predict import MAX_ROWS, RETRY
 from sb3_energy.policies.refined_policy import RefinedPolicy
-from sb3_energy.refiners import MPPI, Langevin
+from sb3_energy.refiners import MPPI, Langevin, MetropolisAdjustedLangevin, RefinerSequence
+from sb3_energy.refiners.metropolis import MetropolisChain
 from tests.policies.fast_policies import OBS, REFINERS, check_equal, is_fast, make_policy, predictions
 
 
@@ -241,3 +243,31 @@ def test_lean_training_acts_fast(refiner):
     model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, learning_starts=5, buffer_size=50, device="cpu")
     model.learn(20)
     assert is_fast(model.policy)
+
+
+@pytest.mark.parametrize("owner, name", [(MetropolisAdjustedLangevin, "propose"), (MetropolisChain, "step")])
+def test_a_step_that_is_replaced_counts_in_the_next_prediction(monkeypatch, owner, name):
+    policy, calls = make_policy(n_particles=2), []
+    policy.predict(OBS[0])
+    assert is_fast(policy)
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    policy.predict(OBS[0])
+    assert calls
+
+
+class OwnSequence(RefinerSequence):
+    def step(self, state, target, tick, generator=None):
+        state, info = super().step(state, target, tick, generator)
+        return state._replace(particles=th.zeros_like(state.particles)), info
+
+
+def test_steps_of_a_sequence_of_ones_own_are_taken():
+    policy = make_policy(refiner=["langevin", "mala"], n_particles=1)
+    sequence = policy.refinement.refiner
+    policy.refinement = replace(policy.refinement, refiner=OwnSequence(sequence.members, sequence.steps))
+    expected = policy.base(policy.obs_to_tensor(OBS[:1])[0]).mean if policy.refinement.precondition else 0.0
+    for fast in (True, False):
+        policy.fast_predict = fast
+        found = np.arctanh(policy.scale_action(policy.predict(OBS[:1])[0]))
+        np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-3)

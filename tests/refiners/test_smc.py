@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch as th
 
@@ -229,7 +230,7 @@ def test_steps_begin_as_long_as_many_dimensions_let_them_be(dimension):
 
 
 def test_without_noise_it_descends():
-    assert AnnealedSMC().deterministic() == MetropolisAdjustedLangevin().deterministic()
+    assert vars(AnnealedSMC().deterministic()) == vars(MetropolisAdjustedLangevin().deterministic())
     wells = two_wells()
     base = wells.base(3, 2)
     best = th.tanh(smc().best(base, wells))
@@ -326,3 +327,28 @@ def test_a_tick_says_the_rung_of_a_fixed_ladder():
         state, _ = refiner.step(state, target, Tick(k, 4))
         betas.append(state.extra.beta[0].item())
     assert betas == pytest.approx([((k + 1) / 4) ** 2 for k in range(4)])
+
+
+@pytest.mark.parametrize(
+    "kwargs, match",
+    [
+        (dict(ladder="fixed", ess_fraction=0.9), "ess_fraction belongs to ladder='adaptive', got 0.9 with 'fixed'"),
+        (dict(step_size=0.1, target_acceptance=0.2), "target_acceptance tunes steps without a step_size, got 0.2 with 0.1"),
+    ],
+)
+def test_what_nothing_would_read_is_refused(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        AnnealedSMC(**kwargs)
+
+
+def test_an_energy_in_numpy_is_annealed_and_the_best_start_taken_without_noise():
+    def energy(actions):
+        return th.from_numpy(20.0 * np.square(actions.numpy() - 0.3).sum(-1))
+
+    refinement = RefinementArguments("smc").make_refinement()
+    base = Gaussian(th.zeros(50, 2), th.ones(50, 2))
+    draws = th.tanh(refinement.sample(base, energy, generator=th.Generator().manual_seed(0)))
+    assert (draws.mean(0) - 0.3).abs().max() < 0.1
+    best = th.tanh(refinement.best(base, energy))
+    starts = th.tanh(base.quantiles(32))
+    assert th.allclose(energy(best.unsqueeze(1)), energy(starts).amin(1, keepdim=True), atol=1e-5)

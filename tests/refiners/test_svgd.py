@@ -212,3 +212,15 @@ def test_the_gradient_is_a_number_where_particles_met_and_no_force_is_left():
     refiner = SteinVariationalGradientDescent(max_grad_norm=1.0, max_step_norm=0.5, differentiable=True, shuffle=False)
     (gradient,) = th.autograd.grad(refine(refiner, x, goal, n_steps=2).particles.sum(), x)
     assert th.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("steepness", [1e2, 1e4, 1e25])
+def test_one_particle_on_a_cliff_does_not_hold_up_the_others(steepness):
+    def energy(x):
+        return 0.5 * x.square().sum(-1) + steepness * (x[..., 0] - 1.5).relu().square()
+
+    start = th.zeros(1, 16, 2)
+    start[0, :, 1] = 3.0 + 0.1 * th.randn(16, generator=th.Generator().manual_seed(0))
+    start[0, 0] = th.tensor([2.5, 3.0])
+    found = refine(SteinVariationalGradientDescent(), start, Target(energy), n_steps=10)
+    assert found.particles[0, 1:, 1].mean() < 2.2

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("rl_zoo3")
 
 from sb3_energy import PGAC
+from sb3_energy.refiners import MetropolisAdjustedLangevin
 from sb3_energy.zoo.samplers import AGGREGATES, convert_pgac_params, sample_pgac_params
 
 NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
@@ -56,8 +57,8 @@ def test_what_is_sampled_is_what_the_model_has():
     assert (refinement.n_steps, refinement.n_particles, policy.backbone) == (6, 4, "bro")
     base = policy.start_base(policy.obs_to_tensor(model.observation_space.sample())[0])
     assert base.mean.item() == 0.0 and base.std.item() == 1.0
-    noise = [refinement.refiner.noise_scale(1.0 - part) for part in (0.0, 0.25, 0.26, 1.0)]
-    assert noise[:2] == [0.0, 0.0] and 0.0 < noise[2] < noise[3] == 1.0
+    transport, chain = refinement.refiner.members
+    assert transport.noise_scale == 0.0 and type(chain) is MetropolisAdjustedLangevin and refinement.refiner.steps == (2, 4)
     assert (model.divergence_coef, model.value_weight, model.policy_delay) == (0.3, None, 4)
     assert (model.refine_exploration, model.refine_target) == (False, True)
     assert (model.gamma, model.batch_size, policy.net_arch) == (0.99, 16, [64, 64])

@@ -16,7 +16,7 @@ from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.fast_predict.numpy_networks import LAYERS
 from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.refinement.refinement import Refinement
-from sb3_energy.refiners import Langevin
+from sb3_energy.refiners import Langevin, MetropolisAdjustedLangevin, RefinerSequence
 
 _POLICY_METHODS = (
     *("_predict", "refine", "base", "start_base", "networks", "energy_fn", "bound_head"),
@@ -32,7 +32,10 @@ _METHODS: dict[type, Sequence[str]] = {
     BackboneActor: ("forward", "_predict", "get_action_dist_params", "extract_features"),
     Refinement: ("sample", "best", "thinned"),
     Langevin: ("init", "step", "kernel", "deterministic"),
+    MetropolisAdjustedLangevin: ("init", "step", "propose", "deterministic"),
+    RefinerSequence: ("init", "step", "turn", "deterministic", "lean"),
 }
+_REFINEMENTS = (Refinement, Langevin, MetropolisAdjustedLangevin, RefinerSequence)
 _ORIGINALS = Originals(_METHODS)
 _methods_of = attrgetter(*_POLICY_METHODS)
 _KNOWN: list[tuple[Any, ...]] = []
@@ -81,7 +84,7 @@ class Watch:
         self._owners = [module._parameters for module in self._modules if module._parameters]
         leaves = [module for module in self._modules if not module._modules and type(module) is not nn.Linear]
         self._settings = [(leaf.__dict__, name) for leaf in leaves for name in leaf.__dict__ if name in ("eps", "inplace")]
-        self._originals = _ORIGINALS.of({*map(type, self._modules), Refinement, Langevin})
+        self._originals = _ORIGINALS.of({*map(type, self._modules), *_REFINEMENTS})
         self._energy, self._space, self._state = policy.energy, policy.observation_space, self._current(policy)
 
     def is_unchanged(self, policy: Any) -> bool:

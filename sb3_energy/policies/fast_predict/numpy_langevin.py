@@ -30,6 +30,7 @@ def is_plain(refinement: Refinement) -> bool:
     """Whether this module computes a refinement: Langevin's and MALA's steps without other options than sizes and noise."""
     members: tuple[Any, ...] = members_of(refinement.refiner)
     known = all(type(member) in (Langevin, MetropolisAdjustedLangevin) and member.max_grad_norm is None for member in members)
+    known = known and (len(members) == 1 or type(refinement.refiner) is RefinerSequence)
     known = known and all(getattr(member, "target_acceptance", None) is None for member in members)
     known = known and all(member.max_displacement == members[0].max_displacement for member in members)
     return known and refinement.n_steps > 0 and refinement.trust_region is None and type(refinement.box) in _PLACES
@@ -119,6 +120,7 @@ class _Steps:
         new = self.at(old.x + self.scale * move)
         back = (-move - self.drift(new, size)) / np.float32(math.sqrt(size))
         log_ratio = self._energies(old) - self._energies(new) + normal_log_prob(back) - normal_log_prob(noise)
+        new = new._replace(values=np.where(np.isnan(log_ratio), log_ratio, new.values))
         uniform = th.rand(log_ratio.shape).numpy()
         kept = ~((np.log(uniform) >= log_ratio) | np.isposinf(new.values))  # NaN is kept, to be found
         both = zip((kept[..., None], kept, kept[..., None]), new, old, strict=True)
