@@ -141,6 +141,7 @@ def pgac_cases() -> list[Case]:
         "PGAC, divergence_coef=0": dict(divergence_coef=0.0),
         "PGAC, policy_delay=1": dict(policy_delay=1),
         "PGAC, end_to_end_coef=1": dict(end_to_end_coef=1.0),
+        "PGAC, refine_target=True": dict(refine_target=True),
     }
     return [Case(name, "PGAC", kwargs) for name, kwargs in options.items()]
 
