@@ -67,13 +67,13 @@ class PotentialArguments(PolicyArguments):
     refiner: str | type[Refiner] | list[Any] = changed(
         PolicyArguments,
         "refiner",
-        doc="As in ``RefinedPolicy``, but not ``'none'``; ``'langevin'``, alone or first in a list, takes the steps of the "
-        "JKO scheme",
+        doc="As in ``RefinedPolicy``, but not ``'none'``; ``'mala'`` and ``'langevin'``, alone or first in a list, take the "
+        "steps of the JKO scheme, with and without a Metropolis test",
     )
     refiner_kwargs: dict[str, Any] | list[Any] | None = argument(
         None,
-        "Keyword arguments of the refiner, as in ``RefinedPolicy``; of a ``'langevin'`` that takes the JKO scheme's steps "
-        "not ``step_size`` and ``noise_scale``, which follow from ``sampling_time`` and ``transport_time``",
+        "Keyword arguments of the refiner, as in ``RefinedPolicy``; of one that takes the JKO scheme's steps not "
+        "``step_size`` and ``noise_scale``, which follow from ``sampling_time`` and ``transport_time``",
     )
     refiner_steps: int | list[Any] | None = changed(
         PolicyArguments, "refiner_steps", doc=f"Number of refinement steps (``None``: {JKO_STEPS} in the JKO scheme)"
