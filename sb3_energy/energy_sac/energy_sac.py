@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import VecEnv
@@ -27,6 +28,7 @@ from sb3_energy.energy_sac.arguments import (
     runs_chains,
 )
 from sb3_energy.energy_sac.entropy_term import EntropyTerm
+from sb3_energy.energy_sac.exploration import Exploration, choose_exploration
 from sb3_energy.energy_sac.head_learner import HeadLearner
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_energy.energy_sac.refinement_log import LOG_EVERY, RefinementLog
@@ -88,6 +90,9 @@ class EnergySAC(PersistentAlgorithm, SAC):
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param args: SAC's other arguments in SAC's order
     :param refine_exploration: whether the actions that collect experience are refined
+    :param exploration: what actions that collect experience are beside the policy's own: ``"held_actions"``, or a class
+        (``None``: nothing, as in SB3)
+    :param exploration_kwargs: Keyword arguments of the exploration
     :param refine_target: whether the next actions in the critic's target are refined
     :param entropy_estimator: estimator of ``log π(a|s)`` of refined actions, in the temperature's loss and, with
         ``refine_target``, in the critic's target: ``"base"``, ``"soft_value"``, ``"trace"``, ``"mixture"``, ``"path"``,
@@ -129,6 +134,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
         env: GymEnv | str,
         *args: Any,
         refine_exploration: bool = True,
+        exploration: str | type[Exploration] | None = None,
+        exploration_kwargs: dict[str, Any] | None = None,
         refine_target: bool = False,
         entropy_estimator: str | type[EntropyEstimator] | None = None,
         entropy_estimator_kwargs: dict[str, Any] | None = None,
@@ -142,6 +149,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
         **kwargs: Any,
     ):
         self.refine_exploration = refine_exploration
+        self.exploration = exploration
+        self.exploration_kwargs = exploration_kwargs
         self.refine_target = refine_target
         self.entropy_estimator = entropy_estimator
         self.entropy_estimator_kwargs = entropy_estimator_kwargs
@@ -187,6 +196,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         policy.check_energy()
         self._entropy = 0.0  # of the policy in the last update, in nats
         self.return_tracker = ReturnTracker(self.n_envs, self.gamma)
+        self._explorer = choose_exploration(self.exploration, self.exploration_kwargs)
         estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, policy.refinement)
         self.head_learner = HeadLearner.of(policy, self.head_training_kwargs)
         self.entropy_term = EntropyTerm(estimator, policy, self.lr_schedule)
@@ -416,6 +426,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
             self.return_tracker.reset(self.gamma)
+            self._explorer.begin(self.n_envs, get_action_dim(self.action_space))
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self._last_obs is not None
         check_finite("observation", self._last_obs)
@@ -429,13 +440,17 @@ class EnergySAC(PersistentAlgorithm, SAC):
     ) -> tuple[np.ndarray, np.ndarray]:
         # With update="reference" the actions are SB3's, too, bit by bit
         predicting = self.policy.torch_predict() if self.update == "reference" else nullcontext()
-        with nullcontext() if self.refine_exploration else self.policy.unrefined(), predicting:
+        unrefined = nullcontext() if self.refine_exploration else self.policy.unrefined()
+        with unrefined, predicting, self._explorer.acting(self.policy):
             try:
                 action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+                explored = self._explorer.actions(buffer_action)
             except ValueError as error:  # raised by torch's distributions for a mean that is NaN
                 if broken_network(self.policy) is None:
                     raise
                 raise action_error(self.policy, noisy=False) from error
+            if explored is not buffer_action:
+                action, buffer_action = self.policy.unscale_action(explored), explored
             if not math.isfinite(buffer_action.sum()):
                 raise action_error(self.policy, noisy=action_noise is not None)
             if self._n_updates > 0 and self._last_obs is not None:
@@ -454,6 +469,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
     ) -> None:
         check_transition(reward, new_obs, infos, self._vec_normalize_env)
         self.return_tracker.observe(reward, dones, [bool(info.get("TimeLimit.truncated", False)) for info in infos])
+        self._explorer.observe(dones)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _record(self, records: dict[str, list[float]]) -> None:
@@ -473,7 +489,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        held = ["return_tracker", "entropy_term", "head_learner", "refinement_log"]
+        held = ["return_tracker", "_explorer", "entropy_term", "head_learner", "refinement_log"]
         return [*super()._excluded_save_params(), *held, "_updates", "_captured", "_uses_fast_matmul"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

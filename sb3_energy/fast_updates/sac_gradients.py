@@ -41,7 +41,8 @@ from sb3_energy.stats import normal_log_prob
 from sb3_energy.training.plain_updates import PlainUpdates
 
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
-_CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values")
+_CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values",
+    "joined_target")
 _CRITICS_METHODS = (*_CRITIC_METHODS, "policy_value_and_gradient", "stacks", "bind")
 
 _ORIGINALS = Originals(
@@ -137,7 +138,7 @@ class SACGradients(LeanUpdates):
         actor_stack, critic_stacks = actor.stack(), _stacks(critic, "td_loss", "policy_values")
         if actor_stack is None or critic_stacks is None:
             return None
-        target_stacks = _stacks(target, "target_values", "forward", "encode", "extract_features")
+        target_stacks = _stacks(target, "target_values", "joined_target", "forward", "encode", "extract_features")
         return cls(actor, critic, target, actor_stack, critic_stacks, target_stacks)
 
     @th.no_grad()
@@ -171,12 +172,12 @@ class SACGradients(LeanUpdates):
 
         :param next_obs: ``B`` observations
         :param next_actions: ``(B, A)``
-        :return: ``(B, 1)``, the lowest value of the target critics
+        :return: ``(B, 1)``, the lowest value of the target critics, or their mean
         """
         if self.target_stacks is None:
             return self.critic_target.target_values(next_obs, next_actions)
         inputs = th.cat([_features(self.critic_target, next_obs), next_actions], dim=1)
-        return th.cat([stack.forward(inputs, []) for stack in self.target_stacks], dim=1).min(dim=1, keepdim=True).values
+        return self.critic_target.joined_target(th.cat([stack.forward(inputs, []) for stack in self.target_stacks], dim=1))
 
     @th.no_grad()
     def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:

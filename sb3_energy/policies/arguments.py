@@ -15,6 +15,7 @@ from torch import nn
 from sb3_energy.checks import check_bool, check_finite_number, check_integer, check_keywords, did_you_mean
 from sb3_energy.keywords import accepted_keywords, argument, documented
 from sb3_energy.networks import BACKBONES, find_activation
+from sb3_energy.policies.critics import TARGET_AGGREGATES
 from sb3_energy.policies.heads import HEAD_ARGUMENTS, HEADS
 from sb3_energy.refinement.arguments import RefinementArguments
 
@@ -41,6 +42,12 @@ class PolicyArguments(RefinementArguments):
         "layer_norm", f"Of actor and critics: {', '.join(f'``{name!r}``' for name in BACKBONES)}; ``'plain'`` is SB3's"
     )
     critic: str = argument("scalar", "``'scalar'`` Q-values (SAC) or ``'quantile'`` (TQC)", choices=("scalar", "quantile"))
+    target_aggregate: str = argument(
+        "min",
+        "How a target joins the values of scalar critics: ``'min'``, clipped double Q as in SAC, or ``'mean'``, which is not "
+        "pessimistic where little was seen",
+        choices=TARGET_AGGREGATES,
+    )
     n_quantiles: int | None = argument(
         None, "Quantiles of each quantile critic (``None``: 25)", partial(check_integer, minimum=1, maximum=MOST_QUANTILES)
     )
@@ -57,6 +64,11 @@ class PolicyArguments(RefinementArguments):
         """
         given = {name: getattr(self, name) for name in ("n_quantiles", "top_quantiles_to_drop_per_net")}
         if self.critic == "quantile":
+            if self.target_aggregate != "min":
+                raise ValueError(
+                    "target_aggregate needs critic='scalar': a target of quantile critics takes all quantiles but the largest, "
+                    f"got {self.target_aggregate!r}"
+                )
             return {name: value for name, value in given.items() if value is not None}
         if any(value is not None for value in given.values()):
             raise ValueError(

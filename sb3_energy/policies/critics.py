@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_energy.autodiff import with_gradient
-from sb3_energy.checks import check_integer
+from sb3_energy.checks import check_choice, check_integer
 from sb3_energy.energies import weighed_q_values
 from sb3_energy.losses import critic_loss
 from sb3_energy.networks import (
@@ -27,6 +27,9 @@ from sb3_energy.networks import (
 )
 from sb3_energy.policies.features import NormalizedFeatures
 from sb3_energy.types import BoundCritic
+
+TARGET_AGGREGATES = ("min", "mean")
+"""How a target joins the values of an ensemble."""
 
 
 class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
@@ -47,6 +50,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
     :param share_features_extractor: Whether the features extractor is shared or not
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :param target_aggregate: how the members' values are joined in the target: ``"min"`` (clipped double Q) or ``"mean"``
     :raises ValueError: if there is no critic, or the backbone is unknown or cannot have these widths
     """
 
@@ -74,8 +78,10 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         n_critics: int = 2,
         share_features_extractor: bool = True,
         backbone: str = "plain",
+        target_aggregate: str = "min",
     ):
         check_integer("n_critics", n_critics, minimum=1)
+        self.target_aggregate = check_choice("target_aggregate", target_aggregate, TARGET_AGGREGATES)
         super().__init__(
             observation_space,
             action_space,
@@ -112,6 +118,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
             n_critics=self.n_critics,
             share_features_extractor=self.share_features_extractor,
             backbone=self.backbone,
+            target_aggregate=self.target_aggregate,
         )
 
     def encode(self, obs: PyTorchObs) -> th.Tensor:
@@ -214,13 +221,24 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        A target critic's values of next actions: the lowest Q-value (clipped double Q, Fujimoto et al. 2018).
+        A target critic's values of next actions: the lowest Q-value (clipped double Q, Fujimoto et al. 2018) or the mean.
 
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
         :return: ``(B, 1)``
         """
-        return th.cat(self(obs, actions), dim=1).min(dim=1, keepdim=True).values
+        return self.joined_target(th.cat(self(obs, actions), dim=1))
+
+    def joined_target(self, q_values: th.Tensor) -> th.Tensor:
+        """
+        One value of a target from all members'.
+
+        :param q_values: ``(B, C)``
+        :return: ``(B, 1)``
+        """
+        if self.target_aggregate == "mean":
+            return q_values.mean(dim=1, keepdim=True)
+        return q_values.min(dim=1, keepdim=True).values
 
     def policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -256,7 +274,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         return values, gradients.squeeze(1)
 
     def _policy_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        return self.target_values(obs, actions)
+        return th.cat(self(obs, actions), dim=1).min(dim=1, keepdim=True).values
 
     def td_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """

@@ -80,9 +80,11 @@ class QuantileCritic(EnsembleCritic):
         self.top_quantiles_to_drop_per_net = top_quantiles_to_drop_per_net
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | dict(
+        data = super()._get_constructor_parameters() | dict(
             n_quantiles=self.n_quantiles, top_quantiles_to_drop_per_net=self.top_quantiles_to_drop_per_net
         )
+        del data["target_aggregate"]  # its targets join quantiles
+        return data
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:  # type: ignore[override]
         """

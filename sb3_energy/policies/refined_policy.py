@@ -178,7 +178,7 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         """
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         critic_class = EnsembleCritic if self._quantiles is None else QuantileCritic
-        critic_kwargs |= self._quantiles or {}
+        critic_kwargs |= dict(target_aggregate=self.arguments.target_aggregate) if self._quantiles is None else self._quantiles
         return critic_class(**critic_kwargs, backbone=self.backbone).to(self.device)
 
     def make_head(self) -> LearnedHead | None:

@@ -106,6 +106,8 @@ WITHOUT_EFFECT_OF_SAC = dict(
 )
 OF_ENERGY_SAC = dict(
     refine_exploration=Case(False, SMALL),
+    exploration=Case("held_actions", NONE),
+    exploration_kwargs=Case(dict(fraction=0.5), NONE | dict(exploration="held_actions")),
     refine_target=Case(True, SMALL),
     entropy_estimator=Case("soft_value", SMALL),
     entropy_estimator_kwargs=Case(dict(n_proposals=3), SMALL | dict(entropy_estimator="soft_value")),
@@ -154,6 +156,7 @@ OF_POLICIES = dict(
     deterministic_particles=Case(1, policy(n_particles=4, refiner_steps=2, log_std_init=-3)),
     backbone=Case("bro", NONE),
     critic=Case("quantile", NONE),
+    target_aggregate=Case("mean", NONE),
     n_quantiles=Case(7, policy(refiner="none", critic="quantile")),
     top_quantiles_to_drop_per_net=Case(0, policy(refiner="none", critic="quantile")),
 )

@@ -23,12 +23,15 @@ OF_THE_POLICY = dict(
     deterministic_particles=1,
     energy_kwargs=dict(aggregate="min"),
     critic="quantile",
+    target_aggregate="mean",
     n_quantiles=7,
     top_quantiles_to_drop_per_net=0,
     backbone="plain",
 )
 OF_THE_ALGORITHM = dict(
     refine_exploration=False,
+    exploration="held_actions",
+    exploration_kwargs=dict(fraction=0.1),
     refine_target=True,
     update_particles=2,
     distillation_coef=0.3,

@@ -74,7 +74,10 @@ def test_tqc():
     assert difference(ours, trained(TQC, 10)) < 1e-8
 
 
-@pytest.mark.parametrize("policy_kwargs", [{}, dict(backbone="simba"), dict(backbone="bro", refiner="none")], ids=str)
+MEAN = dict(refiner="none", n_critics=3, target_aggregate="mean")
+
+
+@pytest.mark.parametrize("policy_kwargs", [{}, dict(backbone="simba"), dict(backbone="bro", refiner="none"), MEAN], ids=str)
 def test_lean_is_the_reference(policy_kwargs):
     """With whatever SB3 has no twin of; the batches are those of a policy that has not learned yet."""
     kwargs = dict(refine_target="refiner" not in policy_kwargs, entropy_estimator="base", refine_exploration=False)

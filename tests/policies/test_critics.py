@@ -164,6 +164,16 @@ def test_values_and_loss_of_scalar_critics():
     assert th.allclose(critic.td_loss(obs, actions[:, 0], targets), expected)
 
 
+def test_a_target_may_take_the_mean():
+    critic = make(EnsembleCritic, n_critics=3, target_aggregate="mean")
+    obs, actions = batch()
+    q_values = th.cat(critic(obs, actions[:, 0]), dim=1)
+    assert th.allclose(critic.target_values(obs, actions[:, 0]), q_values.mean(dim=1, keepdim=True))
+    assert th.equal(critic.policy_values(obs, actions[:, 0]), q_values.min(dim=1, keepdim=True).values), "the actor's stay SAC's"
+    with pytest.raises(ValueError, match="target_aggregate must be one of .*'max'"):
+        make(EnsembleCritic, target_aggregate="max")
+
+
 @pytest.mark.parametrize("n_dropped", [0, 2])
 def test_values_and_loss_of_quantile_critics(n_dropped):
     critic = make(QuantileCritic, n_quantiles=5, top_quantiles_to_drop_per_net=n_dropped)

@@ -1,0 +1,142 @@
+"""Exploration beyond the policy's own draws: actions that an exact sampler of ``exp(Q / α)`` would not take."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sb3_energy.checks import check_number, plain_fields
+from sb3_energy.policies.refined_policy import RefinedPolicy
+from sb3_energy.registry import resolve
+
+
+@dataclass
+class Exploration:
+    """
+    Changes the actions that collect experience. A subclass overrides one of the methods. Numbers are drawn from NumPy's global
+    generator, which SB3 seeds.
+    """
+
+    def begin(self, n_envs: int, n_actions: int) -> None:
+        """
+        Forget running episodes, when the environments are reset.
+
+        :param n_envs: number of environments
+        :param n_actions: ``A``, number of an action's coordinates
+        """
+
+    def acting(self, policy: RefinedPolicy) -> AbstractContextManager[Any]:
+        """
+        Change how the policy draws.
+
+        :param policy: which draws the actions that are explored with
+        :return: context within which it does
+        """
+        return nullcontext()
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """
+        Change actions before they are taken and stored.
+
+        :param actions: ``(n_envs, *A)``, scaled to [-1, 1]: the policy's, or random ones before ``learning_starts``
+        :return: those that are taken, in the same units
+        """
+        return actions
+
+    def observe(self, dones: np.ndarray) -> None:
+        """
+        Take notice of an environment step.
+
+        :param dones: ``(n_envs,)`` whether the episode ended
+        """
+
+
+@dataclass
+class HeldActions(Exploration):
+    """
+    Bursts of one action, drawn uniformly from the box and held. Each environment begins a burst at random, and ends it with its
+    episode at the latest. In a young critic ``Q`` is far too low where little was seen, so that ``exp(Q / α)`` never goes there
+    again and nothing mends it. Independent random actions do not help: their sum stays where it is. Held ones go far, as do
+    repeated ones of ε-greedy exploration (Dabney et al. 2021, "Temporally-extended ε-greedy exploration", section 3).
+
+    :param fraction: part of all steps that belong to bursts, in [0, 1)
+    :param mean_length: mean number of steps of a burst, at least 1; lengths have a geometric law
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if one is not a number
+    """
+
+    fraction: float = 0.2
+    mean_length: float = 4.0
+
+    def __post_init__(self) -> None:
+        plain_fields(self)
+        check_number("fraction", self.fraction)
+        if not self.fraction < 1.0:
+            raise ValueError(f"fraction must lie in [0, 1), got {self.fraction!r}")
+        check_number("mean_length", self.mean_length)
+        if not self.mean_length >= 1.0:
+            raise ValueError(f"mean_length must be at least 1, got {self.mean_length!r}")
+        self.begin(1, 1)
+
+    def begin(self, n_envs: int, n_actions: int) -> None:
+        """
+        End all bursts.
+
+        :param n_envs: number of environments
+        :param n_actions: ``A``
+        """
+        self._left = np.zeros(n_envs, dtype=np.int64)
+        self._held = np.zeros((n_envs, n_actions), dtype=np.float32)
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """
+        Replace the actions of environments that are in a burst.
+
+        :param actions: ``(n_envs, *A)``, scaled to [-1, 1]
+        :return: the same, with held ones in place of some
+        """
+        # A cycle is, on average, 1 / start - 1 steps of the policy and a burst
+        start = self.fraction / (self.fraction + self.mean_length * (1.0 - self.fraction))
+        starting = np.flatnonzero((self._left == 0) & (np.random.random(len(self._left)) < start))
+        self._left[starting] = np.random.geometric(1.0 / self.mean_length, len(starting))
+        self._held[starting] = np.random.uniform(-1.0, 1.0, (len(starting), self._held.shape[1]))
+        held = np.flatnonzero(self._left > 0)
+        self._left[held] -= 1
+        if len(held) == 0:
+            return actions
+        actions = actions.copy()
+        actions[held] = self._held[held].reshape(-1, *actions.shape[1:])
+        return actions
+
+    def observe(self, dones: np.ndarray) -> None:
+        """
+        End the bursts of episodes that ended.
+
+        :param dones: ``(n_envs,)``
+        """
+        self._left[dones.astype(bool)] = 0
+
+
+EXPLORATIONS: dict[str, type[Exploration]] = {"held_actions": HeldActions}
+"""Names of explorations."""
+
+
+def choose_exploration(exploration: str | type[Exploration] | None, kwargs: dict[str, Any] | None) -> Exploration:
+    """
+    Make what the arguments name.
+
+    :param exploration: a name in :data:`EXPLORATIONS`, a class, or ``None`` for actions as they are
+    :param kwargs: its keyword arguments
+    :return: the exploration
+    :raises ValueError: if there is no such name, a number is out of range, or arguments are given to ``None``
+    :raises TypeError: if it is neither name nor class, or takes other arguments
+    """
+    if exploration is None:
+        if kwargs:
+            raise ValueError(f"exploration_kwargs needs an exploration, such as 'held_actions', got {kwargs!r} with None")
+        return Exploration()
+    found = resolve(EXPLORATIONS, exploration, kwargs, "exploration")
+    if not isinstance(found, Exploration):
+        raise TypeError(f"exploration must be one of {sorted(EXPLORATIONS)} or a subclass of Exploration, got {exploration!r}")
+    return found
