@@ -55,10 +55,10 @@ class Exploration:
 @dataclass
 class HeldActions(Exploration):
     """
-    Bursts of one action, drawn uniformly from the box and held. Each environment begins a burst at random, and ends it with its
-    episode at the latest. In a young critic ``Q`` is far too low where little was seen, so that ``exp(Q / α)`` never goes there
-    again and nothing mends it. Independent random actions do not help: their sum stays where it is. Held ones go far, as do
-    repeated ones of ε-greedy exploration (Dabney et al. 2021, "Temporally-extended ε-greedy exploration", section 3).
+    Bursts of one action, drawn uniformly from the box and held. Each environment begins a burst at random, and ends it with
+    its episode at the latest. In a young critic ``Q`` is far too low where little was seen, so that ``exp(Q / α)`` never goes
+    there again and nothing mends it. Independent random actions do not help: their sum stays where it is. Held ones go far, as
+    do the repeated ones of ε-greedy exploration (Dabney et al. 2021, "Temporally-extended ε-greedy exploration", section 3).
 
     :param fraction: part of all steps that belong to bursts, in [0, 1)
     :param mean_length: mean number of steps of a burst, at least 1; lengths have a geometric law

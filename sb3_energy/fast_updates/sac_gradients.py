@@ -41,8 +41,16 @@ from sb3_energy.stats import normal_log_prob
 from sb3_energy.training.plain_updates import PlainUpdates
 
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
-_CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values",
-    "joined_target")
+_CRITIC_METHODS = (
+    "forward",
+    "encode",
+    "extract_features",
+    "td_loss",
+    "policy_values",
+    "_policy_values",
+    "target_values",
+    "joined_target",
+)
 _CRITICS_METHODS = (*_CRITIC_METHODS, "policy_value_and_gradient", "stacks", "bind")
 
 _ORIGINALS = Originals(

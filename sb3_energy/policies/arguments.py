@@ -66,7 +66,7 @@ class PolicyArguments(RefinementArguments):
         if self.critic == "quantile":
             if self.target_aggregate != "min":
                 raise ValueError(
-                    "target_aggregate needs critic='scalar': a target of quantile critics takes all quantiles but the largest, "
+                    "target_aggregate needs critic='scalar', since a target of quantile critics takes all but the largest, "
                     f"got {self.target_aggregate!r}"
                 )
             return {name: value for name, value in given.items() if value is not None}

@@ -156,10 +156,18 @@ def test_predict_does_not_explore():
         (dict(exploration_kwargs=dict(fraction=0.1)), ValueError, "exploration_kwargs needs an exploration, .* with None"),
         (dict(exploration="held_actions", exploration_kwargs=3), TypeError, "exploration_kwargs must be a dict .*, got 3"),
         (dict(exploration="held_actions", exploration_kwargs=dict(part=0.1)), TypeError, "exploration_kwargs of HeldActions"),
-        (dict(exploration="held_actions", exploration_kwargs=dict(fraction=1.0)), ValueError, r"fraction must lie in \[0, 1\)"),
+        (
+            dict(exploration="held_actions", exploration_kwargs=dict(fraction=1.0)),
+            ValueError,
+            r"fraction must lie in \[0, 1\)",
+        ),
         (dict(exploration="held_actions", exploration_kwargs=dict(fraction=-0.1)), ValueError, "fraction must be .* -0.1"),
         (dict(exploration="held_actions", exploration_kwargs=dict(fraction="a")), TypeError, "fraction must be .* 'a'"),
-        (dict(exploration="held_actions", exploration_kwargs=dict(mean_length=0.5)), ValueError, "mean_length must be at least 1"),
+        (
+            dict(exploration="held_actions", exploration_kwargs=dict(mean_length=0.5)),
+            ValueError,
+            "mean_length must be at least 1",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(algorithm, kwargs, error, message):

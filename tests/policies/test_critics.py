@@ -169,8 +169,10 @@ def test_a_target_may_take_the_mean():
     obs, actions = batch()
     q_values = th.cat(critic(obs, actions[:, 0]), dim=1)
     assert th.allclose(critic.target_values(obs, actions[:, 0]), q_values.mean(dim=1, keepdim=True))
-    assert th.equal(critic.policy_values(obs, actions[:, 0]), q_values.min(dim=1, keepdim=True).values), "the actor's stay SAC's"
-    with pytest.raises(ValueError, match="target_aggregate must be one of .*'max'"):
+    assert th.equal(critic.policy_values(obs, actions[:, 0]), q_values.min(dim=1, keepdim=True).values), (
+        "the actor's stay SAC's"
+    )
+    with pytest.raises(ValueError, match=r"target_aggregate must be one of .*'max'"):
         make(EnsembleCritic, target_aggregate="max")
 
 
