@@ -41,16 +41,7 @@ from sb3_energy.stats import normal_log_prob
 from sb3_energy.training.plain_updates import PlainUpdates
 
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
-_CRITIC_METHODS = (
-    "forward",
-    "encode",
-    "extract_features",
-    "td_loss",
-    "policy_values",
-    "_policy_values",
-    "target_values",
-    "joined_target",
-)
+_CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values")
 _CRITICS_METHODS = (*_CRITIC_METHODS, "policy_value_and_gradient", "stacks", "bind")
 
 _ORIGINALS = Originals(
@@ -146,7 +137,7 @@ class SACGradients(LeanUpdates):
         actor_stack, critic_stacks = actor.stack(), _stacks(critic, "td_loss", "policy_values")
         if actor_stack is None or critic_stacks is None:
             return None
-        target_stacks = _stacks(target, "target_values", "joined_target", "forward", "encode", "extract_features")
+        target_stacks = _stacks(target, "target_values", "forward", "encode", "extract_features")
         return cls(actor, critic, target, actor_stack, critic_stacks, target_stacks)
 
     @th.no_grad()
@@ -185,7 +176,10 @@ class SACGradients(LeanUpdates):
         if self.target_stacks is None:
             return self.critic_target.target_values(next_obs, next_actions)
         inputs = th.cat([_features(self.critic_target, next_obs), next_actions], dim=1)
-        return self.critic_target.joined_target(th.cat([stack.forward(inputs, []) for stack in self.target_stacks], dim=1))
+        q_values = th.cat([stack.forward(inputs, []) for stack in self.target_stacks], dim=1)
+        if self.critic_target.target_aggregate == "mean":
+            return q_values.mean(dim=1, keepdim=True)
+        return q_values.min(dim=1, keepdim=True).values
 
     @th.no_grad()
     def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:

@@ -227,15 +227,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :param actions: ``(B, A)``
         :return: ``(B, 1)``
         """
-        return self.joined_target(th.cat(self(obs, actions), dim=1))
-
-    def joined_target(self, q_values: th.Tensor) -> th.Tensor:
-        """
-        One value of a target from all members'.
-
-        :param q_values: ``(B, C)``
-        :return: ``(B, 1)``
-        """
+        q_values = th.cat(self(obs, actions), dim=1)
         if self.target_aggregate == "mean":
             return q_values.mean(dim=1, keepdim=True)
         return q_values.min(dim=1, keepdim=True).values
