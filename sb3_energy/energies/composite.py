@@ -75,9 +75,14 @@ class Composite(Summable):
             for term, weight in zip(self.terms, self.weights or (), strict=True):
                 if getattr(term, "needs_potential", False):
                     if name == "temperature_of_q":
-                        return partial(_weighed_temperature, getattr(term, name), weight)
+                        asks = getattr(term, "guidance", 1.0) != 0.0
+                        return partial(_joint_temperature, getattr(term, name), weight, asks, self._weight_of_q())
                     return getattr(term, name, 1.0) / weight if name == "temperature" else getattr(term, name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def _weight_of_q(self) -> float:
+        """Of the terms that are the critic's value alone."""
+        return sum(weight for term, weight in zip(self.terms, self.weights or (), strict=True) if isinstance(term, QEnergy))
 
     def named(self) -> dict[str, Energy]:
         """
@@ -105,8 +110,12 @@ class Composite(Summable):
         return BoundComposite(tuple(bound), *zip(*bound.values(), strict=True))
 
 
-def _weighed_temperature(of_term: Any, weight: float, q_scale: th.Tensor) -> th.Tensor:
-    return of_term(q_scale) / weight
+def _joint_temperature(of_term: Any, weight: float, asks: bool, weight_of_q: float, q_scale: th.Tensor) -> th.Tensor:
+    """``T`` of ``exp(Q / T)`` of a potential with guidance and terms of the critic alone: rates add up."""
+    of_potential = of_term(q_scale) / weight
+    if weight_of_q <= 0.0:
+        return of_potential
+    return 1.0 / (weight_of_q + (1.0 / of_potential if asks else 0.0))
 
 
 @dataclass(frozen=True, eq=False)

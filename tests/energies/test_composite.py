@@ -366,3 +366,12 @@ class Stateless:
 
 def test_a_potential_without_a_temperature_has_1():
     assert Composite((Stateless,), (4.0,)).temperature == 0.25
+
+
+@pytest.mark.parametrize("guidance, expected", [(2.0, 1.0 / (3.0 + 0.5 * 2.0 / (0.1 * 4.0))), (0.0, 1.0 / 3.0)])
+def test_the_temperature_of_q_counts_terms_of_the_critic_alone(guidance, expected):
+    """``exp(-U / (ε / w) + 3 Q)`` has ``1 / T = w λ / (ε spread) + 3``."""
+    energy = 0.5 * GuidedPotential(guidance=guidance, temperature=0.1) + 3.0 * QEnergy()
+    assert float(energy.temperature_of_q(th.tensor(4.0))) == pytest.approx(expected)
+    alone = Composite((GuidedPotential(guidance=guidance, temperature=0.1),), (0.5,))
+    assert float(alone.temperature_of_q(th.tensor(4.0))) == pytest.approx(0.1 * 4.0 / (guidance or 1.0) / 0.5)
