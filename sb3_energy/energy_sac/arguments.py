@@ -79,6 +79,18 @@ def check_update_particles(update_particles: int, default: int, chooses: bool) -
         )
 
 
+def check_rows(batch_size: int, normalizes: bool) -> None:
+    """
+    Check that a batch has a variance, where its rows are normalised.
+
+    :param batch_size: transitions of an update
+    :param normalizes: whether a backbone normalises batches
+    :raises ValueError: if it does and there is one row
+    """
+    if normalizes and batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2 with batch normalisation, got {batch_size!r}")
+
+
 def runs_chains(estimator: EntropyEstimator) -> bool:
     """
     Check whether an entropy estimator runs Markov chains.

@@ -23,6 +23,7 @@ from sb3_energy.deferred import NonFiniteError, active_checks, require
 from sb3_energy.energy_sac.arguments import (
     check_estimator_is_asked,
     check_refined_updates,
+    check_rows,
     check_update_particles,
     refuse_policys_own_sde,
     runs_chains,
@@ -38,6 +39,7 @@ from sb3_energy.fast_updates.lean_updates import UPDATES, check_fast_matmul, mat
 from sb3_energy.fast_updates.sac_gradients import choose_updates
 from sb3_energy.keywords import plain_arguments
 from sb3_energy.losses import distillation_loss, soft_td_target
+from sb3_energy.networks import running_statistics
 from sb3_energy.policies.actor import BackboneActor, Draw
 from sb3_energy.policies.arguments import check_action_bounds
 from sb3_energy.policies.causes import broken_network
@@ -55,6 +57,7 @@ from sb3_energy.training.arguments import (
     check_rate,
     check_training_arguments,
 )
+from sb3_energy.training.batch_norm_updates import has_batch_norm
 from sb3_energy.training.causes import action_error, raise_with_cause
 from sb3_energy.training.guards import (
     ENTROPY,
@@ -236,6 +239,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         check_estimator_is_asked(estimator, self.entropy_estimator, self.entropy_estimator_kwargs, uses_estimate)
         chooses = not is_flow(self.policy.refinement.refiner) and self._chooses_proposals(uses_estimate)
         check_update_particles(self.update_particles, self.default_update_particles, chooses)
+        check_rows(self.batch_size, has_batch_norm(self.policy))
 
     def _chooses_proposals(self, uses_estimate: bool) -> bool:
         """Whether anything in an update starts chains, so that ``update_particles`` has an effect."""
@@ -270,7 +274,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
         # What a user has changed is not recorded: a graph would repeat what a hook did once
         captured = self._captured if self.actor.by_hand else None
         update, records = self._update if captured is None else captured, defaultdict[str, list[Any]](list)
-        with matmul_precision(self._uses_fast_matmul, self.fast_matmul is True, batch_size):
+        precision = matmul_precision(self._uses_fast_matmul, self.fast_matmul is True, batch_size)
+        with precision, running_statistics(*self._normalizing()):
             for gradient_step in range(gradient_steps):
                 self.refinement_log.is_due = captured is not None or (self._n_updates + gradient_step) % LOG_EVERY == 0
                 self.refinement_log.batch = batch = self._sample(batch_size)
@@ -284,6 +289,10 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self._n_updates += gradient_steps
         self._sync_temperature()
         self._record(as_floats(records))
+
+    def _normalizing(self) -> list[th.nn.Module]:
+        """Networks whose batch normalisation uses running statistics in updates, but where they learn."""
+        return [self.actor, self.critic] if has_batch_norm(self.policy) else []
 
     def _begin_updates(self) -> None:
         """Choose the arithmetic of the updates, once for each call of ``train()``."""
@@ -339,6 +348,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
             targets = soft_td_target(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
         loss = self._updates.critic_loss(batch.observations, batch.actions, targets)
         self._step(self.critic.optimizer, loss, "critic_loss", records)
+        self.critic.project()
 
     def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: Records) -> None:
         loss = self._updates.actor_loss(obs, draw, ent_coef)
@@ -347,6 +357,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
             records["distillation_loss"].append(distillation.detach())
             loss = loss + self.distillation_coef * distillation
         self._step(self.actor.optimizer, loss, "actor_loss", records)
+        self.actor.project()
 
     def _update_target(self) -> None:
         self._updates.follow(self.critic.parameters(), self.critic_target.parameters(), self.tau)

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from sb3_energy.deferred import NonFiniteError, require
 from sb3_energy.energies import log_tanh_jacobian, tempered
 from sb3_energy.entropy import BaseEntropy
-from sb3_energy.networks import FieldNetwork
+from sb3_energy.networks import FieldNetwork, backbone_beside
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.proposals import draw_proposals
@@ -35,7 +35,8 @@ class EntropyTerm:
         self.is_base = isinstance(estimator, BaseEntropy)
         if getattr(estimator, "learns_reverse", False):
             actor, n_actions = policy.actor, get_action_dim(policy.action_space)
-            network = FieldNetwork(actor.features_dim, n_actions, n_actions, actor.net_arch, backbone=policy.backbone)
+            backbone = backbone_beside(policy.backbone)
+            network = FieldNetwork(actor.features_dim, n_actions, n_actions, actor.net_arch, backbone=backbone)
             optimizer_class: Any = policy.optimizer_class
             network = network.to(policy.device)
             network.optimizer = optimizer_class(network.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)

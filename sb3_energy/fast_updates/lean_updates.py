@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from sb3_energy.matmul import FEWEST_ROWS, MatmulPrecision, fast_matmul_gain, fast_matmul_is_exact
+from sb3_energy.training.batch_norm_updates import BatchNormUpdates
 from sb3_energy.training.plain_updates import PlainUpdates
 
 UPDATES = ("lean", "reference")
@@ -63,6 +64,10 @@ class LeanUpdates(PlainUpdates):
         """
         with th.no_grad():
             th._foreach_lerp_(list(targets), list(parameters), tau)
+
+
+class LeanBatchNormUpdates(BatchNormUpdates, LeanUpdates):
+    """The same for networks with batch normalisation, which learn by autograd."""
 
 
 def can_gather(buffer: Any) -> bool:

@@ -19,7 +19,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
-from sb3_energy.fast_updates.lean_updates import LeanUpdates
+from sb3_energy.fast_updates.lean_updates import LeanBatchNormUpdates, LeanUpdates
 from sb3_energy.networks import (
     BoundEnsemble,
     InGrad,
@@ -38,6 +38,7 @@ from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.stats import normal_log_prob
+from sb3_energy.training.batch_norm_updates import BatchNormUpdates, has_batch_norm
 from sb3_energy.training.plain_updates import PlainUpdates
 
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
@@ -129,7 +130,8 @@ class SACGradients(LeanUpdates):
         Construct the updates for a policy with supported layers.
 
         :param policy: whose actor and critic pass :func:`are_autograds_own`
-        :return: its updates, or ``None`` where features are learned, a layer is unknown, or actor or critic is not SAC's
+        :return: its updates, or ``None`` where features are learned, a layer is unknown, or actor or critic is not SAC's.
+            A batch norm is known in evaluation mode alone: who uses these does not learn its statistics
         """
         actor, critic, target = policy.actor, policy.critic, policy.critic_target
         if any(True for network in (actor, critic) for _ in network.features_extractor.parameters()):
@@ -255,6 +257,8 @@ def choose_updates(
     networks = policy.actor, policy.critic, policy.critic_target
     lean = lean and are_autograds_own(policy.actor, policy.critic) and is_temperature_free(*temperature)
     policy.actor.by_hand = policy.critic.by_hand = lean
+    if has_batch_norm(policy):
+        return (LeanBatchNormUpdates if lean else BatchNormUpdates)(*networks)
     if not lean:
         return PlainUpdates(*networks)
     return (None if needs_graph else SACGradients.of(policy)) or LeanUpdates(*networks)

@@ -1,7 +1,16 @@
 """The networks under the energies: trunks ("backbones") and the normalisation of what they are fed."""
 
 from sb3_energy.networks.activations import find_activation
-from sb3_energy.networks.backbones import BACKBONES, Backbone, default_activation, make_backbone
+from sb3_energy.networks.backbones import (
+    BACKBONES,
+    Backbone,
+    backbone_beside,
+    default_activation,
+    find_backbone,
+    initialize_head,
+    make_backbone,
+)
+from sb3_energy.networks.batch_norm import BatchNorm, batch_norms, batch_statistics, running_statistics
 from sb3_energy.networks.by_hand.ensembles import BoundEnsemble, WeighFn
 from sb3_energy.networks.by_hand.layers import InGrad, Stack
 from sb3_energy.networks.by_hand.untouched import (
@@ -18,12 +27,14 @@ from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
 from sb3_energy.networks.prefix_energy import PrefixEnergies
+from sb3_energy.networks.unit_norms import project_to_unit_norms
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
 
 __all__ = [
     "BACKBONES",
     "SMOOTH_ACTIVATIONS",
     "Backbone",
+    "BatchNorm",
     "BoundEnsemble",
     "FieldNetwork",
     "InGrad",
@@ -36,14 +47,21 @@ __all__ = [
     "WeighFn",
     "are_learned_once",
     "autograd_is_plain",
+    "backbone_beside",
+    "batch_norms",
+    "batch_statistics",
     "calls_are_original",
     "default_activation",
     "evaluate_particles",
     "find_activation",
+    "find_backbone",
     "has_own",
     "hooks_of",
+    "initialize_head",
     "is_untouched",
     "make_backbone",
     "make_normalizer",
     "optimizes_only",
+    "project_to_unit_norms",
+    "running_statistics",
 ]

@@ -11,6 +11,8 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
 from sb3_energy.checks import did_you_mean
+from sb3_energy.networks.batch_norm import BatchNorm
+from sb3_energy.networks.unit_norms import project_to_unit_norms
 from sb3_energy.registry import NOT_REGISTERED
 
 
@@ -68,6 +70,36 @@ class BroBlock(nn.Module):
         return x + self.layers(x)
 
 
+class FlashBlock(nn.Module):
+    """
+    ``x + act(BatchNorm(Linear(act(BatchNorm(Linear_4h(x))))))``, both linear layers orthogonal and without bias.
+    The inverted residual block of FlashSAC (arXiv 2604.04539).
+
+    :param width: width of what goes in and comes out
+    :param activation_fn: activation function
+    """
+
+    def __init__(self, width: int, activation_fn: type[nn.Module]):
+        super().__init__()
+        self.layers = nn.Sequential(
+            orthogonal_linear(width, 4 * width, bias=False),
+            BatchNorm(4 * width),
+            activation_fn(),
+            orthogonal_linear(4 * width, width, bias=False),
+            BatchNorm(width),
+            activation_fn(),
+        )
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        Apply the residual block.
+
+        :param x: ``(..., width)``
+        :return: ``(..., width)``
+        """
+        return x + self.layers(x)
+
+
 def he_linear(input_dim: int, output_dim: int) -> nn.Linear:
     """
     A linear layer with normal weights of variance ``2 / input_dim`` and no bias at first (He et al. 2015, equation 10).
@@ -82,18 +114,20 @@ def he_linear(input_dim: int, output_dim: int) -> nn.Linear:
     return layer
 
 
-def orthogonal_linear(input_dim: int, output_dim: int, gain: float = 1.0) -> nn.Linear:
+def orthogonal_linear(input_dim: int, output_dim: int, gain: float = 1.0, bias: bool = True) -> nn.Linear:
     """
     A linear layer with orthogonal weights and no bias at first (Saxe et al. 2014).
 
     :param input_dim: width of the input
     :param output_dim: width of the output
     :param gain: factor of the orthogonal matrix
+    :param bias: whether it learns one
     :return: the layer
     """
-    layer = nn.Linear(input_dim, output_dim)
+    layer = nn.Linear(input_dim, output_dim, bias=bias)
     nn.init.orthogonal_(layer.weight, gain=gain)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -155,6 +189,24 @@ def bro(input_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> 
     return nn.Sequential(*first, *[BroBlock(width, activation_fn) for _ in net_arch])
 
 
+def flash(input_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """
+    A batch norm, an orthogonal linear layer without bias, one :class:`FlashBlock` per entry of ``net_arch``, an RMS norm, all
+    of :func:`unit length <sb3_energy.networks.unit_norms.project_to_unit_norms>`. FlashSAC (arXiv 2604.04539).
+
+    :param input_dim: width of the input
+    :param net_arch: the same width as often as there are blocks
+    :param activation_fn: activation function
+    :return: the layers
+    :raises ValueError: if ``net_arch`` is empty or its widths differ
+    """
+    width = common_width("flash", net_arch)
+    first = [BatchNorm(input_dim), orthogonal_linear(input_dim, width, bias=False)]
+    trunk = nn.Sequential(*first, *[FlashBlock(width, activation_fn) for _ in net_arch], nn.RMSNorm(width, eps=1e-6))
+    project_to_unit_norms(trunk)
+    return trunk
+
+
 def common_width(name: str, net_arch: list[int]) -> int:
     """
     Check that all hidden layers of a residual backbone have the same width.
@@ -178,11 +230,17 @@ class Backbone:
         (``input_dim`` where ``net_arch`` is empty)
     :param default_activation: activation function when the user names none
     :param normalizes_features: whether running statistics of flat features belong to it
+    :param has_unit_norms: whether its parameters and those of the heads on it keep their lengths, see
+        :func:`sb3_energy.networks.unit_norms.project_to_unit_norms`
+    :param beside: name of the backbone of networks that learn from other data than actor and critics do (``None``: this one);
+        layers of batch normalisation have statistics of one kind of batches
     """
 
     build: Callable[[int, list[int], type[nn.Module]], nn.Sequential]
     default_activation: type[nn.Module] = nn.ReLU
     normalizes_features: bool = False
+    has_unit_norms: bool = False
+    beside: str | None = None
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -190,6 +248,7 @@ BACKBONES: dict[str, Backbone] = {
     "layer_norm": Backbone(layer_norm, default_activation=nn.SiLU),
     "simba": Backbone(simba, normalizes_features=True),
     "bro": Backbone(bro),
+    "flash": Backbone(flash, has_unit_norms=True, beside="layer_norm"),
 }
 
 
@@ -220,6 +279,35 @@ def make_backbone(name: str, input_dim: int, net_arch: list[int], activation_fn:
     """
     trunk = find_backbone(name).build(input_dim, net_arch, activation_fn)
     return trunk, net_arch[-1] if net_arch else input_dim
+
+
+def initialize_head(name: str, head: nn.Module) -> None:
+    """
+    Initialise the linear layers on top of a trunk as its backbone wants them: with unit norms orthogonal, of rows of length 1
+    and without bias at first; otherwise they stay as they are.
+
+    :param name: a name in ``BACKBONES``
+    :param head: a linear layer, or what contains some
+    :raises ValueError: if the name is unknown
+    """
+    if not find_backbone(name).has_unit_norms:
+        return
+    for layer in head.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    project_to_unit_norms(head)
+
+
+def backbone_beside(name: str) -> str:
+    """
+    Look up the backbone of networks beside actor and critics, such as those that a refiner learns.
+
+    :param name: the policy's, a name in ``BACKBONES``
+    :return: a name in ``BACKBONES``, of a backbone without batch normalisation
+    :raises ValueError: if the name is unknown
+    """
+    return find_backbone(name).beside or name
 
 
 def default_activation(name: str) -> type[nn.Module]:

@@ -20,7 +20,7 @@ from sb3_energy.losses import (
     transport_pairs,
     value_weights,
 )
-from sb3_energy.networks import PotentialNetwork
+from sb3_energy.networks import PotentialNetwork, backbone_beside
 from sb3_energy.pgac.action_candidates import ActionCandidates, uniform_actions
 from sb3_energy.pgac.behaviour_critic import BehaviourCritic
 from sb3_energy.pgac.persistent_chains import PersistentChains
@@ -69,7 +69,7 @@ class PotentialLearner:
                 action_dim,
                 critic.net_arch,
                 critic.activation_fn,
-                policy.backbone,
+                backbone_beside(policy.backbone),
                 expectile=training.expectile,
                 tau=tau,
             ).to(policy.device)
@@ -324,12 +324,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
     :param network: the network
     """
-    was_training = network.training
-    network.train(False)
+    training = [module for module in network.modules() if module.training]
+    for module in training:  # not network.train(), which would put all of them back into one mode
+        module.training = False
     try:
         yield
     finally:
-        network.train(was_training)
+        for module in training:
+            module.training = True
 
 
 @contextmanager

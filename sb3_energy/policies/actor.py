@@ -10,7 +10,17 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
 
-from sb3_energy.networks import Originals, Stack, make_backbone, make_normalizer
+from sb3_energy.networks import (
+    BatchNorm,
+    Originals,
+    Stack,
+    batch_norms,
+    find_backbone,
+    initialize_head,
+    make_backbone,
+    make_normalizer,
+    project_to_unit_norms,
+)
 from sb3_energy.policies.features import NormalizedFeatures
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.stats import normal_log_prob
@@ -111,6 +121,9 @@ class BackboneActor(NormalizedFeatures, Actor):
             normalize_images=normalize_images,
         )
         self.latent_pi = trunk
+        self.has_batch_norm = any(isinstance(layer, BatchNorm) for layer in batch_norms(trunk))
+        for head in self._heads():
+            initialize_head(backbone, head)
         self.net_arch = net_arch
         self.features_dim = features_dim
         self.backbone = backbone
@@ -118,6 +131,16 @@ class BackboneActor(NormalizedFeatures, Actor):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | dict(backbone=self.backbone)
+
+    def _heads(self) -> list[nn.Module]:
+        # With gSDE the standard deviations are no layer
+        return [head for head in (self.mu, self.log_std) if isinstance(head, nn.Module)]
+
+    def project(self) -> None:
+        """Give the parameters of trunk and heads their lengths back, where the backbone has unit norms: after each step."""
+        if find_backbone(self.backbone).has_unit_norms:
+            for part in (self.latent_pi, *self._heads()):
+                project_to_unit_norms(part)
 
     def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
         """
@@ -130,9 +153,9 @@ class BackboneActor(NormalizedFeatures, Actor):
         """
         stack = self.stack()
         if stack is None:
-            first = self._sb3_draw(obs)
+            first = self.draw_at(obs)
             with th.no_grad():
-                return first, self._sb3_draw(next_obs)
+                return first, self.draw_at(next_obs)
         features = self.extract_features(obs, self.features_extractor)
         with th.no_grad():
             next_features = self.extract_features(next_obs, self.features_extractor)
@@ -150,7 +173,13 @@ class BackboneActor(NormalizedFeatures, Actor):
         own = own and type(self).action_log_prob is Actor.action_log_prob and not self.use_sde and self.by_hand
         return Stack.of(self.latent_pi, self.mu, self.log_std) if own else None  # type: ignore[arg-type]
 
-    def _sb3_draw(self, obs: PyTorchObs) -> Draw:
+    def draw_at(self, obs: PyTorchObs) -> Draw:
+        """
+        Actions by SB3's ``action_log_prob``.
+
+        :param obs: ``B`` observations
+        :return: a draw
+        """
         actions, log_prob = self.action_log_prob(obs)
         distribution = self.action_dist.distribution
         return Draw(actions, log_prob.reshape(-1, 1), Gaussian(distribution.mean, distribution.stddev))

@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_energy.checks import check_bool, check_finite_number, check_integer, check_keywords, did_you_mean
 from sb3_energy.keywords import accepted_keywords, argument, documented
-from sb3_energy.networks import BACKBONES, find_activation
+from sb3_energy.networks import BACKBONES, backbone_beside, find_activation
 from sb3_energy.policies.critics import TARGET_AGGREGATES
 from sb3_energy.policies.heads import HEAD_ARGUMENTS, HEADS
 from sb3_energy.refinement.arguments import RefinementArguments
@@ -92,10 +92,24 @@ class PolicyArguments(RefinementArguments):
         given = self.head_kwargs or {}
         own = HEAD_ARGUMENTS.get(head) or set(accepted_keywords(HEADS[head]) or ()) - {"features_dim", "action_dim"}
         check_keywords(f"head_kwargs of refiner={self.refiner!r}", given, sorted(own))
+        check_backbone_of_head(given.get("backbone"))
         check_net_arch("net_arch of head_kwargs", given.get("net_arch"), of_two=False)
         check_activation("activation_fn of head_kwargs", given.get("activation_fn"))
         settings = {name: value for name, value in given.items() if value is not None}
         return settings | ({"activation_fn": find_activation(given["activation_fn"])} if "activation_fn" in settings else {})
+
+
+def check_backbone_of_head(name: Any) -> None:
+    """
+    Check that a head's backbone has no batch normalisation, whose statistics nothing would keep.
+
+    :param name: of a backbone, or ``None``
+    :raises ValueError: if it has
+    """
+    if isinstance(name, str) and name in BACKBONES and backbone_beside(name) != name:
+        raise ValueError(
+            f"backbone of head_kwargs must be one without batch normalisation, such as {backbone_beside(name)!r}, got {name!r}"
+        )
 
 
 def check_sb3_arguments(given: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,12 +19,18 @@ from sb3_energy.checks import check_choice, check_integer
 from sb3_energy.energies import weighed_q_values
 from sb3_energy.losses import critic_loss
 from sb3_energy.networks import (
+    BatchNorm,
     BoundEnsemble,
     Stack,
     WeighFn,
+    batch_norms,
     evaluate_particles,
+    find_backbone,
+    initialize_head,
     make_backbone,
     make_normalizer,
+    project_to_unit_norms,
+    running_statistics,
 )
 from sb3_energy.policies.features import NormalizedFeatures
 from sb3_energy.types import BoundCritic
@@ -103,11 +110,14 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
             q_net = self._make_q_net()
             self.add_module(f"qf{idx}", q_net)
             self.q_networks.append(q_net)
+        self.has_batch_norm = any(isinstance(layer, BatchNorm) for layer in batch_norms(*self.q_networks))
 
     def _make_q_net(self) -> nn.Sequential:
         input_dim = self.features_dim + get_action_dim(self.action_space)
         trunk, trunk_dim = make_backbone(self.backbone, input_dim, self.net_arch, self.activation_fn)
-        return nn.Sequential(*trunk, nn.Linear(trunk_dim, self.n_outputs))
+        head = nn.Linear(trunk_dim, self.n_outputs)
+        initialize_head(self.backbone, head)
+        return nn.Sequential(*trunk, head)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | dict(
@@ -120,6 +130,12 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
             backbone=self.backbone,
             target_aggregate=self.target_aggregate,
         )
+
+    def project(self) -> None:
+        """Give the parameters of the Q-networks their lengths back, where the backbone has unit norms: after each step."""
+        if find_backbone(self.backbone).has_unit_norms:
+            for q_net in self.q_networks:
+                project_to_unit_norms(q_net)
 
     def encode(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -176,7 +192,8 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :raises TypeError: if only :meth:`forward` is overridden or replaced, which energies do not call
         """
         self._check_forward()
-        stacks = self.stacks() if self.is_own("evaluate", "outputs") else None
+        with self.running_statistics():
+            stacks = self.stacks() if self.is_own("evaluate", "outputs") else None
         return partial(self.evaluate, features) if stacks is None else _BoundCritic(self, features, stacks)
 
     def _check_forward(self) -> None:
@@ -214,10 +231,19 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :raises ValueError: if the shapes do not fit together
         """
         check_shapes(features, actions)
-        if actions.shape[1] == 1:
-            inputs = th.cat([features, actions.squeeze(1)], dim=1)
-            return th.stack([q_net(inputs) for q_net in self.q_networks]).unsqueeze(2)
-        return th.stack([evaluate_particles(q_net, features, actions) for q_net in self.q_networks])
+        with self.running_statistics():
+            if actions.shape[1] == 1:
+                inputs = th.cat([features, actions.squeeze(1)], dim=1)
+                return th.stack([q_net(inputs) for q_net in self.q_networks]).unsqueeze(2)
+            return th.stack([evaluate_particles(q_net, features, actions) for q_net in self.q_networks])
+
+    def running_statistics(self) -> AbstractContextManager[None]:
+        """
+        Within this context an energy evaluates actions by running statistics, in training mode too, where a backbone has them.
+
+        :return: the context
+        """
+        return running_statistics(*self.q_networks) if self.has_batch_norm else nullcontext()
 
     def target_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """

@@ -1,7 +1,7 @@
 """A Gaussian policy whose actions are refined by an energy."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from sb3_energy.conversion import as_native
 from sb3_energy.deferred import NonFiniteError
 from sb3_energy.energies import is_finite_energy, tempered
 from sb3_energy.keywords import plain_arguments, takes_arguments
-from sb3_energy.networks import default_activation, find_activation
+from sb3_energy.networks import backbone_beside, default_activation, find_activation, running_statistics
 from sb3_energy.policies.actor import BackboneActor
 from sb3_energy.policies.arguments import PolicyArguments, check_sb3_arguments
 from sb3_energy.policies.causes import policy_cause
@@ -191,7 +191,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         if name is None:
             return None
         settings = self.arguments.head_settings(name)
-        defaults: dict[str, Any] = dict(backbone=self.backbone, net_arch=self.actor.net_arch, activation_fn=nn.SiLU)
+        backbone = backbone_beside(self.backbone)
+        defaults: dict[str, Any] = dict(backbone=backbone, net_arch=self.actor.net_arch, activation_fn=nn.SiLU)
         head_class: Any = HEADS[name]
         head = head_class(self.actor.features_dim, get_action_dim(self.action_space), **(defaults | settings))
         if settings and not any(True for _ in head.parameters()):
@@ -245,12 +246,13 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def base(self, obs: PyTorchObs) -> Gaussian:
         """
-        Base distribution: the actor's diagonal Gaussian.
+        Base distribution: the actor's diagonal Gaussian, by running statistics where its backbone normalises batches.
 
         :param obs: ``B`` observations
         :return: the Gaussian actor's mean and standard deviation ``(B, A)``, pre-tanh
         """
-        mean, log_std, latent = self.actor.get_action_dist_params(obs)
+        with running_statistics(self.actor.latent_pi) if self.actor.has_batch_norm else nullcontext():
+            mean, log_std, latent = self.actor.get_action_dist_params(obs)
         if self.actor.use_sde:  # log_std is per feature: the actions' standard deviation follows from both
             normal = self.actor.action_dist.proba_distribution(mean, log_std, **latent).distribution
             return Gaussian(normal.mean, normal.stddev)
@@ -480,6 +482,7 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         :return: ``(B,)``
         :raises ValueError: if the observation is not finite
         """
+        self.set_training_mode(False)  # as in predict
         actions = np.array(as_native(scaled_actions), np.float32, order="C")
         actions = actions.reshape(len(actions), get_action_dim(self.action_space))
         values = self._fast.q_values(self, observation, actions)

@@ -71,7 +71,8 @@ class RefinementArguments:
         None,
         "Keyword arguments of the network that the refiner learns (``'flow'``, ``'mean_flow'``, "
         "``'autoregressive_derivative_free'``): ``net_arch`` (``None``: the actor's), ``activation_fn`` (``None``: SiLU), "
-        "``backbone`` (``None``: the policy's), for flows ``gated`` and ``n_frequencies``, for ``'mean_flow'`` "
+        "``backbone`` (``None``: the policy's, or ``'layer_norm'`` where that is ``'flash'``), for flows ``gated`` and "
+        "``n_frequencies``, for ``'mean_flow'`` "
         "``same_fraction``",
         _check_dict,
     )

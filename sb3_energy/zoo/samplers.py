@@ -21,7 +21,7 @@ from sb3_energy.refiners import REFINERS, Identity
 
 ONE_TO_128, EIGHT_OR_MORE = (0, 7), (3, 7)
 """Particles, as powers of two, of refiners without a ``search_space``."""
-RESIDUAL_BACKBONES = ("simba", "bro")  # of one width, which the zoo's "big" is not
+RESIDUAL_BACKBONES = ("simba", "bro", "flash")  # of one width, which the zoo's "big" is not
 
 Q: Any = PolicyArguments.energy
 GUIDED: Any = PotentialArguments.energy

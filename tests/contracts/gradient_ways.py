@@ -37,7 +37,8 @@ def frozen_actor(model):
 
 def frozen_layers(model):
     layers_of(model.actor)[0].weight.requires_grad_(False)
-    layers_of(model.critic.qf1)[1].bias.requires_grad_(False)
+    biases = [layer.bias for layer in layers_of(model.critic.qf1) if layer.bias is not None]
+    biases[min(1, len(biases) - 1)].requires_grad_(False)
     yield
 
 
@@ -211,7 +212,8 @@ def shared_by_actor_and_critic(model):
 def layer_twice(model):
     def repeat(critic):
         layers = critic.qf0._modules
-        place = next(name for name, layer in layers.items() if name != "0" and sum(1 for _ in layer.parameters()))
+        places = [name for name, layer in layers.items() if name != "0" and sum(1 for _ in layer.parameters())]
+        place = next(name for name in places if getattr(layers[name], "in_features", 12) == 12)
         copy = nn.Sequential(*[layers[place]] * 2)
         layers[place] = copy
 

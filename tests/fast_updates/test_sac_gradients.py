@@ -10,8 +10,8 @@ from torch import nn
 from sb3_energy.fast_updates.lean_updates import LeanUpdates
 from sb3_energy.fast_updates.sac_gradients import SACGradients
 from sb3_energy.losses import actor_loss, temperature_loss
-from sb3_energy.networks import BACKBONES
 from sb3_energy.policies.refined_policy import RefinedPolicy
+from tests.batches import ALONE
 
 SPACE, ACTIONS, B = spaces.Box(-1.0, 1.0, (5,)), spaces.Box(-2.0, 1.0, (3,), dtype=np.float64), 40
 ENT_COEF = th.tensor([0.3])
@@ -44,7 +44,7 @@ def observations():
 
 @pytest.mark.parametrize("shift", [0.0, -20.0, 2.0])
 @pytest.mark.parametrize("n_critics", [1, 2, 5])
-@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("backbone", ALONE)
 def test_actor(backbone, n_critics, shift):
     """Logarithms of standard deviations around a bound of theirs, so that some are clamped."""
     policy = make(backbone=backbone, n_critics=n_critics)
@@ -73,7 +73,7 @@ def test_actor(backbone, n_critics, shift):
 
 
 @pytest.mark.parametrize("n_critics", [1, 3])
-@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("backbone", ALONE)
 def test_critics(backbone, n_critics):
     policy, (obs, _) = make(backbone=backbone, n_critics=n_critics), observations()
     actions, targets = th.rand(B, 3, dtype=th.float64), th.randn(B, 1, dtype=th.float64)

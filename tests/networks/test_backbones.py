@@ -11,7 +11,7 @@ from torch import nn
 
 from sb3_energy.networks import BACKBONES, RunningNorm, default_activation, make_backbone, make_normalizer
 
-RESIDUAL = ["simba", "bro"]
+RESIDUAL = ["simba", "bro", "flash"]
 FLAT = spaces.Box(-1, 1, (5,))
 
 
@@ -81,6 +81,24 @@ def test_bro_formula():
     assert th.allclose(trunk(x), expected, atol=1e-6)
 
 
+def test_flash_formula():
+    trunk, _ = make_backbone("flash", 5, [16, 16], nn.ReLU)
+    linear_layers = [module for module in trunk.modules() if isinstance(module, nn.Linear)]
+    assert [layer.out_features for layer in linear_layers] == [16, 64, 16, 64, 16]
+    assert all(layer.bias is None for layer in linear_layers)
+
+    def normed(x):
+        return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+
+    x = th.randn(40, 5)
+    expected = normed(x) @ linear_layers[0].weight.T
+    for wide, narrow in (linear_layers[1:3], linear_layers[3:5]):
+        hidden = normed(expected @ wide.weight.T).relu()
+        expected = expected + normed(hidden @ narrow.weight.T).relu()
+    expected = expected / (expected.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+    assert th.allclose(trunk(x), expected, atol=1e-5)
+
+
 def test_initialisation():
     trunk, _ = make_backbone("simba", 8, [64, 64], nn.ReLU)
     first, wide = trunk[0], trunk[1].layers[1]
@@ -89,6 +107,11 @@ def test_initialisation():
     trunk, _ = make_backbone("bro", 8, [64, 64], nn.ReLU)
     assert th.allclose(trunk[0].weight.T @ trunk[0].weight, 2 * th.eye(8), atol=1e-5)
     assert all((module.bias == 0).all() for module in trunk.modules() if isinstance(module, nn.Linear))
+    trunk, _ = make_backbone("flash", 8, [64, 64], nn.ReLU)
+    wide, narrow = trunk[2].layers[0].weight, trunk[2].layers[3].weight
+    assert th.allclose(narrow @ narrow.T, th.eye(64), atol=1e-5)
+    assert th.allclose(wide.T @ wide, 4.0 * th.eye(64), atol=1.0), "orthogonal, then of rows of length 1"
+    assert th.allclose(wide.norm(dim=1), th.ones(256))
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
@@ -100,7 +123,7 @@ def test_residual_blocks_need_one_width(name, net_arch):
 
 @pytest.mark.parametrize("name", ["resnet", None, ["plain"]])
 def test_unknown_backbone(name):
-    message = r"backbone must be one of \['bro', 'layer_norm', 'plain', 'simba'\], got"
+    message = r"backbone must be one of \['bro', 'flash', 'layer_norm', 'plain', 'simba'\], got"
     with pytest.raises(ValueError, match=message):
         make_backbone(name, 7, [32], nn.ReLU)
     with pytest.raises(ValueError, match=message):
@@ -115,6 +138,7 @@ def test_default_activations():
         "layer_norm": nn.SiLU,
         "simba": nn.ReLU,
         "bro": nn.ReLU,
+        "flash": nn.ReLU,
     }
 
 
@@ -189,5 +213,5 @@ def test_only_simba_on_unlearned_features_is_normalised():
     assert isinstance(make_normalizer("simba", vectors, 8), RunningNorm)
     assert isinstance(make_normalizer("simba", mixed, mixed.features_dim), nn.Identity)
     assert isinstance(make_normalizer("simba", NatureCNN(image), 512), nn.Identity)
-    for name in ("plain", "layer_norm", "bro"):
+    for name in ("plain", "layer_norm", "bro", "flash"):
         assert isinstance(make_normalizer(name, FlattenExtractor(FLAT), 5), nn.Identity)

@@ -7,7 +7,8 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_energy.networks import BACKBONES, PrefixEnergies, default_activation
+from sb3_energy.networks import PrefixEnergies, default_activation
+from tests.batches import ALONE
 
 B, N, F, D = 3, 4, 5, 4
 
@@ -22,7 +23,7 @@ def inputs(length):
     return th.randn(B, F, generator=generator), th.randn(B, N, length, generator=generator)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ALONE)
 @pytest.mark.parametrize("length", range(1, D))
 def test_each_length_has_its_network(backbone, length):
     networks, (features, prefix) = make(backbone), inputs(length)

@@ -7,7 +7,8 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_energy.networks import BACKBONES, FieldNetwork, VelocityNetwork
+from sb3_energy.networks import FieldNetwork, VelocityNetwork
+from tests.batches import ALONE
 
 F, A = 5, 3
 
@@ -31,7 +32,7 @@ def velocity(**kwargs):
     return VelocityNetwork(F, A, **dict(net_arch=[16, 16]) | kwargs)
 
 
-@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("backbone", ALONE)
 @pytest.mark.parametrize("two_times", [False, True])
 @pytest.mark.parametrize("n_frequencies", [0, 4])
 def test_it_stands_still_at_first(backbone, two_times, n_frequencies):
@@ -68,7 +69,7 @@ def test_a_gated_step_stays_between_the_particle_and_the_place():
     assert (moved - x).abs().amax() > 0.1
 
 
-@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("backbone", ALONE)
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("batch, n, dimension", [(2, 4, 3), (1, 1, 1), (3, 1, 2)])
 def test_shapes(backbone, gated, batch, n, dimension):
@@ -79,7 +80,7 @@ def test_shapes(backbone, gated, batch, n, dimension):
     assert FieldNetwork(F, dimension, 7, [8])(features, x, t).shape == (batch, n, 7)
 
 
-@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("backbone", ALONE)
 def test_particles_and_observations_do_not_meet(backbone):
     features, x, t, _ = inputs()
     network = trained(velocity(backbone=backbone)).eval()

@@ -14,6 +14,7 @@ from torch import nn
 from sb3_energy.networks import BACKBONES, Backbone, RunningNorm
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.quantile_critic import QuantileCritic
+from tests.batches import with_statistics
 
 OBS_DIM, ACTION_DIM, B, N = 5, 3, 6, 4
 OBS_SPACE = spaces.Box(-np.inf, np.inf, (OBS_DIM,))
@@ -58,7 +59,7 @@ def batch(seed=1):
 
 def warmed_up(critic):
     critic.update_normalization(2.0 + 3.0 * th.randn(100, OBS_DIM))
-    return critic
+    return with_statistics(critic)
 
 
 @pytest.mark.parametrize("net_arch", [(), (32, 16)])
@@ -267,7 +268,7 @@ def test_save_load_pickle_and_copy(cls, backbone, tmp_path):
     critic.save(tmp_path / "critic.pth")
     loaded = cls.load(tmp_path / "critic.pth", device="cpu")
     for twin in (loaded, copy.deepcopy(critic), pickle.loads(pickle.dumps(critic))):
-        assert th.equal(twin.evaluate(twin.encode(obs), actions), expected)
+        assert th.equal(twin.evaluate(twin.encode(obs), actions), expected), "in training mode, too"
         # The list of networks must hold the very modules that are registered
         assert twin.q_networks[2] is twin.qf2
 

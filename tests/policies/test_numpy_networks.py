@@ -10,6 +10,7 @@ from torch import nn
 
 from sb3_energy.networks import BACKBONES, make_backbone
 from sb3_energy.policies.fast_predict.numpy_networks import NumpyNetwork
+from tests.batches import with_statistics
 
 N_FEATURES, N_ACTIONS = 7, 3
 ACTIVATIONS = {
@@ -26,7 +27,7 @@ def members(n=2, activation=nn.ReLU, backbone="plain", n_outputs=2):
     for _ in range(n):
         trunk, width = make_backbone(backbone, N_FEATURES + N_ACTIONS, [16, 16], activation)
         networks.append(nn.Sequential(*trunk, nn.Linear(width, n_outputs)))
-    for network in networks:
+    for network in map(with_statistics, networks):
         for parameter in network.parameters():  # no bias is zero and no weight of a layer norm is one
             nn.init.normal_(parameter, mean=0.1, std=0.4)
     return networks

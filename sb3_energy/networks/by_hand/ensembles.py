@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from sb3_energy.deferred import is_host
 from sb3_energy.matmul import MatmulPrecision
+from sb3_energy.networks.by_hand.folding import begins_linear, folded
 from sb3_energy.networks.by_hand.layers import Stack, Tape, prefers_mkl
 
 ROWS_IN_CACHE = 2048
@@ -28,12 +29,12 @@ class BoundEnsemble:
     chain, so it is computed once. What is left is ``W_a a``, and its derivative is ``da = dz W_a``. That pays from the second
     action on, and the first, if it is alone, goes through the layer as it is. Bind again after parameters have changed.
 
-    :param stacks: the members, each beginning with a linear layer
+    :param stacks: the members, each beginning with a linear layer, or with a batch norm and then a linear layer
     :param features: ``(B, F)``, without a graph
     """
 
     def __init__(self, stacks: Sequence[Stack], features: th.Tensor):
-        self._stacks, self._features = stacks, features
+        self._stacks, self._features = [folded(stack) for stack in stacks], features
         self._was_asked = False
         self._members: list[_Member] | None = None
         self.n_outputs = stacks[0].layers[-1].out_features
@@ -55,7 +56,7 @@ class BoundEnsemble:
         :return: their stacks, or ``None`` where one has unknown layers
         """
         stacks = [Stack.of(network) for network in networks]
-        known = [stack for stack in stacks if stack is not None and isinstance(stack.layers[0], nn.Linear)]
+        known = [stack for stack in stacks if stack is not None and begins_linear(stack)]
         return known if len(known) == len(stacks) else None
 
     def values(self, actions: th.Tensor) -> th.Tensor:

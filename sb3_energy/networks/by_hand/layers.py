@@ -4,6 +4,9 @@
 
 * linear, ``y = x Wᵀ + b``: ``dx = dy W``, ``dW = dyᵀ x``, ``db = Σ_rows dy``;
 * an activation, ``y = σ(x)``: ``dx = dy ⊙ σ'(x)``;
+* batch norm in evaluation mode, ``y = w ⊙ x̂ + b`` with constants in ``x̂ = (x - μ) / s``: ``dx = w ⊙ dy / s``,
+  ``dw = Σ_rows dy ⊙ x̂``, ``db = Σ_rows dy``;
+* RMS norm, ``y = w ⊙ x̂`` with ``x̂ = x / s``: ``dx = (g - x̂ ⊙ mean(g ⊙ x̂)) / s`` with ``g = w ⊙ dy``;
 * layer norm, ``y = w ⊙ x̂ + b`` with ``x̂ = (x - μ) / s``: ``dx = (g - mean g - x̂ ⊙ mean(g ⊙ x̂)) / s`` with ``g = w ⊙ dy``;
 * a residual block, ``y = x + f(x)``: ``dx = dy + f'(x)ᵀ dy``.
 
@@ -21,11 +24,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_energy.matmul import MatmulPrecision
-from sb3_energy.networks.backbones import BroBlock, SimbaBlock
+from sb3_energy.networks.backbones import BroBlock, FlashBlock, SimbaBlock
+from sb3_energy.networks.batch_norm import BatchNorm
 from sb3_energy.networks.by_hand.untouched import Originals, calls_are_original, is_untouched
 
 Tape = list[th.Tensor]
 """What layers have kept, the last layer's on top. All of it has one row for each row of the input."""
+
+BLOCKS = (SimbaBlock, BroBlock, FlashBlock)
+"""Residual blocks, whose ``layers`` are a sequence."""
 
 aten = th.ops.aten
 
@@ -89,6 +96,30 @@ class ParallelLinear:
     @property
     def _parameters(self) -> dict[int, th.Tensor]:
         return dict(enumerate([layer.weight for layer in self.layers] + [layer.bias for layer in self.layers]))
+
+
+class Affine:
+    """
+    A linear layer that is a value of other layers' parameters and has none itself.
+
+    :param weight: ``(O, D)``
+    :param bias: ``(O,)``
+    """
+
+    def __init__(self, weight: th.Tensor, bias: th.Tensor):
+        self.weight, self.bias = weight, bias
+        self._parameters = dict(weight=weight, bias=bias)
+
+
+@dataclass(frozen=True)
+class AffineBlock:
+    """
+    A residual block of such layers.
+
+    :param layers: in sequence
+    """
+
+    layers: tuple[Any, ...]
 
 
 def prefers_mkl(x: th.Tensor) -> bool:
@@ -164,6 +195,55 @@ def _layer_norm_back(
     return dx
 
 
+def scale_and_shift(layer: BatchNorm) -> tuple[th.Tensor, th.Tensor]:
+    """
+    A batch norm in evaluation mode as an affine function, ``y = scale ⊙ x + shift``.
+
+    :param layer: with running statistics
+    :return: ``(D,)`` each
+    """
+    buffers, (weight, bias) = layer._buffers, _weight_and_bias(layer)
+    scale = th.rsqrt(buffers["running_var"] + layer.eps)  # type: ignore
+    scale = scale if weight is None else scale * weight
+    shift = -buffers["running_mean"] * scale  # type: ignore[operator]
+    return scale, shift if bias is None else shift + bias
+
+
+def _batch_norm(layer: BatchNorm, x: th.Tensor, tape: Tape) -> th.Tensor:
+    tape.append(x)
+    scale, shift = scale_and_shift(layer)
+    return th.addcmul(shift, x, scale)
+
+
+def _batch_norm_back(layer: BatchNorm, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
+    x, (weight, bias), buffers = tape.pop(), _weight_and_bias(layer), layer._buffers
+    if grads is not None and weight is not None:
+        normed = (x - buffers["running_mean"]) * th.rsqrt(buffers["running_var"] + layer.eps)  # type: ignore
+        grads.put(weight, (dy * normed).sum(0))
+    if grads is not None and bias is not None:
+        grads.put(bias, dy.sum(0))
+    return dy * scale_and_shift(layer)[0] if wants_dx else None
+
+
+def _rms_norm(layer: nn.RMSNorm, x: th.Tensor, tape: Tape) -> th.Tensor:
+    assert layer.eps is not None
+    inverse = th.rsqrt(x.square().mean(dim=-1, keepdim=True) + layer.eps)
+    tape += [x, inverse]
+    weight = layer._parameters["weight"]
+    return x * inverse if weight is None else x * inverse * weight
+
+
+def _rms_norm_back(layer: nn.RMSNorm, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool) -> th.Tensor | None:
+    inverse, x = tape.pop(), tape.pop()
+    normed, weight = x * inverse, layer._parameters["weight"]
+    if grads is not None and weight is not None:
+        grads.put(weight, (dy * normed).sum(0))
+    if not wants_dx:
+        return None
+    g = dy if weight is None else dy * weight
+    return (g - normed * (g * normed).mean(dim=-1, keepdim=True)) * inverse
+
+
 def _block(block: Any, x: th.Tensor, tape: Tape) -> th.Tensor:
     return x + forward_through(block.layers, x, tape)
 
@@ -225,8 +305,10 @@ RULES: dict[type, Rule] = {
     nn.Linear: Rule(_linear, _linear_back),
     ParallelLinear: Rule(_heads, _heads_back),
     nn.LayerNorm: Rule(_layer_norm, _layer_norm_back),
-    SimbaBlock: Rule(_block, _block_back),
-    BroBlock: Rule(_block, _block_back),
+    BatchNorm: Rule(_batch_norm, _batch_norm_back),
+    nn.RMSNorm: Rule(_rms_norm, _rms_norm_back),
+    Affine: Rule(_linear, _linear_back),
+    **dict.fromkeys((*BLOCKS, AffineBlock), Rule(_block, _block_back)),
     nn.Identity: Rule(lambda layer, x, tape: x, lambda layer, dy, tape, grads, wants_dx: dy),
     nn.ReLU: Rule(_relu, _relu_back, _relu_back_in_place),
     nn.Tanh: _activation(lambda layer, dy, y: aten.tanh_backward(dy, y), keeps_output=True),
@@ -241,11 +323,11 @@ RULES: dict[type, Rule] = {
 """By the exact type of a layer: a subclass may do something else, and what is not here is left to autograd."""
 
 
-FORWARDS = Originals({layer: ["forward"] for layer in RULES if layer is not ParallelLinear})
+FORWARDS = Originals({layer: ["forward"] for layer in RULES if issubclass(layer, nn.Module)})
 """What these classes do, for as long as it is not replaced."""
 
 
-MAKERS = (nn.Linear, ParallelLinear, nn.LayerNorm)
+MAKERS = (nn.Linear, ParallelLinear, Affine, nn.LayerNorm, nn.RMSNorm, BatchNorm)
 """Layers whose derivatives are new tensors."""
 
 
@@ -295,7 +377,7 @@ def _modules(layers: Sequence[Any]) -> list[nn.Module]:
     for layer in layers:
         if isinstance(layer, ParallelLinear):
             found += layer.layers
-        elif isinstance(layer, SimbaBlock | BroBlock):
+        elif isinstance(layer, BLOCKS):
             found += [layer, layer.layers, *_modules(layer.layers)]  # type: ignore[arg-type]
         else:
             found.append(layer)
@@ -306,11 +388,17 @@ def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
     # nn.Module.parameters() looks for modules in modules, which takes longer than some of these layers
     found: list[th.Tensor] = []
     for layer in layers:
-        if isinstance(layer, SimbaBlock | BroBlock):
+        if isinstance(layer, BLOCKS):
             found += _parameters(layer.layers)  # type: ignore[arg-type]
         else:
             found += [parameter for parameter in layer._parameters.values() if parameter is not None]
     return found
+
+
+_NAMES = {
+    **dict.fromkeys((nn.Linear, nn.LayerNorm, BatchNorm), ("weight", "bias")),
+    nn.RMSNorm: ("weight",),
+}
 
 
 def _must_be_plain() -> bool:
@@ -327,10 +415,14 @@ def _is_known(layer: Any) -> bool:
         return all(_is_known(head) and head.bias is not None for head in layer.layers)
     if layer.__dict__.get("inplace"):
         return False
-    if isinstance(layer, SimbaBlock | BroBlock):
+    if isinstance(layer, BLOCKS):
         return type(layer.layers) is nn.Sequential and all(map(_is_known, layer.layers))
+    if type(layer) is BatchNorm and (layer.training or layer.running_mean is None or layer.running_var is None):
+        return False  # its rows are not alone
+    if type(layer) is nn.RMSNorm and (len(layer.normalized_shape) != 1 or layer.eps is None):
+        return False
     # They may be None, but where they are gone a tensor of another kind has been put in their place
-    return type(layer) not in (nn.Linear, nn.LayerNorm) or ("weight" in layer._parameters and "bias" in layer._parameters)
+    return all(name in layer._parameters for name in _NAMES.get(type(layer), ()))
 
 
 @dataclass(frozen=True)
@@ -352,12 +444,12 @@ class Stack:
         :param heads: linear layers that all see what comes out of it
         :return: the stack, or ``None`` where a layer is unknown, works in place, has hooks or a replaced method, where a
             parameter is used twice, where the first layer is an activation, which might work in place on what it is given,
-            and in exports and under ``torch.autocast``
+            where a batch norm is in training mode, and in exports and under ``torch.autocast``
         """
         if type(network) is not nn.Sequential:
             return None
         layers = (*network, *([ParallelLinear(heads)] if heads else []))  # type: ignore[arg-type]
-        begins = bool(layers) and type(layers[0]) in (nn.Linear, nn.LayerNorm, ParallelLinear)
+        begins = bool(layers) and type(layers[0]) in (nn.Linear, nn.LayerNorm, BatchNorm, ParallelLinear)
         if not (begins and all(map(_is_known, layers))):
             return None
         modules = [network, *_modules(layers)]

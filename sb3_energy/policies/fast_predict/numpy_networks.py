@@ -7,14 +7,15 @@ side in copies, which are refreshed before each use.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_energy.networks import is_untouched
-from sb3_energy.networks.backbones import BroBlock, SimbaBlock
+from sb3_energy.networks import BatchNorm, is_untouched
+from sb3_energy.networks.backbones import BroBlock, FlashBlock, SimbaBlock
 
 Array = np.ndarray
 Pull = Callable[[Array], Array]
@@ -22,14 +23,15 @@ Layer = Callable[[Array], tuple[Array, Pull]]
 BoundNetwork = Callable[[Array], tuple[Array, Pull]]
 """``(B, N, A)`` actions -> ``(C, B N, O)`` outputs and ``pull``, which maps what broadcasts to these to ``(B, N, A)``."""
 
-_Copies = list[tuple[Array, Array]]
+_Copies = list[Callable[[], None]]
 _ONE, _ZERO = np.full((), 1.0, np.float32), np.full((), 0.0, np.float32)  # numpy converts a Python number at each call
 
 
 class NumpyNetwork:
     """
-    ``C`` networks with equal layers, of which the first is linear, ``W_s s + W_a a + b``: :meth:`bind` computes the share
-    of an observation, ``W_s s + b``, once for all actions. Made by :meth:`of`.
+    ``C`` networks with equal layers, of which the first is linear, ``W_s s + W_a a + b``, or is after a batch norm, which
+    is multiplied into it: :meth:`bind` computes the share of an observation, ``W_s s + b``, once for all actions. Made by
+    :meth:`of`.
 
     :param networks: the members
     :param n_actions: how many of the last inputs are actions
@@ -38,26 +40,30 @@ class NumpyNetwork:
     def __init__(self, networks: Sequence[nn.Module], n_actions: int):
         self._copies: _Copies = []
         self._layers = _layers_of(networks, self._copies)
-        firsts: Any = [next(iter(network.children()), network) for network in networks]
+        norms: Any
+        firsts: Any
+        norms, firsts = zip(*map(_first, networks), strict=True)
+        self._rest = self._layers[1 if norms[0] is None else 2 :]
         n_features = firsts[0].in_features - n_actions
         weights = [first.weight.detach().numpy() for first in firsts]
         self._encoders = [weight[:, :n_features].T for weight in weights]
         self._bias = _stacked([first.bias for first in firsts], self._copies)
         self._action_weights = np.empty((len(weights), len(weights[0]), n_actions), np.float32)
-        self._copies += zip(self._action_weights, [weight[:, n_features:] for weight in weights], strict=True)
+        self._norms = [] if norms[0] is None else norms
+        for copy, weight in zip(self._action_weights, weights, strict=True):
+            self._copies.append(partial(np.copyto, copy, weight[:, n_features:]))
 
     @classmethod
     def of(cls, *networks: nn.Module, n_actions: int = 0) -> "NumpyNetwork | None":
         """
         Convert an ensemble of torch networks.
 
-        :param networks: the members: ``nn.Linear``, or ``nn.Sequential`` of ``nn.Linear`` (the first) and :data:`LAYERS`,
-            equal in everything but their parameters
+        :param networks: the members: ``nn.Linear``, or ``nn.Sequential`` of ``nn.Linear`` (the first, or after a batch norm)
+            and :data:`LAYERS`, equal in everything but their parameters
         :param n_actions: how many of the last inputs are actions
         :return: the ensemble, or ``None`` where they are anything else, have hooks, or a parameter is not 32-bit on the CPU
         """
-        first = next(iter(networks[0].children()), networks[0])
-        known = len({repr(network) for network in networks}) == 1 and type(first) is nn.Linear
+        known = len({repr(network) for network in networks}) == 1 and type(_first(networks[0])[1]) is nn.Linear
         known = known and all(_is_known(module) for network in networks for module in network.modules())
         return cls(networks, n_actions) if known else None
 
@@ -74,10 +80,19 @@ class NumpyNetwork:
         :return: the networks as a function of actions
         """
         self._refresh()
-        shares = _products([features] * len(self._encoders), self._encoders)
+        inputs = [features] * len(self._encoders)
+        weights, (c, _, n_actions) = self._action_weights, self._action_weights.shape
+        shifts: list[Array] = []
+        for i, norm in enumerate(self._norms):
+            scale, shift = _scale_and_shift(norm)
+            inputs[i] = features * scale[:-n_actions] + shift[:-n_actions]
+            shifts.append(weights[i].dot(shift[-n_actions:]))
+            weights[i] *= scale[-n_actions:]
+        shares = _products(inputs, self._encoders)
+        if shifts:
+            np.add(shares, np.stack(shifts)[:, None], shares)
         if self._bias is not None:
             np.add(shares, self._bias, shares)
-        weights, (c, _, n_actions) = self._action_weights, self._action_weights.shape
         stack = weights.reshape(-1, n_actions)
 
         def network(actions: Array) -> tuple[Array, Pull]:
@@ -89,7 +104,7 @@ class NumpyNetwork:
                 hidden = np.matmul(actions.reshape(-1, n_actions), weights.transpose(0, 2, 1))
                 by_observation = hidden.reshape(c, *actions.shape[:2], -1)
                 by_observation += shares[:, :, None]
-            outputs, pull = _through(self._layers[1:], hidden)
+            outputs, pull = _through(self._rest, hidden)
 
             def pull_to_actions(gradient: Array) -> Array:
                 cotangents = np.empty_like(outputs)
@@ -104,8 +119,14 @@ class NumpyNetwork:
         return network
 
     def _refresh(self) -> None:
-        for copy, original in self._copies:
-            np.copyto(copy, original)
+        for copy in self._copies:
+            copy()
+
+
+def _first(network: nn.Module) -> tuple[BatchNorm | None, Any]:
+    """The first layer of a network, and the batch norm before it."""
+    first, second, *_ = [*network.children(), network, network]
+    return (first, second) if type(first) is BatchNorm else (None, first)
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -113,7 +134,8 @@ def _is_known(module: nn.Module) -> bool:
     own = module._parameters
     if type(module) is nn.Linear and getattr(own.get("weight"), "shape", None) != (module.out_features, module.in_features):
         return False
-    flat = type(module) is not nn.LayerNorm or len(module.normalized_shape) == 1
+    flat = type(module) not in (nn.LayerNorm, nn.RMSNorm) or (len(module.normalized_shape) == 1 and module.eps is not None)  # type: ignore[arg-type]
+    buffers = [] if type(module) is not BatchNorm else [module.running_mean, module.running_var]
     return (
         flat
         and type(module) in LAYERS
@@ -123,9 +145,10 @@ def _is_known(module: nn.Module) -> bool:
             and p.dtype == th.float32
             and p.device.type == "cpu"
             and p.layout == th.strided
-            for p in own.values()
+            for p in (*own.values(), *buffers)
             if p is not None
         )
+        and all(buffer is not None for buffer in buffers)
     )
 
 
@@ -151,7 +174,7 @@ def _stacked(vectors: Sequence[th.Tensor | None], copies: _Copies) -> Array | No
     if len(views) == 1:
         return views[0][None, None]
     stack = np.empty((len(views), 1, len(views[0])), np.float32)
-    copies += zip(stack[:, 0], views, strict=True)
+    copies += [partial(np.copyto, copy, view) for copy, view in zip(stack[:, 0], views, strict=True)]
     return stack
 
 
@@ -204,6 +227,58 @@ def _layer_norm(modules: Sequence[nn.LayerNorm], copies: _Copies) -> Layer:
     return layer
 
 
+def _scale_and_shift(norm: BatchNorm) -> tuple[Array, Array]:
+    """A batch norm in evaluation mode as it is now, ``y = scale x + shift``; its buffers may have moved."""
+    buffers, parameters = norm._buffers, norm._parameters
+    scale = np.sqrt(buffers["running_var"].numpy() + np.float32(norm.eps))  # type: ignore[union-attr]
+    np.reciprocal(scale, scale)
+    if (weight := parameters["weight"]) is not None:
+        scale *= weight.detach().numpy()
+    shift = buffers["running_mean"].numpy() * -scale  # type: ignore[union-attr]
+    return scale, shift if (bias := parameters["bias"]) is None else shift + bias.detach().numpy()
+
+
+def _batch_norm(modules: Sequence[BatchNorm], copies: _Copies) -> Layer:
+    scale, shift = np.empty((2, len(modules), 1, modules[0].num_features), np.float32)
+
+    def refresh() -> None:
+        for i, module in enumerate(modules):
+            scale[i], shift[i] = _scale_and_shift(module)
+
+    copies.append(refresh)
+
+    def layer(x: Array) -> tuple[Array, Pull]:
+        y = x * scale
+        return np.add(y, shift, y), lambda g: np.multiply(g, scale, g)
+
+    return layer
+
+
+def _rms_norm(modules: Sequence[nn.RMSNorm], copies: _Copies) -> Layer:
+    """``y = w n`` with ``n = x / s`` and ``s = sqrt(mean(x²) + eps)``."""
+    weight = _stacked([module._parameters["weight"] for module in modules], copies)
+    assert modules[0].eps is not None
+    eps, width = np.full((), modules[0].eps, np.float32), modules[0].normalized_shape[0]
+    average = np.full(width, 1.0 / width, np.float32)
+
+    def layer(x: Array) -> tuple[Array, Pull]:
+        rows = x.reshape(-1, width)
+        inverse = np.sqrt((rows * rows).dot(average) + eps)[:, None]
+        np.reciprocal(inverse, inverse)
+        normed = rows * inverse
+        y = normed.reshape(x.shape)
+
+        def pull(g: Array) -> Array:
+            h = (g if weight is None else np.multiply(g, weight, g)).reshape(-1, width)
+            h -= normed * (h * normed).dot(average)[:, None]
+            h *= inverse
+            return g
+
+        return y if weight is None else y * weight, pull
+
+    return layer
+
+
 def _residual(layers: Sequence[Layer]) -> Layer:
     """``y = x + f(x)``."""
 
@@ -233,7 +308,13 @@ def _tanh(x: Array) -> tuple[Array, Pull]:
 
 
 ACTIVATIONS: dict[type[nn.Module], Layer] = {nn.ReLU: _relu, nn.SiLU: _silu, nn.Tanh: _tanh}
-LAYERS = (nn.Linear, nn.LayerNorm, nn.Sequential, nn.Identity, SimbaBlock, BroBlock, *ACTIVATIONS)
+NORMS: dict[type[nn.Module], Callable[..., Layer]] = {
+    nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _rms_norm,
+    BatchNorm: _batch_norm,
+}
+BLOCKS = (SimbaBlock, BroBlock, FlashBlock)
+LAYERS = (nn.Linear, nn.Sequential, nn.Identity, *NORMS, *BLOCKS, *ACTIVATIONS)
 """By their exact type: a subclass may compute something else."""
 
 
@@ -241,8 +322,10 @@ def _layers_of(members: Sequence[Any], copies: _Copies) -> list[Layer]:
     first = members[0]
     if type(first) is nn.Sequential:
         return [layer for place in zip(*members, strict=True) for layer in _layers_of(place, copies)]
-    if type(first) in (SimbaBlock, BroBlock):
+    if type(first) in BLOCKS:
         return [_residual(_layers_of([member.layers for member in members], copies))]
-    if type(first) in (nn.Linear, nn.LayerNorm):
-        return [(_linear if type(first) is nn.Linear else _layer_norm)(members, copies)]
+    if type(first) is nn.Linear:
+        return [_linear(members, copies)]
+    if type(first) in NORMS:
+        return [NORMS[type(first)](members, copies)]
     return [ACTIVATIONS[type(first)]] if type(first) in ACTIVATIONS else []

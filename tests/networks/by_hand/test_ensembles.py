@@ -10,6 +10,7 @@ from sb3_energy.energies import aggregate_q_values, weighed_q_values
 from sb3_energy.matmul import MatmulPrecision
 from sb3_energy.networks import BACKBONES, BoundEnsemble, make_backbone
 from sb3_energy.networks.by_hand import ensembles
+from tests.batches import with_statistics
 
 F, A = 5, 3
 
@@ -17,7 +18,7 @@ F, A = 5, 3
 def networks(backbone, n_outputs=1, n_critics=3, dtype=th.float64):
     th.manual_seed(0)
     trunks = [make_backbone(backbone, F + A, [16, 16], nn.SiLU) for _ in range(n_critics)]
-    return [nn.Sequential(*trunk, nn.Linear(width, n_outputs)).to(dtype) for trunk, width in trunks]
+    return [with_statistics(nn.Sequential(*trunk, nn.Linear(width, n_outputs)).to(dtype)) for trunk, width in trunks]
 
 
 def by_autograd(nets, features, actions, aggregate):

@@ -4,8 +4,9 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_energy.networks import BACKBONES, Stack, make_backbone
+from sb3_energy.networks import BACKBONES, BatchNorm, Stack, make_backbone
 from sb3_energy.networks.by_hand.layers import RULES
+from tests.batches import with_statistics
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Mish, nn.Identity]
 R, D, N_OUTPUTS = 12, 7, 3
@@ -15,9 +16,12 @@ def test_every_rule_is_tested():
     layers = {
         nn.Linear,
         nn.LayerNorm,
+        BatchNorm,
         *(type(layer) for name in BACKBONES for layer in make_backbone(name, D, [8], nn.ReLU)[0]),
     }
-    assert {rule.__name__ for rule in RULES} == {layer.__name__ for layer in [*ACTIVATIONS, *layers]} | {"ParallelLinear"}
+    assert {rule.__name__ for rule in RULES} == {layer.__name__ for layer in [*ACTIVATIONS, *layers]} | {
+        *("ParallelLinear", "Affine", "AffineBlock")
+    }
 
 
 def network(backbone, activation, dtype=th.float64):
@@ -25,7 +29,7 @@ def network(backbone, activation, dtype=th.float64):
     trunk, width = make_backbone(backbone, D, [16, 16], activation)
     for parameter in trunk.parameters():  # norms begin with weights of 1 and biases of 0, which would hide mistakes
         parameter.data += 0.1 * th.randn_like(parameter)
-    return nn.Sequential(*trunk, nn.Linear(width, N_OUTPUTS)).to(dtype)
+    return with_statistics(nn.Sequential(*trunk, nn.Linear(width, N_OUTPUTS)).to(dtype))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -93,9 +97,9 @@ def hooked():
 
 @pytest.mark.parametrize(
     "layer",
-    [Doubled(D, D), nn.Dropout(), nn.BatchNorm1d(D), nn.ReLU(inplace=True), nn.PReLU(), hooked(),
+    [Doubled(D, D), nn.Dropout(), nn.BatchNorm1d(D), BatchNorm(D), nn.ReLU(inplace=True), nn.PReLU(), hooked(),
      nn.utils.parametrizations.spectral_norm(nn.Linear(D, D))],
-    ids=["subclass", "dropout", "batch norm", "in place", "unknown", "hook", "parametrised"],
+    ids=["subclass", "dropout", "batch norm", "learning", "in place", "unknown", "hook", "parametrised"],
 )  # fmt: skip
 def test_unknown_layers_are_left_to_autograd(layer):
     assert Stack.of(nn.Sequential(nn.Linear(D, D), layer, nn.Linear(D, 1))) is None
