@@ -57,7 +57,6 @@ from sb3_energy.training.arguments import (
     check_rate,
     check_training_arguments,
 )
-from sb3_energy.training.batch_norm_updates import has_batch_norm
 from sb3_energy.training.causes import action_error, raise_with_cause
 from sb3_energy.training.guards import (
     ENTROPY,
@@ -239,7 +238,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         check_estimator_is_asked(estimator, self.entropy_estimator, self.entropy_estimator_kwargs, uses_estimate)
         chooses = not is_flow(self.policy.refinement.refiner) and self._chooses_proposals(uses_estimate)
         check_update_particles(self.update_particles, self.default_update_particles, chooses)
-        check_rows(self.batch_size, has_batch_norm(self.policy))
+        check_rows(self.batch_size, self.policy.has_batch_norm)
 
     def _chooses_proposals(self, uses_estimate: bool) -> bool:
         """Whether anything in an update starts chains, so that ``update_particles`` has an effect."""
@@ -275,7 +274,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         captured = self._captured if self.actor.by_hand else None
         update, records = self._update if captured is None else captured, defaultdict[str, list[Any]](list)
         precision = matmul_precision(self._uses_fast_matmul, self.fast_matmul is True, batch_size)
-        with precision, running_statistics(*self._normalizing()):
+        with precision, running_statistics(self.actor, self.critic) if self.policy.has_batch_norm else nullcontext():
             for gradient_step in range(gradient_steps):
                 self.refinement_log.is_due = captured is not None or (self._n_updates + gradient_step) % LOG_EVERY == 0
                 self.refinement_log.batch = batch = self._sample(batch_size)
@@ -289,10 +288,6 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self._n_updates += gradient_steps
         self._sync_temperature()
         self._record(as_floats(records))
-
-    def _normalizing(self) -> list[th.nn.Module]:
-        """Networks whose batch normalisation uses running statistics in updates, but where they learn."""
-        return [self.actor, self.critic] if has_batch_norm(self.policy) else []
 
     def _begin_updates(self) -> None:
         """Choose the arithmetic of the updates, once for each call of ``train()``."""
@@ -348,7 +343,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
             targets = soft_td_target(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
         loss = self._updates.critic_loss(batch.observations, batch.actions, targets)
         self._step(self.critic.optimizer, loss, "critic_loss", records)
-        self.critic.project()
+        if self.critic.has_unit_norms:
+            self.critic.project()
 
     def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: Records) -> None:
         loss = self._updates.actor_loss(obs, draw, ent_coef)
@@ -357,7 +353,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
             records["distillation_loss"].append(distillation.detach())
             loss = loss + self.distillation_coef * distillation
         self._step(self.actor.optimizer, loss, "actor_loss", records)
-        self.actor.project()
+        if self.actor.has_unit_norms:
+            self.actor.project()
 
     def _update_target(self) -> None:
         self._updates.follow(self.critic.parameters(), self.critic_target.parameters(), self.tau)

@@ -38,7 +38,7 @@ from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.stats import normal_log_prob
-from sb3_energy.training.batch_norm_updates import BatchNormUpdates, has_batch_norm
+from sb3_energy.training.batch_norm_updates import BatchNormUpdates
 from sb3_energy.training.plain_updates import PlainUpdates
 
 _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features", "draw", "stack")
@@ -257,7 +257,7 @@ def choose_updates(
     networks = policy.actor, policy.critic, policy.critic_target
     lean = lean and are_autograds_own(policy.actor, policy.critic) and is_temperature_free(*temperature)
     policy.actor.by_hand = policy.critic.by_hand = lean
-    if has_batch_norm(policy):
+    if policy.has_batch_norm:
         return (LeanBatchNormUpdates if lean else BatchNormUpdates)(*networks)
     if not lean:
         return PlainUpdates(*networks)

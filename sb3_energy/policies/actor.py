@@ -121,6 +121,7 @@ class BackboneActor(NormalizedFeatures, Actor):
             normalize_images=normalize_images,
         )
         self.latent_pi = trunk
+        self.has_unit_norms = find_backbone(backbone).has_unit_norms
         self.has_batch_norm = any(isinstance(layer, BatchNorm) for layer in batch_norms(trunk))
         for head in self._heads():
             initialize_head(backbone, head)
@@ -138,9 +139,8 @@ class BackboneActor(NormalizedFeatures, Actor):
 
     def project(self) -> None:
         """Give the parameters of trunk and heads their lengths back, where the backbone has unit norms: after each step."""
-        if find_backbone(self.backbone).has_unit_norms:
-            for part in (self.latent_pi, *self._heads()):
-                project_to_unit_norms(part)
+        for part in (self.latent_pi, *self._heads()) if self.has_unit_norms else ():
+            project_to_unit_norms(part)
 
     def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
         """

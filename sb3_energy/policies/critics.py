@@ -105,6 +105,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         self.activation_fn = activation_fn
         self.n_critics = n_critics
         self.backbone = backbone
+        self.has_unit_norms = find_backbone(backbone).has_unit_norms
         self.normalizer = make_normalizer(backbone, features_extractor, features_dim)
         for idx in range(n_critics):
             q_net = self._make_q_net()
@@ -133,9 +134,8 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
 
     def project(self) -> None:
         """Give the parameters of the Q-networks their lengths back, where the backbone has unit norms: after each step."""
-        if find_backbone(self.backbone).has_unit_norms:
-            for q_net in self.q_networks:
-                project_to_unit_norms(q_net)
+        for q_net in self.q_networks if self.has_unit_norms else ():
+            project_to_unit_norms(q_net)
 
     def encode(self, obs: PyTorchObs) -> th.Tensor:
         """

@@ -83,6 +83,12 @@ class RefinedPolicy(PersistentModel, SACPolicy):
     head: LearnedHead | None
     """The network that the refiner learns beside the energy."""
 
+    has_batch_norm: bool
+    """
+    Whether the backbone normalises batches, so that its statistics are this package's to keep. Layers of torch's class, such
+    as a user's features extractor has, take theirs from every batch in training mode, as in SB3.
+    """
+
     has_potential: ClassVar[bool] = False
 
     starts_normal: bool = False
@@ -151,6 +157,7 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         sb3["activation_fn"] = default if activation_fn is None else find_activation(activation_fn)
         super().__init__(observation_space, action_space, lr_schedule, **sb3)
         _check_networks(self)
+        self.has_batch_norm = self.actor.has_batch_norm or self.critic.has_batch_norm
         # The energy is divided by SAC's entropy coefficient, which the algorithm keeps up to date
         self.register_buffer("temperature", th.ones(()))
 

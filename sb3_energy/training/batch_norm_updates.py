@@ -7,19 +7,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_energy.networks import batch_statistics
 from sb3_energy.policies.actor import Draw
-from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.training.plain_updates import PlainUpdates
-
-
-def has_batch_norm(policy: RefinedPolicy) -> bool:
-    """
-    Check whether the backbone normalises batches, so that its statistics are this package's to keep. Layers of torch's own
-    class, such as a user's features extractor has, take theirs from every batch in training mode, as in SB3.
-
-    :param policy: with actor and critics
-    :return: whether a layer of actor or critics is a :class:`sb3_energy.networks.BatchNorm`
-    """
-    return policy.actor.has_batch_norm or policy.critic.has_batch_norm
 
 
 @dataclass

@@ -34,7 +34,8 @@ class BoundEnsemble:
     """
 
     def __init__(self, stacks: Sequence[Stack], features: th.Tensor):
-        self._stacks, self._features = [folded(stack) for stack in stacks], features
+        self._stacks = [stack if isinstance(stack.layers[0], nn.Linear) else folded(stack) for stack in stacks]
+        self._features = features
         self._was_asked = False
         self._members: list[_Member] | None = None
         self.n_outputs = stacks[0].layers[-1].out_features
@@ -56,7 +57,9 @@ class BoundEnsemble:
         :return: their stacks, or ``None`` where one has unknown layers
         """
         stacks = [Stack.of(network) for network in networks]
-        known = [stack for stack in stacks if stack is not None and begins_linear(stack)]
+        known = [
+            stack for stack in stacks if stack is not None and (isinstance(stack.layers[0], nn.Linear) or begins_linear(stack))
+        ]
         return known if len(known) == len(stacks) else None
 
     def values(self, actions: th.Tensor) -> th.Tensor:
