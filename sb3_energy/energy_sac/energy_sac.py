@@ -72,7 +72,11 @@ from sb3_energy.training.keyword_places import check_policy_kwargs, check_policy
 from sb3_energy.training.persistence import PersistentAlgorithm
 from sb3_energy.training.plain_updates import PlainUpdates
 from sb3_energy.training.return_tracker import ReturnTracker
+from sb3_energy.training.value_units import Valued, ValueUnits
 from sb3_energy.types import EntropyEstimator, RefinerInfo
+
+RETURNS = "value_units.returns"
+"""Name of parameters that only a model with ``value_scale="auto"`` has."""
 
 SelfEnergySAC = TypeVar("SelfEnergySAC", bound="EnergySAC")
 
@@ -199,6 +203,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self._entropy = 0.0  # of the policy in the last update, in nats
         self.return_tracker = ReturnTracker(self.n_envs, self.gamma)
         self._explorer = choose_exploration(self.exploration, self.exploration_kwargs)
+        self.value_units = None if self.critic.value_scale is None else ValueUnits(self)
         estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, policy.refinement)
         self.head_learner = HeadLearner.of(policy, self.head_training_kwargs)
         self.entropy_term = EntropyTerm(estimator, policy, self.lr_schedule)
@@ -269,6 +274,9 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def _train(self, gradient_steps: int, batch_size: int) -> None:
         self.policy.set_training_mode(True)
+        units = self.value_units
+        if units is not None:
+            units.begin(self)
         self._begin_updates()
         # What a user has changed is not recorded: a graph would repeat what a hook did once
         captured = self._captured if self.actor.by_hand else None
@@ -278,6 +286,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
             for gradient_step in range(gradient_steps):
                 self.refinement_log.is_due = captured is not None or (self._n_updates + gradient_step) % LOG_EVERY == 0
                 self.refinement_log.batch = batch = self._sample(batch_size)
+                if units is not None:
+                    units.note(batch.rewards)
                 update(batch, records)
                 if gradient_step % self.target_update_interval == 0:
                     self._update_target()
@@ -324,7 +334,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
             records["ent_coef"].append(self.ent_coef_tensor)
             return self.ent_coef_tensor
         # Detached, so that no other loss changes it, see https://github.com/rail-berkeley/softlearning/issues/60
-        ent_coef = th.exp(self.log_ent_coef.detach())
+        ent_coef = self._current_ent_coef()
         with th.no_grad():
             estimate = self._estimated_log_prob(obs, log_prob.detach(), records)
         records[ENTROPY].append(-estimate.mean())
@@ -349,7 +359,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
     def _update_actor(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor, records: Records) -> None:
         loss = self._updates.actor_loss(obs, draw, ent_coef)
         if self.distillation_coef > 0.0:
-            distillation = self._distillation_loss(obs, ent_coef)
+            distillation = self.critic.unscaled(self._distillation_loss(obs, ent_coef))
             records["distillation_loss"].append(distillation.detach())
             loss = loss + self.distillation_coef * distillation
         self._step(self.actor.optimizer, loss, "actor_loss", records)
@@ -408,8 +418,19 @@ class EnergySAC(PersistentAlgorithm, SAC):
         super()._update_learning_rate(optimizers)
 
     def _current_ent_coef(self) -> th.Tensor:
-        """``α``, without a graph."""
-        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+        """``α`` in the units of the reward, without a graph."""
+        if self.log_ent_coef is None:
+            return self.ent_coef_tensor
+        ent_coef = self.log_ent_coef.detach().exp()
+        return ent_coef if self.value_units is None else self.critic.scaled(ent_coef)
+
+    def valued(self) -> Valued:
+        """
+        List what is in units of values.
+
+        :return: critics, optimizers and numbers
+        """
+        return Valued([self.critic, self.critic_target], [self.actor.optimizer])
 
     def _sync_temperature(self) -> None:
         """Give the policy ``α`` as its temperature."""
@@ -435,6 +456,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
         if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
             self.return_tracker.reset(self.gamma)
             self._explorer.begin(self.n_envs, get_action_dim(self.action_space))
+            if self.value_units is not None:
+                self.value_units.returns.reset(self.n_envs)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self._last_obs is not None
         check_finite("observation", self._last_obs)
@@ -478,12 +501,16 @@ class EnergySAC(PersistentAlgorithm, SAC):
         check_transition(reward, new_obs, infos, self._vec_normalize_env)
         self.return_tracker.observe(reward, dones, [bool(info.get("TimeLimit.truncated", False)) for info in infos])
         self._explorer.observe(dones)
+        if self.value_units is not None:
+            self.value_units.returns.observe(reward, dones, self.gamma)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _record(self, records: dict[str, list[float]]) -> None:
         self._entropy = records.pop(ENTROPY, [self._entropy])[-1]
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/fast_matmul", float(self._uses_fast_matmul), exclude="tensorboard")
+        if self.value_units is not None:
+            self.logger.record("train/value_scale", self.value_units.sigma)
         for name, values in records.items():
             known = [value for value in values if not math.isnan(value)]  # NaN: there was nothing to report
             if known:
@@ -497,13 +524,29 @@ class EnergySAC(PersistentAlgorithm, SAC):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        held = ["return_tracker", "_explorer", "entropy_term", "head_learner", "refinement_log"]
+        held = ["return_tracker", "value_units", "_explorer", "entropy_term", "head_learner", "refinement_log"]
         return [*super()._excluded_save_params(), *held, "_updates", "_captured", "_uses_fast_matmul"]
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """
+        As in SB3. Parameters of a model with ``value_scale=None`` are taken by one with ``"auto"``, in the units of the reward
+        until its next update; the statistics of returns, which they lack, stay as they are here.
+
+        :param load_path_or_dict: Location of the saved data or a nested dictionary of parameters
+        :param exact_match: Whether all of the other parts must be there
+        :param device: Device on which the code should run.
+        """
+        found = load_path_or_dict  # a path comes again, as a dictionary
+        if isinstance(found, dict) and self.value_units is not None and RETURNS not in found:
+            found = found | {RETURNS: self.value_units.returns.state_dict()}
+        super().set_parameters(found, exact_match, device)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
         if hasattr(self.policy.head, "optimizer"):
             state_dicts.append("policy.head.optimizer")
+        if self.value_units is not None:
+            state_dicts.append(RETURNS)
         if self.entropy_term.reverse_drift is not None:
             state_dicts += ["entropy_term.reverse_drift", "entropy_term.reverse_drift.optimizer"]
         return state_dicts, tensors

@@ -8,6 +8,8 @@ On ``B`` transitions, with ``μ, log σ`` from the actor, noise ``ε``, ``u = μ
   ``dL/da = (2 α a / (1 - a² + δ) - Σ_i w_i dQ_i/da) / B``, then ``dL/du = (1 - a²) dL/da``, ``dL/dμ = dL/du`` and
   ``dL/d log σ = σ ε dL/du - α / B``, which is 0 where ``log σ`` was clamped.
 
+Where the critics have a scale ``σ``, ``Q_i`` here are the outputs before it, and ``y`` and ``α`` are divided by it.
+
 The derivatives of layers are in :mod:`sb3_energy.networks.by_hand.layers`;
 ``tests/fast_updates/test_lean_parity.py`` compares all of it with SB3.
 """
@@ -113,13 +115,16 @@ class SACGradients(LeanUpdates):
     made anew for each call of ``train()``.
 
     :param actor_stack: layers of the actor
-    :param critic_stacks: layers of each critic, all of them scalar
-    :param target_stacks: layers of each target critic, or ``None`` if they are not known
+    :param critic_stacks: layers of each critic, all of them scalar, but for its scale
+    :param target_stacks: the same of each target critic, or ``None`` if they are not known
     """
 
     actor_stack: Stack
     critic_stacks: list[Stack]
     target_stacks: list[Stack] | None
+    sigma: th.Tensor | None = field(default=None, init=False)
+    """The scale of the critics, if they have one."""
+    target_sigma: th.Tensor | None = field(default=None, init=False)
     _tape: _ActorTape | None = field(default=None, init=False)
 
     has_gradient: ClassVar[frozenset[str]] = frozenset({"ent_coef_loss", "critic_loss", "actor_loss"})
@@ -140,7 +145,10 @@ class SACGradients(LeanUpdates):
         if actor_stack is None or critic_stacks is None:
             return None
         target_stacks = _stacks(target, "target_values", "forward", "encode", "extract_features")
-        return cls(actor, critic, target, actor_stack, critic_stacks, target_stacks)
+        found = cls(actor, critic, target, actor_stack, critic_stacks, target_stacks)
+        if critic.value_scale is not None and target.value_scale is not None:
+            found.sigma, found.target_sigma = critic.value_scale.sigma, target.value_scale.sigma
+        return found
 
     @th.no_grad()
     def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
@@ -180,8 +188,10 @@ class SACGradients(LeanUpdates):
         inputs = th.cat([_features(self.critic_target, next_obs), next_actions], dim=1)
         q_values = th.cat([stack.forward(inputs, []) for stack in self.target_stacks], dim=1)
         if self.critic_target.target_aggregate == "mean":
-            return q_values.mean(dim=1, keepdim=True)
-        return q_values.min(dim=1, keepdim=True).values
+            values = q_values.mean(dim=1, keepdim=True)
+        else:
+            values = q_values.min(dim=1, keepdim=True).values
+        return values if self.target_sigma is None else values * self.target_sigma
 
     @th.no_grad()
     def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
@@ -191,9 +201,10 @@ class SACGradients(LeanUpdates):
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
         :param targets: ``(B, 1)``
-        :return: scalar
+        :return: scalar, in units of the critic's scale
         """
         inputs = th.cat([_features(self.critic, obs), actions], dim=1)
+        targets = targets if self.sigma is None else targets / self.sigma
         errors, n = [], len(inputs)
         for stack in self.critic_stacks:
             layers: list[th.Tensor] = []
@@ -209,10 +220,11 @@ class SACGradients(LeanUpdates):
         :param obs: ``B`` observations, those of :meth:`draw`
         :param draw: its first result
         :param ent_coef: ``α``, scalar or ``(1,)``
-        :return: scalar
+        :return: scalar, in units of the critic's scale
         """
         assert self._tape is not None
         layers, is_free, noise, slope, padded = self._tape
+        ent_coef = ent_coef if self.sigma is None else ent_coef / self.sigma
         ensemble = BoundEnsemble(self.critic_stacks, _features(self.critic, obs))
         q_values, gradients = ensemble.value_and_gradient(draw.actions.unsqueeze(1), _lowest, sparse=True)
         n = len(slope)
@@ -234,9 +246,13 @@ def _lowest(q_values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
 
 
 def _stacks(critic: EnsembleCritic, *methods: str) -> list[Stack] | None:
-    """Layers of scalar critics, unless a user has changed what they do."""
+    """Layers of scalar critics but for their scale, unless a user has changed what they do."""
     own = critic.by_hand and is_untouched(critic) and has_own(critic, EnsembleCritic, *methods)
-    return BoundEnsemble.stacks_of(list(critic.q_networks)) if own else None
+    stacks = BoundEnsemble.stacks_of(list(critic.q_networks)) if own else None
+    if stacks is None or critic.value_scale is None:
+        return stacks
+    is_last = all([stack.layers[-1] is critic.value_scale for stack in stacks])
+    return [Stack(stack.layers[:-1]) for stack in stacks] if is_last else None
 
 
 def choose_updates(

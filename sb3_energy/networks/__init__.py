@@ -28,6 +28,7 @@ from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
 from sb3_energy.networks.prefix_energy import PrefixEnergies
 from sb3_energy.networks.unit_norms import project_to_unit_norms
+from sb3_energy.networks.value_scale import ScaledValues, ValueScale, rescale, scaled_heads, set_scale
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
 
 __all__ = [
@@ -42,7 +43,9 @@ __all__ = [
     "PotentialNetwork",
     "PrefixEnergies",
     "RunningNorm",
+    "ScaledValues",
     "Stack",
+    "ValueScale",
     "VelocityNetwork",
     "WeighFn",
     "are_learned_once",
@@ -63,5 +66,8 @@ __all__ = [
     "make_normalizer",
     "optimizes_only",
     "project_to_unit_norms",
+    "rescale",
     "running_statistics",
+    "scaled_heads",
+    "set_scale",
 ]

@@ -8,10 +8,10 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_energy.losses import expectile_loss, soft_td_target
-from sb3_energy.networks import default_activation, make_backbone
+from sb3_energy.networks import ScaledValues, ValueScale, default_activation, make_backbone
 
 
-class BehaviourCritic(nn.Module):
+class BehaviourCritic(ScaledValues):
     """
     ``Q^{β*}(s, a)`` and ``V^{β*}(s)`` of the best policy within the data's actions: implicit Q-learning (Kostrikov et al.
     2022, equations 5 and 6), which never evaluates other actions. Rewards count alone, without entropy.
@@ -23,6 +23,7 @@ class BehaviourCritic(nn.Module):
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
     :param expectile: in [0.5, 1); 0.5 is the value of the data's average behaviour
     :param tau: of the target network's Polyak average
+    :param value_scale: of the policy's critic, in units of which this one learns, too; ``None``: in the units of the reward
     """
 
     optimizer: th.optim.Optimizer
@@ -36,14 +37,17 @@ class BehaviourCritic(nn.Module):
         backbone: str = "plain",
         expectile: float = 0.9,
         tau: float = 0.005,
+        value_scale: ValueScale | None = None,
     ):
         super().__init__()
+        self.value_scale = value_scale
         activation_fn = default_activation(backbone) if activation_fn is None else activation_fn
         trunk, width = make_backbone(backbone, features_dim + action_dim, net_arch, activation_fn)
-        self.q_net = nn.Sequential(*trunk, nn.Linear(width, 1))
+        self.q_net = self.with_scale(nn.Sequential(*trunk, nn.Linear(width, 1)))
         trunk, width = make_backbone(backbone, features_dim, net_arch, activation_fn)
-        self.v_net = nn.Sequential(*trunk, nn.Linear(width, 1))
-        self.q_net_target = copy.deepcopy(self.q_net).requires_grad_(False)
+        self.v_net = self.with_scale(nn.Sequential(*trunk, nn.Linear(width, 1)))
+        layers = copy.deepcopy(list(self.q_net) if value_scale is None else list(self.q_net)[:-1])
+        self.q_net_target = self.with_scale(nn.Sequential(*layers)).requires_grad_(False)
         self.expectile, self.tau = expectile, tau
 
     def make_optimizer(self, optimizer_class: Any, lr_schedule: Schedule, **kwargs: Any) -> None:
@@ -75,15 +79,17 @@ class BehaviourCritic(nn.Module):
         :param dones: ``(B, 1)``
         :param discounts: a number or ``(B, 1)``
         :param next_features: ``(B, F)``, without a graph
-        :return: scalar, of both networks
+        :return: scalar, of both networks, in units of the scale
         """
         inputs = th.cat([features, actions], dim=1)
         with th.no_grad():
             next_values = self.v_net(next_features)
             targets = soft_td_target(rewards, dones, discounts, next_values, th.zeros_like(rewards), th.zeros(()))
             data_values = self.q_net_target(inputs)
-        q_loss = 0.5 * (self.q_net(inputs) - targets).square().mean()
-        return q_loss + expectile_loss(data_values - self.v_net(features), self.expectile).mean()
+        q_errors, v_errors = self.q_net(inputs) - targets, data_values - self.v_net(features)
+        if self.value_scale is not None:
+            q_errors, v_errors = self.unscaled(q_errors), self.unscaled(v_errors)
+        return 0.5 * q_errors.square().mean() + expectile_loss(v_errors, self.expectile).mean()
 
     def follow(self) -> None:
         """Update the target network by a Polyak average."""

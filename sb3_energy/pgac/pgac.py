@@ -21,6 +21,7 @@ from sb3_energy.pgac.potential_training import PotentialSettings, PotentialTrain
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.registry import resolve
 from sb3_energy.training.guards import Records
+from sb3_energy.training.value_units import Valued
 
 SelfPGAC = TypeVar("SelfPGAC", bound="PGAC")
 
@@ -156,6 +157,18 @@ class PGAC(EnergySAC):
 
     def _optimizers(self) -> list[th.optim.Optimizer]:
         return [*super()._optimizers(), *self.potential_learner.optimizers(self.policy)]
+
+    def valued(self) -> Valued:
+        """
+        List what is in units of values, the spread of Q and the behaviour critic included.
+
+        :return: critics, optimizers and numbers
+        """
+        critics, followers, _ = super().valued()
+        learner = getattr(self, "potential_learner", None)  # which is made later
+        behaviour = None if learner is None else learner.behaviour_critic
+        found = critics if behaviour is None else [*critics, behaviour]
+        return Valued(found, followers, [self.policy.q_scale.spread])
 
     def _check_settings(self) -> None:
         super()._check_settings()

@@ -72,6 +72,7 @@ class PotentialLearner:
                 backbone_beside(policy.backbone),
                 expectile=training.expectile,
                 tau=tau,
+                value_scale=critic.value_scale,
             ).to(policy.device)
             network.make_optimizer(policy.optimizer_class, lr_schedule, **policy.optimizer_kwargs)
             self.behaviour_critic = network

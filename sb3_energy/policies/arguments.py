@@ -54,6 +54,12 @@ class PolicyArguments(RefinementArguments):
     top_quantiles_to_drop_per_net: int | None = argument(
         None, "Largest quantiles of each critic that the target leaves out (``None``: 2)", check_integer
     )
+    value_scale: str | None = argument(
+        None,
+        "``'auto'``: critics learn in units of a running scale of the return, so that the scale of rewards does not matter to "
+        "them; ``None``: in the units of the reward, as in SAC",
+        choices=("auto",),
+    )
 
     def quantiles(self) -> dict[str, int] | None:
         """

@@ -21,7 +21,9 @@ from sb3_energy.losses import critic_loss
 from sb3_energy.networks import (
     BatchNorm,
     BoundEnsemble,
+    ScaledValues,
     Stack,
+    ValueScale,
     WeighFn,
     batch_norms,
     evaluate_particles,
@@ -38,8 +40,10 @@ from sb3_energy.types import BoundCritic
 TARGET_AGGREGATES = ("min", "mean")
 """How a target joins the values of an ensemble."""
 
+VALUE_SCALES = ("auto", None)
 
-class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
+
+class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
     """
     SB3's ensemble of Q-networks, which also evaluates many actions on features it has encoded once.
     With ``backbone="plain"`` it is SB3's, parameter by parameter and random number by random number.
@@ -58,7 +62,9 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
     :param target_aggregate: how the members' values are joined in the target: ``"min"`` (clipped double Q) or ``"mean"``
-    :raises ValueError: if there is no critic, or the backbone is unknown or cannot have these widths
+    :param value_scale: ``"auto"``: the networks end with :class:`sb3_energy.networks.ValueScale`; ``None``: as in SB3
+    :raises ValueError: if there is no critic, or a name is unknown or the backbone cannot have these widths
+    :raises TypeError: if a subclass makes networks that cannot have a scale
     """
 
     n_outputs: int = 1
@@ -86,8 +92,10 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         share_features_extractor: bool = True,
         backbone: str = "plain",
         target_aggregate: str = "min",
+        value_scale: str | None = None,
     ):
         check_integer("n_critics", n_critics, minimum=1)
+        check_choice("value_scale", value_scale, VALUE_SCALES)
         self.target_aggregate = check_choice("target_aggregate", target_aggregate, TARGET_AGGREGATES)
         super().__init__(
             observation_space,
@@ -107,8 +115,10 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         self.backbone = backbone
         self.has_unit_norms = find_backbone(backbone).has_unit_norms
         self.normalizer = make_normalizer(backbone, features_extractor, features_dim)
+        self.value_scale = None if value_scale is None else ValueScale(self.n_outputs)
+        self.preserves_values = not self.has_unit_norms  # a head of fixed length cannot be multiplied
         for idx in range(n_critics):
-            q_net = self._make_q_net()
+            q_net = self.with_scale(self._make_q_net())
             self.add_module(f"qf{idx}", q_net)
             self.q_networks.append(q_net)
         self.has_batch_norm = any(isinstance(layer, BatchNorm) for layer in batch_norms(*self.q_networks))
@@ -130,6 +140,7 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
             share_features_extractor=self.share_features_extractor,
             backbone=self.backbone,
             target_aggregate=self.target_aggregate,
+            value_scale=None if self.value_scale is None else "auto",
         )
 
     def project(self) -> None:
@@ -301,9 +312,9 @@ class EnsembleCritic(NormalizedFeatures, ContinuousCritic):
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
         :param targets: ``(B, 1)``, held fixed
-        :return: scalar
+        :return: scalar, in units of the scale
         """
-        return critic_loss(self(obs, actions), targets)
+        return critic_loss([self.unscaled(q_values) for q_values in self(obs, actions)], self.unscaled(targets))
 
     def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """

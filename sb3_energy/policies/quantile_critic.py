@@ -35,8 +35,10 @@ class QuantileCritic(EnsembleCritic):
     :param share_features_extractor: Whether the features extractor is shared or not
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :param value_scale: ``"auto"``: the networks end with :class:`sb3_energy.networks.ValueScale`; ``None``: as in TQC
     :raises ValueError: if there is no critic or no quantile, all of them are dropped,
-        or the backbone is unknown or cannot have these widths
+        a name is unknown or the backbone cannot have these widths
+    :raises TypeError: if a subclass makes networks that cannot have a scale
     """
 
     policy_aggregate = "mean"
@@ -55,6 +57,7 @@ class QuantileCritic(EnsembleCritic):
         n_critics: int = 2,
         share_features_extractor: bool = False,
         backbone: str = "plain",
+        value_scale: str | None = None,
     ):
         check_integer("n_quantiles", n_quantiles, minimum=1)
         if not 0 <= top_quantiles_to_drop_per_net < n_quantiles:
@@ -74,6 +77,7 @@ class QuantileCritic(EnsembleCritic):
             n_critics=n_critics,
             share_features_extractor=share_features_extractor,
             backbone=backbone,
+            value_scale=value_scale,
         )
         self.n_quantiles = n_quantiles
         self.quantiles_total = n_quantiles * n_critics
@@ -119,6 +123,7 @@ class QuantileCritic(EnsembleCritic):
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
         :param targets: ``(B, n)``, held fixed
-        :return: scalar
+        :return: scalar, in units of the scale
         """
-        return quantile_huber_loss(self(obs, actions), targets.unsqueeze(1), sum_over_quantiles=False)
+        quantiles, targets = self.unscaled(self(obs, actions)), self.unscaled(targets)
+        return quantile_huber_loss(quantiles, targets.unsqueeze(1), sum_over_quantiles=False)

@@ -186,7 +186,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         critic_class = EnsembleCritic if self._quantiles is None else QuantileCritic
         critic_kwargs |= dict(target_aggregate=self.arguments.target_aggregate) if self._quantiles is None else self._quantiles
-        return critic_class(**critic_kwargs, backbone=self.backbone).to(self.device)
+        critic_kwargs |= dict(backbone=self.backbone, value_scale=self.arguments.value_scale)
+        return critic_class(**critic_kwargs).to(self.device)
 
     def make_head(self) -> LearnedHead | None:
         """
@@ -532,3 +533,8 @@ def _check_networks(policy: RefinedPolicy) -> None:
                 f"{make} of {type(policy).__name__} must return a {known.__name__} or a subclass of it, "
                 f"got {type(network).__name__} of {type(network).__module__}"
             )
+    if policy.arguments.value_scale is not None and policy.critic.value_scale is None:
+        raise ValueError(
+            f"make_critic of {type(policy).__name__} must hand value_scale={policy.arguments.value_scale!r} on to its critic, "
+            "got one without; use value_scale=None"
+        )

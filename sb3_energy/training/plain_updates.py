@@ -79,7 +79,7 @@ class PlainUpdates:
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
         :param targets: like :meth:`target_values`
-        :return: scalar
+        :return: scalar, in units of the critic's scale
         """
         return self.critic.td_loss(obs, actions, targets)
 
@@ -90,9 +90,9 @@ class PlainUpdates:
         :param obs: ``B`` observations
         :param draw: actions at them, the first result of :meth:`draw`
         :param ent_coef: ``α``, scalar or ``(1,)``
-        :return: scalar
+        :return: scalar, in units of the critic's scale
         """
-        return actor_loss(draw.log_prob, self.critic.policy_values(obs, draw.actions), ent_coef)
+        return self.critic.unscaled(actor_loss(draw.log_prob, self.critic.policy_values(obs, draw.actions), ent_coef))
 
     def follow(self, parameters: Iterable[th.Tensor], targets: Iterable[th.Tensor], tau: float) -> None:
         """

@@ -20,6 +20,7 @@ from sb3_energy.offline.energy_matching import EnergyMatching
 from sb3_energy.pgac.arguments import POTENTIAL_ARGUMENTS
 from sb3_energy.pgac.potential_policy import PotentialPolicy
 from sb3_energy.pgac.potential_training import PotentialTraining
+from sb3_energy.policies.arguments import PolicyArguments
 from sb3_energy.policies.heads import HEAD_ARGUMENTS, HeadTraining
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.refiners import REFINERS
@@ -157,6 +158,7 @@ OF_POLICIES = dict(
     backbone=Case("bro", NONE),
     critic=Case("quantile", NONE),
     target_aggregate=Case("mean", NONE),
+    value_scale=Case(None if PolicyArguments().value_scale else "auto", NONE),
     n_quantiles=Case(7, policy(refiner="none", critic="quantile")),
     top_quantiles_to_drop_per_net=Case(0, policy(refiner="none", critic="quantile")),
 )

@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from sb3_energy.networks import BACKBONES, make_backbone
+from sb3_energy.networks import BACKBONES, ValueScale, make_backbone, rescale, set_scale
 from sb3_energy.policies.fast_predict.numpy_networks import NumpyNetwork
 from tests.batches import with_statistics
 
@@ -70,6 +70,26 @@ def test_outputs_and_gradients_are_torchs(n_members, activation, backbone):
 def test_layers_without_parameters(layer):
     networks = [nn.Sequential(nn.Linear(10, 16, bias=False), layer, nn.Linear(16, 2)) for _ in range(2)]
     assert max(differences(NumpyNetwork.of(*networks, n_actions=N_ACTIONS), networks)) < 2e-6
+
+
+def with_scale(networks, scales):
+    return [network.append(scale) for network, scale in zip(networks, scales, strict=True)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scales_of_values(shape):
+    """One of all members, or of each its own; they may be changed in place."""
+    shared = ValueScale(2)
+    for scales in ([shared, shared], [ValueScale(2), ValueScale(2)]):
+        networks = with_scale(members(), scales)
+        network = NumpyNetwork.of(*networks, n_actions=N_ACTIONS)
+        set_scale(networks[:1], 7.0)
+        set_scale(networks[1:], 3.0)
+        assert max(differences(network, networks, shape)) < 2e-6
+        rescale(networks, 0.2)
+        assert max(differences(network, networks, shape)) < 2e-6
+    networks[0][-1].sigma = networks[0][-1].sigma.double()
+    assert NumpyNetwork.of(*networks, n_actions=N_ACTIONS) is None
 
 
 def step_of_an_optimiser(networks):

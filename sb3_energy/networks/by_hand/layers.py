@@ -8,7 +8,8 @@
   ``dw = Σ_rows dy ⊙ x̂``, ``db = Σ_rows dy``;
 * RMS norm, ``y = w ⊙ x̂`` with ``x̂ = x / s``: ``dx = (g - x̂ ⊙ mean(g ⊙ x̂)) / s`` with ``g = w ⊙ dy``;
 * layer norm, ``y = w ⊙ x̂ + b`` with ``x̂ = (x - μ) / s``: ``dx = (g - mean g - x̂ ⊙ mean(g ⊙ x̂)) / s`` with ``g = w ⊙ dy``;
-* a residual block, ``y = x + f(x)``: ``dx = dy + f'(x)ᵀ dy``.
+* a residual block, ``y = x + f(x)``: ``dx = dy + f'(x)ᵀ dy``;
+* the scale of values, ``y = σ x``: ``dx = σ dy``.
 
 What a layer needs for that, it puts on a tape on the way forward and takes off on the way back. Autograd does the same; what
 it does not know is which derivatives are not needed. A chain of Langevin steps wants those of the actions alone: no product
@@ -27,6 +28,7 @@ from sb3_energy.matmul import MatmulPrecision
 from sb3_energy.networks.backbones import BroBlock, FlashBlock, SimbaBlock
 from sb3_energy.networks.batch_norm import BatchNorm
 from sb3_energy.networks.by_hand.untouched import Originals, calls_are_original, is_untouched
+from sb3_energy.networks.value_scale import ValueScale
 
 Tape = list[th.Tensor]
 """What layers have kept, the last layer's on top. All of it has one row for each row of the input."""
@@ -273,6 +275,16 @@ def _silu_back_in_place(dy: th.Tensor, tape: Tape) -> th.Tensor:
     return aten.silu_backward.grad_input(dy, tape.pop(), grad_input=dy)
 
 
+def _value_scale(layer: ValueScale, x: th.Tensor, tape: Tape) -> th.Tensor:
+    return x * layer.sigma
+
+
+def _value_scale_back(
+    layer: ValueScale, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool
+) -> th.Tensor | None:
+    return dy * layer.sigma
+
+
 @dataclass(frozen=True)
 class Rule:
     """
@@ -305,6 +317,7 @@ RULES: dict[type, Rule] = {
     nn.Linear: Rule(_linear, _linear_back),
     ParallelLinear: Rule(_heads, _heads_back),
     nn.LayerNorm: Rule(_layer_norm, _layer_norm_back),
+    ValueScale: Rule(_value_scale, _value_scale_back),
     BatchNorm: Rule(_batch_norm, _batch_norm_back),
     nn.RMSNorm: Rule(_rms_norm, _rms_norm_back),
     Affine: Rule(_linear, _linear_back),

@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_energy.networks import BatchNorm, is_untouched
+from sb3_energy.networks import BatchNorm, ValueScale, is_untouched
 from sb3_energy.networks.backbones import BroBlock, FlashBlock, SimbaBlock
 
 Array = np.ndarray
@@ -135,7 +135,7 @@ def _is_known(module: nn.Module) -> bool:
     if type(module) is nn.Linear and getattr(own.get("weight"), "shape", None) != (module.out_features, module.in_features):
         return False
     flat = type(module) not in (nn.LayerNorm, nn.RMSNorm) or (len(module.normalized_shape) == 1 and module.eps is not None)  # type: ignore[arg-type]
-    buffers = [] if type(module) is not BatchNorm else [module.running_mean, module.running_var]
+    buffers = [module._buffers[name] for name in _BUFFERS.get(type(module), ())]
     return (
         flat
         and type(module) in LAYERS
@@ -279,6 +279,18 @@ def _rms_norm(modules: Sequence[nn.RMSNorm], copies: _Copies) -> Layer:
     return layer
 
 
+def _value_scale(modules: Sequence[ValueScale], copies: _Copies) -> Layer:
+    """``y = σ x``, with ``σ`` as it is now."""
+    sigma = np.empty((len(modules), 1, 1), np.float32)
+
+    def refresh() -> None:
+        for i, module in enumerate(modules):
+            sigma[i] = module.sigma.numpy()
+
+    copies.append(refresh)
+    return lambda x: (x * sigma, lambda g: np.multiply(g, sigma, g))
+
+
 def _residual(layers: Sequence[Layer]) -> Layer:
     """``y = x + f(x)``."""
 
@@ -308,13 +320,16 @@ def _tanh(x: Array) -> tuple[Array, Pull]:
 
 
 ACTIVATIONS: dict[type[nn.Module], Layer] = {nn.ReLU: _relu, nn.SiLU: _silu, nn.Tanh: _tanh}
-NORMS: dict[type[nn.Module], Callable[..., Layer]] = {
+_BUFFERS: dict[type[nn.Module], tuple[str, ...]] = {BatchNorm: ("running_mean", "running_var"), ValueScale: ("sigma",)}
+MAKERS: dict[type[nn.Module], Callable[..., Layer]] = {
+    nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _rms_norm,
     BatchNorm: _batch_norm,
+    ValueScale: _value_scale,
 }
 BLOCKS = (SimbaBlock, BroBlock, FlashBlock)
-LAYERS = (nn.Linear, nn.Sequential, nn.Identity, *NORMS, *BLOCKS, *ACTIVATIONS)
+LAYERS: tuple[type, ...] = (nn.Sequential, nn.Identity, *MAKERS, *BLOCKS, *ACTIVATIONS)
 """By their exact type: a subclass may compute something else."""
 
 
@@ -324,8 +339,6 @@ def _layers_of(members: Sequence[Any], copies: _Copies) -> list[Layer]:
         return [layer for place in zip(*members, strict=True) for layer in _layers_of(place, copies)]
     if type(first) in BLOCKS:
         return [_residual(_layers_of([member.layers for member in members], copies))]
-    if type(first) is nn.Linear:
-        return [_linear(members, copies)]
-    if type(first) in NORMS:
-        return [NORMS[type(first)](members, copies)]
+    if type(first) in MAKERS:
+        return [MAKERS[type(first)](members, copies)]
     return [ACTIVATIONS[type(first)]] if type(first) in ACTIVATIONS else []
