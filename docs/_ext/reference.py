@@ -57,6 +57,7 @@ PAGES = {
                 "BackboneActor",
                 "EnsembleCritic",
                 "QuantileCritic",
+                "CategoricalCritic",
                 "HeadTraining",
                 "VelocityHead",
                 "AverageVelocityHead",

@@ -38,7 +38,7 @@ from sb3_energy.fast_updates.captured_updates import CapturedUpdates
 from sb3_energy.fast_updates.lean_updates import UPDATES, check_fast_matmul, matmul_precision, set_fused, uses_fast_matmul
 from sb3_energy.fast_updates.sac_gradients import choose_updates
 from sb3_energy.keywords import plain_arguments
-from sb3_energy.losses import distillation_loss, soft_td_target
+from sb3_energy.losses import distillation_loss
 from sb3_energy.networks import running_statistics
 from sb3_energy.policies.actor import BackboneActor, Draw
 from sb3_energy.policies.arguments import check_action_bounds
@@ -350,7 +350,10 @@ class EnergySAC(PersistentAlgorithm, SAC):
         with th.no_grad():
             next_actions, next_log_prob = self._next_actions(batch.next_observations, next_draw, records)
             next_values = self._updates.target_values(batch.next_observations, next_actions)
-            targets = soft_td_target(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
+            targets = self.critic.td_targets(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
+        if self.critic.target_records is not None:
+            for name, value in self.critic.target_records(targets).items():
+                records[name].append(value)
         loss = self._updates.critic_loss(batch.observations, batch.actions, targets)
         self._step(self.critic.optimizer, loss, "critic_loss", records)
         if self.critic.has_unit_norms:

@@ -35,6 +35,7 @@ from sb3_energy.networks import (
     optimizes_only,
 )
 from sb3_energy.policies.actor import BackboneActor, Draw, has_sb3_distribution
+from sb3_energy.policies.categorical_critic import CategoricalCritic
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.policies.refined_policy import RefinedPolicy
@@ -47,11 +48,13 @@ _ACTOR_METHODS = ("action_log_prob", "get_action_dist_params", "extract_features
 _CRITIC_METHODS = ("forward", "encode", "extract_features", "td_loss", "policy_values", "_policy_values", "target_values")
 _CRITICS_METHODS = (*_CRITIC_METHODS, "policy_value_and_gradient", "stacks", "bind")
 
+_CRITICS = (EnsembleCritic, QuantileCritic, CategoricalCritic)
 _ORIGINALS = Originals(
     {
         BackboneActor: _ACTOR_METHODS,
         EnsembleCritic: _CRITICS_METHODS,
         QuantileCritic: _CRITICS_METHODS,
+        CategoricalCritic: (*_CRITICS_METHODS, "logits", "values_of"),
     }
 )
 
@@ -65,7 +68,7 @@ def are_autograds_own(actor: BackboneActor, critic: EnsembleCritic) -> bool:
     :param critic: the critics
     :return: whether they are
     """
-    classes = type(actor) is BackboneActor and type(critic) in (EnsembleCritic, QuantileCritic)
+    classes = type(actor) is BackboneActor and type(critic) in _CRITICS
     if not (classes and autograd_is_plain() and calls_are_original() and _ORIGINALS.are_in_place()):
         return False
     own = has_own(actor, BackboneActor, *_ACTOR_METHODS) and has_own(critic, type(critic), *_CRITICS_METHODS)

@@ -1,6 +1,7 @@
 """Losses: pure functions of tensors, which optimise nothing."""
 
 from sb3_energy.losses.actor_critic import actor_loss, critic_loss, distillation_loss, soft_td_target, temperature_loss
+from sb3_energy.losses.categorical import categorical_loss, categorical_projection
 from sb3_energy.losses.energy_matching import (
     VALUE_WEIGHTS,
     contrastive_divergence_loss,
@@ -26,6 +27,8 @@ __all__ = [
     "actor_loss",
     "adaptively_weighted",
     "average_divergence_targets",
+    "categorical_loss",
+    "categorical_projection",
     "contrastive_divergence_loss",
     "critic_loss",
     "distillation_loss",

@@ -23,6 +23,7 @@ from sb3_energy.networks.by_hand.untouched import (
     is_untouched,
     optimizes_only,
 )
+from sb3_energy.networks.categorical_mean import CategoricalMean
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
@@ -37,6 +38,7 @@ __all__ = [
     "Backbone",
     "BatchNorm",
     "BoundEnsemble",
+    "CategoricalMean",
     "FieldNetwork",
     "InGrad",
     "Originals",

@@ -15,6 +15,7 @@ from torch import nn
 from sb3_energy.checks import check_bool, check_finite_number, check_integer, check_keywords, did_you_mean
 from sb3_energy.keywords import accepted_keywords, argument, documented
 from sb3_energy.networks import BACKBONES, backbone_beside, find_activation
+from sb3_energy.policies.categorical_critic import MOST_BINS, check_support
 from sb3_energy.policies.critics import TARGET_AGGREGATES
 from sb3_energy.policies.heads import HEAD_ARGUMENTS, HEADS
 from sb3_energy.refinement.arguments import RefinementArguments
@@ -26,6 +27,9 @@ LARGEST_WIDTH = 2**16
 """Of a layer: wider ones would need more memory than there is."""
 
 MOST_QUANTILES = 2**16
+
+_OF_CRITICS = {"quantile": ("n_quantiles", "top_quantiles_to_drop_per_net"), "categorical": ("n_bins", "support")}
+"""Arguments that one kind of critics takes."""
 
 
 @documented
@@ -41,11 +45,15 @@ class PolicyArguments(RefinementArguments):
     backbone: str = argument(
         "layer_norm", f"Of actor and critics: {', '.join(f'``{name!r}``' for name in BACKBONES)}; ``'plain'`` is SB3's"
     )
-    critic: str = argument("scalar", "``'scalar'`` Q-values (SAC) or ``'quantile'`` (TQC)", choices=("scalar", "quantile"))
+    critic: str = argument(
+        "scalar",
+        "``'scalar'`` Q-values (SAC), ``'quantile'`` (TQC), or ``'categorical'``, distributions on fixed bins (C51, FlashSAC)",
+        choices=("scalar", "quantile", "categorical"),
+    )
     target_aggregate: str = argument(
         "min",
-        "How a target joins the values of scalar critics: ``'min'``, clipped double Q as in SAC, or ``'mean'``, which is not "
-        "pessimistic where little was seen",
+        "How a target joins values of scalar and categorical critics: ``'min'``, clipped double Q as in SAC, or ``'mean'``, "
+        "which is not pessimistic where little was seen",
         choices=TARGET_AGGREGATES,
     )
     n_quantiles: int | None = argument(
@@ -60,28 +68,44 @@ class PolicyArguments(RefinementArguments):
         "them; ``None``: in the units of the reward, as in SAC",
         choices=("auto",),
     )
+    n_bins: int | None = argument(
+        None, "Bins of each categorical critic (``None``: 101)", partial(check_integer, minimum=2, maximum=MOST_BINS)
+    )
+    support: tuple[float, float] | None = argument(
+        None,
+        "Centres of the lowest and the highest bin of categorical critics, in units of the reward, or of the scale with "
+        "``value_scale='auto'`` (``None``: (-5, 5) of these)",
+        check_support,
+    )
 
-    def quantiles(self) -> dict[str, int] | None:
+    def critic_settings(self) -> dict[str, Any]:
         """
-        Collect and check the keyword arguments of quantile critics.
+        Collect and check the keyword arguments of the chosen kind of critics.
 
-        :return: what :class:`sb3_energy.policies.quantile_critic.QuantileCritic` takes, ``None`` for scalar critics
-        :raises ValueError: if scalar critics are given numbers of quantiles
+        :return: what the class of critics takes beside SB3's arguments and the backbone
+        :raises ValueError: if an argument is given that another kind takes, or a categorical critic does not know its support
         """
-        given = {name: getattr(self, name) for name in ("n_quantiles", "top_quantiles_to_drop_per_net")}
+        for kind, names in _OF_CRITICS.items():
+            given = {name: getattr(self, name) for name in names}
+            if self.critic != kind and any(value is not None for value in given.values()):
+                raise ValueError(
+                    f"{' and '.join(given)} need critic={kind!r}, "
+                    f"got {' and '.join(map(repr, given.values()))} with critic={self.critic!r}"
+                )
+        found = {name: value for name in _OF_CRITICS.get(self.critic, ()) if (value := getattr(self, name)) is not None}
         if self.critic == "quantile":
             if self.target_aggregate != "min":
                 raise ValueError(
-                    "target_aggregate needs critic='scalar', since a target of quantile critics takes all but the largest, "
+                    "target_aggregate needs another critic, since a target of quantile critics takes all but the largest, "
                     f"got {self.target_aggregate!r}"
                 )
-            return {name: value for name, value in given.items() if value is not None}
-        if any(value is not None for value in given.values()):
+            return found
+        if self.critic == "categorical" and self.support is None and self.value_scale is None:
             raise ValueError(
-                f"{' and '.join(given)} need critic='quantile', "
-                f"got {' and '.join(map(repr, given.values()))} with critic={self.critic!r}"
+                "critic='categorical' needs value_scale='auto', or a support that returns lie in, such as (-100, 100), "
+                "got None and None"
             )
-        return None
+        return found | dict(target_aggregate=self.target_aggregate)
 
     def head_settings(self, head: str) -> dict[str, Any]:
         """

@@ -17,7 +17,7 @@ from torch import nn
 from sb3_energy.autodiff import with_gradient
 from sb3_energy.checks import check_choice, check_integer
 from sb3_energy.energies import weighed_q_values
-from sb3_energy.losses import critic_loss
+from sb3_energy.losses import critic_loss, soft_td_target
 from sb3_energy.networks import (
     BatchNorm,
     BoundEnsemble,
@@ -203,8 +203,9 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
         :raises TypeError: if only :meth:`forward` is overridden or replaced, which energies do not call
         """
         self._check_forward()
+        own = self.is_own("evaluate", "outputs") and getattr(self.values_of, "__func__", None) is type(self).known_values_of
         with self.running_statistics():
-            stacks = self.stacks() if self.is_own("evaluate", "outputs") else None
+            stacks = self.stacks() if own else None
         return partial(self.evaluate, features) if stacks is None else _BoundCritic(self, features, stacks)
 
     def _check_forward(self) -> None:
@@ -230,7 +231,34 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
         :param actions: ``(B, N, A)``
         :return: ``(C, B, N)``, one Q-value for each critic
         """
-        return self.outputs(features, actions).mean(dim=-1)
+        return self.values_of(self.outputs(features, actions))
+
+    def values_of(self, outputs: th.Tensor) -> th.Tensor:
+        """
+        Q-values of what networks give.
+
+        :param outputs: ``(..., O)``
+        :return: ``(...)``, the means
+        """
+        return outputs.mean(dim=-1)
+
+    known_values_of: ClassVar[Callable[..., Any]] = values_of
+    """The ``values_of`` that agrees with :meth:`stacks`."""
+
+    td_targets = staticmethod(soft_td_target)
+    """What a target critic's :meth:`target_values` become by a reward."""
+
+    target_records: Callable[[th.Tensor], dict[str, th.Tensor]] | None = None
+    """What the log says of targets, by name."""
+
+    def value_networks(self) -> list[nn.Sequential]:
+        """
+        The networks up to their Q-values.
+
+        :return: one for each critic
+        """
+        networks: Any = self.q_networks
+        return list(networks)
 
     def outputs(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """

@@ -22,6 +22,7 @@ from sb3_energy.keywords import plain_arguments, takes_arguments
 from sb3_energy.networks import backbone_beside, default_activation, find_activation, running_statistics
 from sb3_energy.policies.actor import BackboneActor
 from sb3_energy.policies.arguments import PolicyArguments, check_sb3_arguments
+from sb3_energy.policies.categorical_critic import CategoricalCritic
 from sb3_energy.policies.causes import policy_cause
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.fast_predict.conditions import known_policy
@@ -36,6 +37,13 @@ from sb3_energy.refinement.sliceable_energy import bind_sliceable
 from sb3_energy.refinement.warm_start import Plans, PredictState
 from sb3_energy.steps import zero_energy
 from sb3_energy.types import Chains, EnergyFn, Head, Networks, RefinerInfo
+
+CRITICS: dict[str, type[EnsembleCritic]] = {
+    "scalar": EnsembleCritic,
+    "quantile": QuantileCritic,
+    "categorical": CategoricalCritic,
+}
+"""By the argument ``critic``."""
 
 
 @known_policy
@@ -148,7 +156,7 @@ class RefinedPolicy(PersistentModel, SACPolicy):
             raise ValueError(
                 f"use_sde=True keeps its noise for several steps and needs refiner='none', got {arguments.refiner!r}"
             )
-        self._quantiles = arguments.quantiles()
+        self._critic_settings = arguments.critic_settings()
         self.backbone = arguments.backbone
         self._refines = True
         self._fast = FastPredict()
@@ -178,16 +186,14 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
         """
-        Construct the ensemble of critics, scalar or quantile.
+        Construct the ensemble of critics, scalar, quantile or categorical.
 
         :param features_extractor: one to share, or ``None`` for a new one
         :return: the critics
         """
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        critic_class = EnsembleCritic if self._quantiles is None else QuantileCritic
-        critic_kwargs |= dict(target_aggregate=self.arguments.target_aggregate) if self._quantiles is None else self._quantiles
-        critic_kwargs |= dict(backbone=self.backbone, value_scale=self.arguments.value_scale)
-        return critic_class(**critic_kwargs).to(self.device)
+        critic_kwargs |= self._critic_settings | dict(backbone=self.backbone, value_scale=self.arguments.value_scale)
+        return CRITICS[self.arguments.critic](**critic_kwargs).to(self.device)
 
     def make_head(self) -> LearnedHead | None:
         """

@@ -161,6 +161,8 @@ OF_POLICIES = dict(
     value_scale=Case(None if PolicyArguments().value_scale else "auto", NONE),
     n_quantiles=Case(7, policy(refiner="none", critic="quantile")),
     top_quantiles_to_drop_per_net=Case(0, policy(refiner="none", critic="quantile")),
+    n_bins=Case(7, policy(refiner="none", critic="categorical", support=(-5.0, 5.0))),
+    support=Case((-9.0, 9.0), policy(refiner="none", critic="categorical", support=(-5.0, 5.0))),
 )
 WITHOUT_EFFECT_OF_POLICIES = dict(use_sde="the algorithm's, which hands its own on")
 OF_POTENTIAL_POLICIES = dict(

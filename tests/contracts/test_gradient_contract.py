@@ -74,11 +74,15 @@ def untouched():
     return of
 
 
-@pytest.mark.parametrize("critic", ["scalar", pytest.param("quantile", marks=pytest.mark.slow)])
+CRITICS = {"scalar": {}, "quantile": dict(critic="quantile"), "categorical": dict(critic="categorical", support=(-5.0, 5.0))}
+MARKED = ["scalar", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("quantile", "categorical"))]
+
+
+@pytest.mark.parametrize("critic", MARKED)
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_what_is_learned_is_what_autograd_learns(way, backbone, critic, untouched):
-    policy_kwargs = SMALL | dict(backbone=backbone, critic=critic)
+    policy_kwargs = SMALL | dict(backbone=backbone) | CRITICS[critic]
     reference, lean = compared(way, policy_kwargs)
     assert gap(reference, lean) < CLOSE
     plain = untouched(policy_kwargs)

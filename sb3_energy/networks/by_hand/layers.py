@@ -7,6 +7,7 @@
 * batch norm in evaluation mode, ``y = w ⊙ x̂ + b`` with constants in ``x̂ = (x - μ) / s``: ``dx = w ⊙ dy / s``,
   ``dw = Σ_rows dy ⊙ x̂``, ``db = Σ_rows dy``;
 * RMS norm, ``y = w ⊙ x̂`` with ``x̂ = x / s``: ``dx = (g - x̂ ⊙ mean(g ⊙ x̂)) / s`` with ``g = w ⊙ dy``;
+* the mean of bins ``z``, ``y = p · z`` with ``p = softmax(x)``: ``dx = dy p ⊙ (z - y)``;
 * layer norm, ``y = w ⊙ x̂ + b`` with ``x̂ = (x - μ) / s``: ``dx = (g - mean g - x̂ ⊙ mean(g ⊙ x̂)) / s`` with ``g = w ⊙ dy``;
 * a residual block, ``y = x + f(x)``: ``dx = dy + f'(x)ᵀ dy``;
 * the scale of values, ``y = σ x``: ``dx = σ dy``.
@@ -28,6 +29,7 @@ from sb3_energy.matmul import MatmulPrecision
 from sb3_energy.networks.backbones import BroBlock, FlashBlock, SimbaBlock
 from sb3_energy.networks.batch_norm import BatchNorm
 from sb3_energy.networks.by_hand.untouched import Originals, calls_are_original, is_untouched
+from sb3_energy.networks.categorical_mean import CategoricalMean
 from sb3_energy.networks.value_scale import ValueScale
 
 Tape = list[th.Tensor]
@@ -246,6 +248,20 @@ def _rms_norm_back(layer: nn.RMSNorm, dy: th.Tensor, tape: Tape, grads: Gradient
     return (g - normed * (g * normed).mean(dim=-1, keepdim=True)) * inverse
 
 
+def _categorical_mean(layer: CategoricalMean, x: th.Tensor, tape: Tape) -> th.Tensor:
+    probabilities = th.softmax(x, dim=-1)
+    mean = (probabilities @ layer.support).unsqueeze(-1)
+    tape += [probabilities, mean]
+    return mean
+
+
+def _categorical_mean_back(
+    layer: CategoricalMean, dy: th.Tensor, tape: Tape, grads: Gradients | None, wants_dx: bool
+) -> th.Tensor | None:
+    mean, probabilities = tape.pop(), tape.pop()
+    return (layer.support - mean).mul_(probabilities).mul_(dy) if wants_dx else None
+
+
 def _block(block: Any, x: th.Tensor, tape: Tape) -> th.Tensor:
     return x + forward_through(block.layers, x, tape)
 
@@ -320,6 +336,7 @@ RULES: dict[type, Rule] = {
     ValueScale: Rule(_value_scale, _value_scale_back),
     BatchNorm: Rule(_batch_norm, _batch_norm_back),
     nn.RMSNorm: Rule(_rms_norm, _rms_norm_back),
+    CategoricalMean: Rule(_categorical_mean, _categorical_mean_back),
     Affine: Rule(_linear, _linear_back),
     **dict.fromkeys((*BLOCKS, AffineBlock), Rule(_block, _block_back)),
     nn.Identity: Rule(lambda layer, x, tape: x, lambda layer, dy, tape, grads, wants_dx: dy),
@@ -340,7 +357,7 @@ FORWARDS = Originals({layer: ["forward"] for layer in RULES if issubclass(layer,
 """What these classes do, for as long as it is not replaced."""
 
 
-MAKERS = (nn.Linear, ParallelLinear, Affine, nn.LayerNorm, nn.RMSNorm, BatchNorm)
+MAKERS = (nn.Linear, ParallelLinear, Affine, nn.LayerNorm, nn.RMSNorm, BatchNorm, CategoricalMean)
 """Layers whose derivatives are new tensors."""
 
 

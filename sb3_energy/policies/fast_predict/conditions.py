@@ -12,6 +12,7 @@ from torch import nn
 
 from sb3_energy.networks import Originals, RunningNorm, calls_are_original, hooks_of, is_untouched
 from sb3_energy.policies.actor import BackboneActor, has_sb3_distribution
+from sb3_energy.policies.categorical_critic import CategoricalCritic
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.fast_predict.numpy_networks import LAYERS
 from sb3_energy.policies.quantile_critic import QuantileCritic
@@ -24,11 +25,12 @@ _POLICY_METHODS = (
 )
 _CRITIC_METHODS = (
     *("forward", "encode", "evaluate", "outputs", "extract_features", "bind"),
-    *("policy_values", "_policy_values", "target_values"),
+    *("policy_values", "_policy_values", "target_values", "values_of", "value_networks"),
 )
+CRITICS = (EnsembleCritic, QuantileCritic, CategoricalCritic)
 _METHODS: dict[type, Sequence[str]] = {
     **dict.fromkeys((*LAYERS, FlattenExtractor, RunningNorm), ("forward",)),
-    **dict.fromkeys((EnsembleCritic, QuantileCritic), _CRITIC_METHODS),
+    **dict.fromkeys(CRITICS, _CRITIC_METHODS),
     BackboneActor: ("forward", "_predict", "get_action_dist_params", "extract_features"),
     Refinement: ("sample", "best", "thinned"),
     Langevin: ("init", "step", "kernel", "deterministic"),
@@ -55,7 +57,7 @@ def is_known(policy: Any) -> bool:
     return (
         _methods_of(type(policy)) in _KNOWN
         and type(policy.actor) is BackboneActor
-        and type(policy.critic) in (EnsembleCritic, QuantileCritic)
+        and type(policy.critic) in CRITICS
         and isinstance(space, spaces.Box)
         and np.issubdtype(space.dtype, np.floating)
         and not policy.actor.use_sde

@@ -9,11 +9,11 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
-from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.fast_predict import numpy_langevin
 from sb3_energy.policies.fast_predict.conditions import Watch, is_known
 from sb3_energy.policies.fast_predict.numpy_energies import FAST_ENERGIES, BoundEnergy, NumpyEnergy, numpy_energy
 from sb3_energy.policies.fast_predict.numpy_networks import Array, NumpyNetwork
+from sb3_energy.policies.quantile_critic import QuantileCritic
 from sb3_energy.refinement.bases import Gaussian
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refinement.warm_start import Plans
@@ -95,7 +95,7 @@ class FastPredict:
         if obs is None or len(obs) != len(actions) or not self._is_ready(policy) or self.networks is None:
             return None
         outputs, _ = self.networks[2].bind(_normalized(policy.critic, obs))(actions[:, None])
-        return outputs[:, :, 0].min(axis=0) if type(policy.critic) is EnsembleCritic else outputs.mean(axis=(0, 2))
+        return outputs[:, :, 0].min(axis=0) if type(policy.critic) is not QuantileCritic else outputs.mean(axis=(0, 2))
 
     def _is_ready(self, policy: Any) -> bool:
         if self.retry > 0:
@@ -110,7 +110,7 @@ class FastPredict:
     def _make(self, policy: Any) -> None:
         actor, n_actions = policy.actor, get_action_dim(policy.action_space)
         trunk, heads = NumpyNetwork.of(actor.latent_pi), NumpyNetwork.of(actor.mu, actor.log_std)
-        critics = NumpyNetwork.of(*policy.critic.q_networks, n_actions=n_actions)
+        critics = NumpyNetwork.of(*policy.critic.value_networks(), n_actions=n_actions)
         if trunk is not None and heads is not None and critics is not None:
             self.networks, self._energy = (trunk, heads, critics), numpy_energy(policy.energy, policy, critics)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_energy.networks import BatchNorm, ValueScale, is_untouched
+from sb3_energy.networks import BatchNorm, CategoricalMean, ValueScale, is_untouched
 from sb3_energy.networks.backbones import BroBlock, FlashBlock, SimbaBlock
 
 Array = np.ndarray
@@ -291,6 +291,19 @@ def _value_scale(modules: Sequence[ValueScale], copies: _Copies) -> Layer:
     return lambda x: (x * sigma, lambda g: np.multiply(g, sigma, g))
 
 
+def _categorical_mean(modules: Sequence[CategoricalMean], copies: _Copies) -> Layer:
+    """``y = p z`` with ``p = softmax(x)``."""
+    support = modules[0].support.numpy()  # which members share
+
+    def layer(x: Array) -> tuple[Array, Pull]:
+        p = np.exp(x - x.max(axis=-1, keepdims=True))
+        p /= p.sum(axis=-1, keepdims=True)
+        y = p.dot(support)[..., None]
+        return y, lambda g: (support - y) * p * g
+
+    return layer
+
+
 def _residual(layers: Sequence[Layer]) -> Layer:
     """``y = x + f(x)``."""
 
@@ -320,13 +333,18 @@ def _tanh(x: Array) -> tuple[Array, Pull]:
 
 
 ACTIVATIONS: dict[type[nn.Module], Layer] = {nn.ReLU: _relu, nn.SiLU: _silu, nn.Tanh: _tanh}
-_BUFFERS: dict[type[nn.Module], tuple[str, ...]] = {BatchNorm: ("running_mean", "running_var"), ValueScale: ("sigma",)}
+_BUFFERS: dict[type[nn.Module], tuple[str, ...]] = {
+    BatchNorm: ("running_mean", "running_var"),
+    ValueScale: ("sigma",),
+    CategoricalMean: ("support",),
+}
 MAKERS: dict[type[nn.Module], Callable[..., Layer]] = {
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _rms_norm,
     BatchNorm: _batch_norm,
     ValueScale: _value_scale,
+    CategoricalMean: _categorical_mean,
 }
 BLOCKS = (SimbaBlock, BroBlock, FlashBlock)
 LAYERS: tuple[type, ...] = (nn.Sequential, nn.Identity, *MAKERS, *BLOCKS, *ACTIVATIONS)

@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_energy.networks import BACKBONES, BatchNorm, Stack, make_backbone
+from sb3_energy.networks import BACKBONES, BatchNorm, CategoricalMean, Stack, make_backbone
 from sb3_energy.networks.by_hand.layers import RULES
 from tests.batches import with_statistics
 
@@ -20,7 +20,7 @@ def test_every_rule_is_tested():
         *(type(layer) for name in BACKBONES for layer in make_backbone(name, D, [8], nn.ReLU)[0]),
     }
     assert {rule.__name__ for rule in RULES} == {layer.__name__ for layer in [*ACTIVATIONS, *layers]} | {
-        *("ParallelLinear", "Affine", "AffineBlock", "ValueScale")
+        *("ParallelLinear", "Affine", "AffineBlock", "ValueScale", "CategoricalMean")
     }
 
 
@@ -48,6 +48,15 @@ def test_gradients(backbone, activation):
         stack.forward(x, tape)
         th.testing.assert_close(stack.backward(weights, tape), expected[0], rtol=1e-9, atol=1e-12)
     assert not tape, "what was kept on the way forward was needed on the way back"
+
+
+def test_the_mean_of_bins():
+    net = nn.Sequential(nn.Linear(D, 9), CategoricalMean(-2.0, 5.0, 9)).double()
+    x, weights = th.randn(R, D, dtype=th.float64, requires_grad=True), th.randn(R, 1, dtype=th.float64)
+    inputs = [x, *net.parameters()]
+    theirs = th.autograd.grad((net(x) * weights).sum(), inputs)
+    for ours, expected in zip(th.autograd.grad((Stack.of(net)(x) * weights).sum(), inputs), theirs, strict=True):
+        th.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
