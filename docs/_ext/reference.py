@@ -131,7 +131,12 @@ PAGES = {
     "envs": Page(
         "Environments",
         "Small environments with known answers.",
-        {"sb3_energy.envs": None, "sb3_energy.envs.soft_values": None},
+        {
+            "sb3_energy.envs": None,
+            "sb3_energy.envs.soft_values": None,
+            "sb3_energy.envs.lattice": ("lattice_values", "goal_shares"),
+            "sb3_energy.envs.exact_answers": None,
+        },
     ),
     "zoo": Page(
         "RL Zoo",

@@ -1,11 +1,12 @@
-"""The known answer of the four-goal problem: soft values on a grid, by soft value iteration."""
+"""The known answer of a world of goals: soft values on a grid, by soft value iteration. The four goals are the default."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from sb3_energy.checks import check_choice
-from sb3_energy.envs.multi_goal import LIMIT, step_dynamics
+from sb3_energy.envs.multi_goal import four_goals
+from sb3_energy.envs.world import LIMIT, World
 
 QUADRATURES = ("trapezoid", "rectangle")
 """``rectangle`` gives the grid's border full weight: values come out slightly high where the policy is broad."""
@@ -23,6 +24,8 @@ class SoftValues:
     :param quadrature: rule of the integral over actions
     :param values: ``(S, S)`` values, first index along the first coordinate
     :param n_iterations: sweeps that were made
+    :param world: whose values these are; ``None`` stands for the four goals with this threshold, and becomes them
+    :raises ValueError: if world and ``goal_threshold`` disagree
     """
 
     alpha: float
@@ -32,6 +35,13 @@ class SoftValues:
     quadrature: str
     values: np.ndarray
     n_iterations: int
+    world: World = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.world is None:
+            object.__setattr__(self, "world", four_goals(self.goal_threshold))
+        if self.world.goal_threshold != self.goal_threshold:
+            raise ValueError(f"goal_threshold must be the world's, {self.world.goal_threshold:g}, got {self.goal_threshold!r}")
 
     def value(self, states: np.ndarray) -> np.ndarray:
         """
@@ -56,7 +66,7 @@ class SoftValues:
         :param actions: ``(..., 2)``; broadcasts against the states
         :return: ``(...)`` soft Q-values: reward plus the discounted value of where the action leads
         """
-        next_states, rewards, goals = step_dynamics(states, actions, self.goal_threshold)
+        next_states, rewards, goals = self.world.step(states, actions)
         return rewards + self.gamma * (goals < 0) * self.value(next_states)
 
     def density(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,10 +118,11 @@ def soft_value_iteration(
     n_states: int = 113,
     n_actions: int = 41,
     gamma: float = 0.99,
-    goal_threshold: float = 0.5,
+    goal_threshold: float | None = None,
     quadrature: str = "trapezoid",
     tolerance: float = 1e-3,
     max_iterations: int = 500,
+    world: World | None = None,
 ) -> SoftValues:
     """
     Iterate ``V <- alpha log integral exp((r + gamma V') / alpha) da`` to its fixed point.
@@ -121,10 +132,12 @@ def soft_value_iteration(
     :param n_states: points of an axis of the grid of states
     :param n_actions: points of an axis of the grid of actions
     :param gamma: discount, in [0, 1)
-    :param goal_threshold: distance below which a goal counts as reached
+    :param goal_threshold: of the four goals, distance below which one counts as reached (default: 0.5); another world has
+        its own
     :param quadrature: rule of the integral over actions, one of ``QUADRATURES``
-    :param tolerance: stop once no value changes by more
+    :param tolerance: stop once no value changes by more, in units of the world's reward scale
     :param max_iterations: give up after so many sweeps
+    :param world: whose values are wanted (default: the four goals)
     :return: the values
     :raises ValueError: if an argument lies outside its range
     :raises RuntimeError: if the values still change after ``max_iterations``
@@ -133,21 +146,23 @@ def soft_value_iteration(
         raise ValueError(f"alpha must be above 0 and gamma in [0, 1), got alpha={alpha!r}, gamma={gamma!r}")
     if n_states < 2:
         raise ValueError(f"n_states must be at least 2, got {n_states!r}")
-    sweep = _Sweep(alpha, gamma, goal_threshold, n_states, action_grid(n_actions, quadrature))
+    if world is not None and goal_threshold is not None:
+        raise ValueError(f"goal_threshold belongs to the four goals, got {goal_threshold!r} beside a world, which has its own")
+    if world is None:
+        world = four_goals(0.5 if goal_threshold is None else goal_threshold)
+    sweep = _Sweep(alpha, gamma, world, n_states, action_grid(n_actions, quadrature))
     values = np.zeros((n_states, n_states))
     for iteration in range(1, max_iterations + 1):
         previous, values = values, sweep(values)
-        if np.abs(values - previous).max() < tolerance:
-            return SoftValues(alpha, gamma, goal_threshold, n_actions, quadrature, values, iteration)
+        if np.abs(values - previous).max() < tolerance * world.reward_scale:
+            return SoftValues(alpha, gamma, world.goal_threshold, n_actions, quadrature, values, iteration, world)
     raise RuntimeError(f"soft value iteration did not converge to {tolerance:g} in {max_iterations} sweeps")
 
 
 class _Sweep:
     """One backup of all states. An action is a translation, so a bilinear look-up is two shifts along the axes."""
 
-    def __init__(
-        self, alpha: float, gamma: float, goal_threshold: float, n_states: int, grid: tuple[np.ndarray, np.ndarray]
-    ) -> None:
+    def __init__(self, alpha: float, gamma: float, world: World, n_states: int, grid: tuple[np.ndarray, np.ndarray]) -> None:
         actions, weights = grid
         self.alpha, self.gamma = alpha, gamma
         self.axis = np.linspace(-LIMIT, LIMIT, n_states)
@@ -158,7 +173,7 @@ class _Sweep:
         self.rewards = np.empty((*weights.shape, n_states, n_states), dtype=np.float32)
         self.alive = np.empty(self.rewards.shape, dtype=bool)
         for index in np.ndindex(weights.shape):
-            _, self.rewards[index], goals = step_dynamics(states, actions[index], goal_threshold)
+            _, self.rewards[index], goals = world.step(states, actions[index])
             self.alive[index] = goals < 0
 
     def _shift(self, shift: float) -> np.ndarray:

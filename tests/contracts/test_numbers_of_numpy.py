@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
 from sb3_energy.energies import ENERGIES
 from sb3_energy.entropy import ENTROPY_ESTIMATORS
-from sb3_energy.envs import MultiGoalEnv
+from sb3_energy.envs import MultiGoalEnv, RandomGoalsEnv
 from sb3_energy.networks import PotentialNetwork, VelocityNetwork
 from sb3_energy.pgac.potential_training import PotentialTraining
 from sb3_energy.policies.heads import HEAD_ARGUMENTS, HeadTraining
@@ -163,6 +163,13 @@ def test_heads(name):
 @pytest.mark.parametrize("name", ["goal_threshold", "start_std"])
 def test_environment(name):
     assert type(getattr(MultiGoalEnv(**{name: np.float32(0.5)}), name)) is float
+    assert type(getattr(RandomGoalsEnv(np.int64(1), **{name: np.float32(0.5)}), name)) is float
+
+
+def test_world():
+    world = RandomGoalsEnv(goals=np.eye(2, dtype=np.float32), bonuses=np.arange(2), reward_scale=np.float32(2.0)).world
+    numbers = [*world.goals[0], *world.goals[1], *world.bonuses, world.reward_scale, world.goal_threshold]
+    assert {type(number) for number in numbers} == {float}
 
 
 def test_what_is_saved_is_plain(tmp_path):
