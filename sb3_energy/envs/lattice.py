@@ -48,6 +48,8 @@ class Lattice:
 
     def going_on(self, values: np.ndarray) -> np.ndarray:
         """
+        Value going on from a point.
+
         :param values: soft values
         :return: ``G / alpha`` of the part of each cell where no goal is reached
         """
@@ -55,6 +57,8 @@ class Lattice:
 
     def backup(self, values: np.ndarray) -> np.ndarray:
         """
+        Make one sweep of soft value iteration.
+
         :param values: soft values
         :return: the soft values one step earlier
         """
