@@ -94,6 +94,25 @@ def _number(name: str, value: Any, what: str = "a number") -> float:
     return number
 
 
+def check_ends(name: str, value: Any, what: str) -> tuple[float, float]:
+    """
+    Check the two ends of an interval.
+
+    :param name: name of the argument, for error messages
+    :param value: the value, a tuple or a list
+    :param what: what the two are
+    :return: both, as a tuple
+    :raises ValueError: if they do not ascend, or one is NaN or infinity
+    :raises TypeError: if they are not two numbers
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be two numbers, {what}, got {value!r}")
+    low, high = (float(check_finite_number(f"{name}[{i}]", end)) for i, end in enumerate(value))
+    if not low < high:
+        raise ValueError(f"{name} must ascend, got {value!r}")
+    return low, high
+
+
 def check_positive(name: str, value: Any) -> float | None:
     """
     Check that an argument is a positive number or ``None``.

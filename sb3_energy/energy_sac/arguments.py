@@ -1,10 +1,14 @@
 """Arguments of EnergySAC that must fit its policy: each raises with one sentence where nothing would read it."""
 
+import math
 from dataclasses import fields
 from typing import Any
 
+from torch import nn
+
 from sb3_energy.entropy import BaseEntropy, SoftValueEntropy
 from sb3_energy.keywords import is_same, refuse_changed_fields
+from sb3_energy.networks import batch_norms
 from sb3_energy.policies.heads import UNREAD_TRAINING, HeadTraining
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners.sequence import class_names
@@ -77,6 +81,36 @@ def check_update_particles(update_particles: int, default: int, chooses: bool) -
             f"update_particles={update_particles} needs updates that refine: refine_target=True, distillation_coef above 0 "
             "or an entropy_estimator that runs chains, and a refiner that is no flow, which starts each at one draw"
         )
+
+
+def check_joint_batch(actor: nn.Module, critic: nn.Module, backbone: str) -> None:
+    """
+    Check that there is something for a joint batch to change.
+
+    :param actor: the Gaussian actor
+    :param critic: the critics
+    :param backbone: of both, for the message
+    :raises ValueError: if no layer depends on the other rows of a batch
+    """
+    if not batch_norms(actor, critic):
+        raise ValueError(
+            f"joint_batch=True needs layers of batch normalisation, such as backbone='flash' has, got backbone={backbone!r}"
+        )
+
+
+def target_entropy_of(target_entropy: Any, n_actions: int) -> Any:
+    """
+    Convert a standard deviation to the target entropy that it stands for.
+
+    :param target_entropy: the argument; ``"auto_0.15"`` is the entropy ``½ A log(2πe · 0.15²)`` of a Gaussian of that standard
+        deviation in each of ``A`` coordinates, in the box from -1 to 1 (FlashSAC, arXiv 2604.04539)
+    :param n_actions: ``A``
+    :return: a number for this, or the argument, which SB3 takes
+    """
+    if not (isinstance(target_entropy, str) and target_entropy.startswith("auto_")):
+        return target_entropy
+    std = float(target_entropy.partition("_")[2])
+    return 0.5 * n_actions * math.log(2.0 * math.pi * math.e * std**2)
 
 
 def check_rows(batch_size: int, normalizes: bool) -> None:

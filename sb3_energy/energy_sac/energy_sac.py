@@ -15,18 +15,20 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, ReplayBufferSamples
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_energy.checks import check_bool, check_choice, check_integer, check_number, check_unit_interval, plain
 from sb3_energy.deferred import NonFiniteError, active_checks, require
 from sb3_energy.energy_sac.arguments import (
     check_estimator_is_asked,
+    check_joint_batch,
     check_refined_updates,
     check_rows,
     check_update_particles,
     refuse_policys_own_sde,
     runs_chains,
+    target_entropy_of,
 )
 from sb3_energy.energy_sac.entropy_term import EntropyTerm
 from sb3_energy.energy_sac.exploration import Exploration, choose_exploration
@@ -96,8 +98,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param args: SAC's other arguments in SAC's order
     :param refine_exploration: whether the actions that collect experience are refined
-    :param exploration: what actions that collect experience are beside the policy's own: ``"held_actions"``, or a class
-        (``None``: nothing, as in SB3)
+    :param exploration: what actions that collect experience are beside the policy's own: ``"held_actions"``,
+        ``"held_noise"``, or a class (``None``: nothing, as in SB3)
     :param exploration_kwargs: Keyword arguments of the exploration
     :param refine_target: whether the next actions in the critic's target are refined
     :param entropy_estimator: estimator of ``log π(a|s)`` of refined actions, in the temperature's loss and, with
@@ -106,6 +108,9 @@ class EnergySAC(PersistentAlgorithm, SAC):
     :param entropy_estimator_kwargs: Keyword arguments of the estimator
     :param update_particles: in updates (refined targets, distillation, ``"mixture"``), the most proposals from which the start
         of a chain or a draw of ``snis`` is chosen; refiners that compare particles keep their own number
+    :param actor_delay: the actor and the entropy coefficient are updated in one of so many updates, as TD3's ``policy_delay``
+    :param joint_batch: whether critics, target critics and actor see both ends of transitions in one batch, whose statistics
+        layers of batch normalisation use, as in CrossQ; needs such layers, which ``backbone="flash"`` has
     :param distillation_coef: weight of the forward KL divergence from the refined policy to the Gaussian, in units of the
         entropy coefficient; 0 switches it off
     :param head_training_kwargs: Keyword arguments of :class:`sb3_energy.policies.heads.HeadTraining`, for a refiner that
@@ -146,6 +151,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
         entropy_estimator: str | type[EntropyEstimator] | None = None,
         entropy_estimator_kwargs: dict[str, Any] | None = None,
         update_particles: int = 16,
+        actor_delay: int = 1,
+        joint_batch: bool = False,
         distillation_coef: float = 0.0,
         head_training_kwargs: dict[str, Any] | None = None,
         update: str = "lean",
@@ -161,6 +168,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self.entropy_estimator = entropy_estimator
         self.entropy_estimator_kwargs = entropy_estimator_kwargs
         self.update_particles = update_particles
+        self.actor_delay = actor_delay
+        self.joint_batch = joint_batch
         self.distillation_coef = distillation_coef
         self.head_training_kwargs = head_training_kwargs
         self.update = update
@@ -196,6 +205,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self.fast_matmul = plain(self.fast_matmul)
         check_fast_matmul(self.fast_matmul, self.device)
         check_training_arguments(self)
+        self.target_entropy = target_entropy_of(self.target_entropy, get_action_dim(self.action_space))
         check_buffer(self)
         super()._setup_model()
         policy = self.policy
@@ -217,6 +227,14 @@ class EnergySAC(PersistentAlgorithm, SAC):
         return not isinstance(self.policy.refinement.refiner, Identity)  # a user may have replaced the refinement
 
     def _setup_updates(self) -> None:
+        self._actor_is_due = True
+        self.joint_batch = check_bool("joint_batch", self.joint_batch)
+        self.actor_delay = check_integer("actor_delay", self.actor_delay, minimum=1)
+        if self.joint_batch:
+            check_joint_batch(self.actor, self.critic, self.policy.backbone)
+            # Target critics have statistics of their own; those of observations are the critics'
+            stats = [get_parameters_by_name(critic, ["normalizer.running_"]) for critic in (self.critic, self.critic_target)]
+            self.batch_norm_stats, self.batch_norm_stats_target = stats
         for network in (self.actor, self.critic, self.critic_target):
             network.by_hand = self.update == "lean"
         self._updates = PlainUpdates(self.actor, self.critic, self.critic_target)
@@ -243,7 +261,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
         check_estimator_is_asked(estimator, self.entropy_estimator, self.entropy_estimator_kwargs, uses_estimate)
         chooses = not is_flow(self.policy.refinement.refiner) and self._chooses_proposals(uses_estimate)
         check_update_particles(self.update_particles, self.default_update_particles, chooses)
-        check_rows(self.batch_size, self.policy.has_batch_norm)
+        self._explorer.check(self.policy, self.refine_exploration)
+        check_rows(self.batch_size, self.policy.has_batch_norm and not self.joint_batch)
 
     def _chooses_proposals(self, uses_estimate: bool) -> bool:
         """Whether anything in an update starts chains, so that ``update_particles`` has an effect."""
@@ -282,8 +301,10 @@ class EnergySAC(PersistentAlgorithm, SAC):
         captured = self._captured if self.actor.by_hand else None
         update, records = self._update if captured is None else captured, defaultdict[str, list[Any]](list)
         precision = matmul_precision(self._uses_fast_matmul, self.fast_matmul is True, batch_size)
-        with precision, running_statistics(self.actor, self.critic) if self.policy.has_batch_norm else nullcontext():
+        normalizes = self.policy.has_batch_norm or self.joint_batch
+        with precision, running_statistics(self.actor, self.critic) if normalizes else nullcontext():
             for gradient_step in range(gradient_steps):
+                self._actor_is_due = (self._n_updates + gradient_step + 1) % self.actor_delay == 0
                 self.refinement_log.is_due = captured is not None or (self._n_updates + gradient_step) % LOG_EVERY == 0
                 self.refinement_log.batch = batch = self._sample(batch_size)
                 if units is not None:
@@ -303,7 +324,9 @@ class EnergySAC(PersistentAlgorithm, SAC):
         """Choose the arithmetic of the updates, once for each call of ``train()``."""
         optimizers, temperature = self._optimizers(), (self.log_ent_coef, self.ent_coef_optimizer)
         require_gradients()
-        self._updates = choose_updates(self.policy, temperature, self.update == "lean", self.distillation_coef > 0.0)
+        self._updates = choose_updates(
+            self.policy, temperature, self.update == "lean", self.distillation_coef > 0.0, self.joint_batch
+        )
         set_fused(optimizers, self.policy.optimizer_kwargs, self.actor.by_hand)
         if self._captured is not None:
             self._captured.begin()
@@ -312,6 +335,9 @@ class EnergySAC(PersistentAlgorithm, SAC):
     def _update(self, batch: ReplayBufferSamples, records: Records) -> None:
         """One update but for the target networks. It may be captured: nothing in it makes the host wait for the device."""
         draw, next_draw = self._draw(batch)
+        if draw is None:
+            self._update_critic(batch, next_draw, self._current_ent_coef(), records)
+            return
         ent_coef = self._update_temperature(batch.observations, draw.log_prob, records)
         self._update_critic(batch, next_draw, ent_coef, records)
         self._update_actor(batch.observations, draw, ent_coef, records)
@@ -319,13 +345,15 @@ class EnergySAC(PersistentAlgorithm, SAC):
     def _sample(self, batch_size: int) -> ReplayBufferSamples:
         return self._updates.sample(self.replay_buffer, batch_size, self._vec_normalize_env)
 
-    def _draw(self, batch: ReplayBufferSamples) -> tuple[Draw, Draw]:
-        """Actions of the Gaussian actor at both observations of the transitions."""
+    def _draw(self, batch: ReplayBufferSamples) -> tuple[Draw | None, Draw]:
+        """Actions of the Gaussian actor at both observations of the transitions, or at the next ones alone."""
         self.policy.update_normalization(batch.observations)
         if self.use_sde:
             self.actor.reset_noise()
         if self._refines:
             self._sync_temperature()
+        if not self._actor_is_due:
+            return None, self._updates.draw_next(batch.next_observations)
         return self._updates.draw(batch.observations, batch.next_observations)
 
     def _update_temperature(self, obs: PyTorchObs, log_prob: th.Tensor, records: Records) -> th.Tensor:
@@ -349,12 +377,12 @@ class EnergySAC(PersistentAlgorithm, SAC):
         discounts = batch.discounts if batch.discounts is not None else self.gamma
         with th.no_grad():
             next_actions, next_log_prob = self._next_actions(batch.next_observations, next_draw, records)
-            next_values = self._updates.target_values(batch.next_observations, next_actions)
+            next_values = self._updates.target_values(batch, next_actions)
             targets = self.critic.td_targets(batch.rewards, batch.dones, discounts, next_values, next_log_prob, ent_coef)
         if self.critic.target_records is not None:
             for name, value in self.critic.target_records(targets).items():
                 records[name].append(value)
-        loss = self._updates.critic_loss(batch.observations, batch.actions, targets)
+        loss = self._updates.critic_loss(batch, next_actions, targets)
         self._step(self.critic.optimizer, loss, "critic_loss", records)
         if self.critic.has_unit_norms:
             self.critic.project()
@@ -528,7 +556,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def _excluded_save_params(self) -> list[str]:
         held = ["return_tracker", "value_units", "_explorer", "entropy_term", "head_learner", "refinement_log"]
-        return [*super()._excluded_save_params(), *held, "_updates", "_captured", "_uses_fast_matmul"]
+        return [*super()._excluded_save_params(), *held, "_updates", "_captured", "_uses_fast_matmul", "_actor_is_due"]
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         """

@@ -1,12 +1,14 @@
 """Exploration beyond the policy's own draws: actions that an exact sampler of ``exp(Q / α)`` would not take."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch as th
 
-from sb3_energy.checks import check_number, plain_fields
+from sb3_energy.checks import check_integer, check_number, plain_fields
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.registry import resolve
 
@@ -24,6 +26,15 @@ class Exploration:
 
         :param n_envs: number of environments
         :param n_actions: ``A``, number of an action's coordinates
+        """
+
+    def check(self, policy: RefinedPolicy, refines: bool) -> None:
+        """
+        Check, at construction, that the policy can be explored with.
+
+        :param policy: which draws the actions that are explored with
+        :param refines: whether the actions that collect experience are refined
+        :raises ValueError: if it cannot
         """
 
     def acting(self, policy: RefinedPolicy) -> AbstractContextManager[Any]:
@@ -118,7 +129,98 @@ class HeldActions(Exploration):
         self._left[dones.astype(bool)] = 0
 
 
-EXPLORATIONS: dict[str, type[Exploration]] = {"held_actions": HeldActions}
+@dataclass
+class HeldNoise(Exploration):
+    """
+    The noise ``ε`` of the Gaussian's draws ``μ + σ ε`` is the same for several steps. How many is drawn from a zeta law,
+    ``P(n) ∝ n^-exponent`` for ``n`` up to ``longest``, by each environment alone; an episode ends it (FlashSAC, arXiv
+    2604.04539; coloured noise as in Eberhard et al. 2023).
+
+    With ``refiner="none"`` that is the action's noise. A refiner starts from such draws: with ``n_particles=1`` the start is
+    held, and the chain adds noise that is not. With more, all proposals of the Gaussian are held, which of them is taken is
+    drawn anew in each step, and little of it is left in the action.
+
+    :param longest: most steps with the same noise
+    :param exponent: of the zeta law, above 0
+    :raises ValueError: if a number is out of range
+    :raises TypeError: if one is not a number, or ``longest`` no integer
+    """
+
+    longest: int = 16
+    exponent: float = 2.0
+
+    def __post_init__(self) -> None:
+        plain_fields(self)
+        check_integer("longest", self.longest, minimum=2)
+        check_number("exponent", self.exponent, strict=True)
+        weights = np.arange(1.0, self.longest + 1.0) ** -self.exponent
+        self._law = weights / weights.sum()
+        self.begin(1, 1)
+
+    def begin(self, n_envs: int, n_actions: int) -> None:
+        """
+        Forget all noise.
+
+        :param n_envs: number of environments
+        :param n_actions: ``A``
+        """
+        self._left = np.zeros(n_envs, dtype=np.int64)
+        self._is_new = np.ones(n_envs, dtype=bool)
+        self._held: th.Tensor | None = None
+
+    def check(self, policy: RefinedPolicy, refines: bool) -> None:
+        """
+        Check that the policy draws from its Gaussian.
+
+        :param policy: which draws the actions
+        :param refines: whether the actions that collect experience are refined
+        :raises ValueError: if it does not
+        """
+        if policy.actor.use_sde:
+            raise ValueError("exploration='held_noise' needs use_sde=False, whose noise is held by itself, got True")
+        if refines and policy.refinement.initial_particles == "uniform":
+            raise ValueError("exploration='held_noise' needs proposals of the Gaussian, got initial_particles='uniform'")
+
+    @contextmanager
+    def acting(self, policy: RefinedPolicy) -> Iterator[None]:
+        """
+        Let the policy draw with the noise that is held.
+
+        :param policy: which draws the actions
+        :return: context of one environment step
+        """
+        self._is_new |= self._left == 0
+        ends = np.flatnonzero(self._left == 0)
+        self._left[ends] = np.random.choice(np.arange(1, self.longest + 1), len(ends), p=self._law)
+        self._left -= 1
+        policy.noise = self._noise
+        try:
+            yield
+        finally:
+            del policy.noise
+
+    def _noise(self, like: th.Tensor) -> th.Tensor:
+        """``(n_envs, n, A)``, the first time in a step new where it is not held any more."""
+        if self._held is None or self._held.shape != like.shape:
+            self._held = th.randn(like.shape, device=like.device, dtype=like.dtype)
+        else:
+            rows = th.as_tensor(np.flatnonzero(self._is_new), device=like.device)
+            self._held = self._held.to(like).index_copy(
+                0, rows, th.randn((len(rows), *like.shape[1:]), device=like.device, dtype=like.dtype)
+            )
+        self._is_new[:] = False
+        return self._held
+
+    def observe(self, dones: np.ndarray) -> None:
+        """
+        End what is held in episodes that ended.
+
+        :param dones: ``(n_envs,)``
+        """
+        self._left[dones.astype(bool)] = 0
+
+
+EXPLORATIONS: dict[str, type[Exploration]] = {"held_actions": HeldActions, "held_noise": HeldNoise}
 """Names of explorations."""
 
 

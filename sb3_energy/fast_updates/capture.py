@@ -43,6 +43,8 @@ def check_capture(model: Any, estimator: EntropyEstimator) -> None:
         raise ValueError(f"{needs} update='lean', got {model.update!r}")
     if model.use_sde:
         raise ValueError(f"{needs} use_sde=False, got True")
+    if model.actor_delay != 1:
+        raise ValueError(f"{needs} updates that are all the same and actor_delay=1, got {model.actor_delay!r}")
     if getattr(estimator, "reads_values", False):
         reading = [name for name, cls in ENTROPY_ESTIMATORS.items() if getattr(cls, "reads_values", False)]
         chosen = "; 'soft_value' is taken with a number of n_proposals" if isinstance(estimator, SoftValueEntropy) else ""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch as th
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
 from sb3_energy.fast_updates.lean_updates import LeanBatchNormUpdates, LeanUpdates
@@ -178,17 +178,17 @@ class SACGradients(LeanUpdates):
         return first, second
 
     @th.no_grad()
-    def target_values(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
+    def target_values(self, batch: ReplayBufferSamples, next_actions: th.Tensor) -> th.Tensor:
         """
         Clipped double-Q values of the target critics.
 
-        :param next_obs: ``B`` observations
+        :param batch: ``B`` transitions
         :param next_actions: ``(B, A)``
         :return: ``(B, 1)``, the lowest value of the target critics, or their mean
         """
         if self.target_stacks is None:
-            return self.critic_target.target_values(next_obs, next_actions)
-        inputs = th.cat([_features(self.critic_target, next_obs), next_actions], dim=1)
+            return self.critic_target.target_values(batch.next_observations, next_actions)
+        inputs = th.cat([_features(self.critic_target, batch.next_observations), next_actions], dim=1)
         q_values = th.cat([stack.forward(inputs, []) for stack in self.target_stacks], dim=1)
         if self.critic_target.target_aggregate == "mean":
             values = q_values.mean(dim=1, keepdim=True)
@@ -197,16 +197,16 @@ class SACGradients(LeanUpdates):
         return values if self.target_sigma is None else values * self.target_sigma
 
     @th.no_grad()
-    def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    def critic_loss(self, batch: ReplayBufferSamples, next_actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
         SAC's critic loss, differentiated by hand: this sets the critics' ``grad``.
 
-        :param obs: ``B`` observations
-        :param actions: ``(B, A)``
+        :param batch: ``B`` transitions
+        :param next_actions: ``(B, A)``, which do not count
         :param targets: ``(B, 1)``
         :return: scalar, in units of the critic's scale
         """
-        inputs = th.cat([_features(self.critic, obs), actions], dim=1)
+        inputs = th.cat([_features(self.critic, batch.observations), batch.actions], dim=1)
         targets = targets if self.sigma is None else targets / self.sigma
         errors, n = [], len(inputs)
         for stack in self.critic_stacks:
@@ -263,6 +263,7 @@ def choose_updates(
     temperature: tuple[th.Tensor | None, th.optim.Optimizer | None],
     lean: bool,
     needs_graph: bool,
+    joint_batch: bool = False,
 ) -> PlainUpdates:
     """
     Choose between SB3's updates by autograd and faster ones.
@@ -271,13 +272,14 @@ def choose_updates(
     :param temperature: ``log α`` and its optimizer, if it is learned
     :param lean: whether updates may be faster than SB3's, where a user has not changed what autograd does
     :param needs_graph: whether another loss is added to the actor's
+    :param joint_batch: whether statistics are those of both ends of the transitions
     :return: the arithmetic for one call of ``train()``; actor and critics know by ``by_hand`` whether it is lean
     """
     networks = policy.actor, policy.critic, policy.critic_target
     lean = lean and are_autograds_own(policy.actor, policy.critic) and is_temperature_free(*temperature)
     policy.actor.by_hand = policy.critic.by_hand = lean
-    if policy.has_batch_norm:
-        return (LeanBatchNormUpdates if lean else BatchNormUpdates)(*networks)
+    if policy.has_batch_norm or joint_batch:
+        return (LeanBatchNormUpdates if lean else BatchNormUpdates)(*networks, joint_batch=joint_batch)
     if not lean:
         return PlainUpdates(*networks)
     return (None if needs_graph else SACGradients.of(policy)) or LeanUpdates(*networks)

@@ -82,6 +82,8 @@ class BackboneActor(NormalizedFeatures, Actor):
     :param normalize_images: Whether to normalize images or not,
          dividing by 255.0 (True by default)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
+    :param log_std_range: lowest and highest log standard deviation, between which it is a tanh of what the network gives
+        (``None``: SB3's -20 and 2, at which it is clamped); not with gSDE
     :raises ValueError: if the backbone is unknown or cannot have these widths
     """
 
@@ -103,6 +105,7 @@ class BackboneActor(NormalizedFeatures, Actor):
         clip_mean: float = 2.0,
         normalize_images: bool = True,
         backbone: str = "plain",
+        log_std_range: tuple[float, float] | None = None,
     ):
         # The trunk is made first and SB3 makes the two heads on top of it: its order of random numbers
         trunk, trunk_dim = make_backbone(backbone, features_dim, net_arch, activation_fn)
@@ -121,6 +124,7 @@ class BackboneActor(NormalizedFeatures, Actor):
             normalize_images=normalize_images,
         )
         self.latent_pi = trunk
+        self.log_std_range = log_std_range
         self.has_unit_norms = find_backbone(backbone).has_unit_norms
         self.has_batch_norm = any(isinstance(layer, BatchNorm) for layer in batch_norms(trunk))
         for head in self._heads():
@@ -131,7 +135,7 @@ class BackboneActor(NormalizedFeatures, Actor):
         self.normalizer = make_normalizer(backbone, features_extractor, features_dim)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | dict(backbone=self.backbone)
+        return super()._get_constructor_parameters() | dict(backbone=self.backbone, log_std_range=self.log_std_range)
 
     def _heads(self) -> list[nn.Module]:
         # With gSDE the standard deviations are no layer
@@ -141,6 +145,19 @@ class BackboneActor(NormalizedFeatures, Actor):
         """Give the parameters of trunk and heads their lengths back, where the backbone has unit norms: after each step."""
         for part in (self.latent_pi, *self._heads()) if self.has_unit_norms else ():
             project_to_unit_norms(part)
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """
+        As in SB3, or with log standard deviations within ``log_std_range``.
+
+        :param obs: ``B`` observations
+        :return: mean and log standard deviation ``(B, A)``, pre-tanh, and SB3's optional keyword arguments
+        """
+        if self.log_std_range is None:
+            return super().get_action_dist_params(obs)
+        latent, (low, high) = self.latent_pi(self.extract_features(obs, self.features_extractor)), self.log_std_range
+        assert isinstance(self.log_std, nn.Module)
+        return self.mu(latent), low + 0.5 * (high - low) * (1.0 + th.tanh(self.log_std(latent))), {}
 
     def draw(self, obs: PyTorchObs, next_obs: PyTorchObs) -> tuple[Draw, Draw]:
         """
@@ -169,7 +186,7 @@ class BackboneActor(NormalizedFeatures, Actor):
         :return: the layers, ``(B, F) -> (B, 2 A)``, or ``None`` where derivatives by hand are not wanted, a layer is unknown
             or the Gaussian is made in another way
         """
-        own = type(self).get_action_dist_params is Actor.get_action_dist_params
+        own = type(self).get_action_dist_params is BackboneActor.get_action_dist_params and self.log_std_range is None
         own = own and type(self).action_log_prob is Actor.action_log_prob and not self.use_sde and self.by_hand
         return Stack.of(self.latent_pi, self.mu, self.log_std) if own else None  # type: ignore[arg-type]
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
-from sb3_energy.checks import check_bool, check_finite_number, check_integer, check_keywords, did_you_mean
+from sb3_energy.checks import check_bool, check_ends, check_finite_number, check_integer, check_keywords, did_you_mean
 from sb3_energy.keywords import accepted_keywords, argument, documented
 from sb3_energy.networks import BACKBONES, backbone_beside, find_activation
 from sb3_energy.policies.categorical_critic import MOST_BINS, check_support
@@ -32,6 +33,22 @@ _OF_CRITICS = {"quantile": ("n_quantiles", "top_quantiles_to_drop_per_net"), "ca
 """Arguments that one kind of critics takes."""
 
 
+def check_log_std_range(name: str, value: Any) -> tuple[float, float]:
+    """
+    Check bounds of log standard deviations.
+
+    :param name: of the argument
+    :param value: two numbers, a tuple or a list
+    :return: as a tuple
+    :raises ValueError: if they do not ascend within SB3's bounds
+    :raises TypeError: if they are not two numbers
+    """
+    low, high = check_ends(name, value, "the lowest and the highest log standard deviation")
+    if not (low >= LOG_STD_MIN and high <= LOG_STD_MAX):
+        raise ValueError(f"{name} must lie in SB3's [{LOG_STD_MIN}, {LOG_STD_MAX}], got {value!r}")
+    return low, high
+
+
 @documented
 @dataclass(frozen=True)
 class PolicyArguments(RefinementArguments):
@@ -44,6 +61,12 @@ class PolicyArguments(RefinementArguments):
 
     backbone: str = argument(
         "layer_norm", f"Of actor and critics: {', '.join(f'``{name!r}``' for name in BACKBONES)}; ``'plain'`` is SB3's"
+    )
+    log_std_range: tuple[float, float] | None = argument(
+        None,
+        "Lowest and highest log standard deviation of the Gaussian, between which it is a tanh of what the actor gives "
+        "(``None``: SB3's -20 and 2, at which it is clamped)",
+        check_log_std_range,
     )
     critic: str = argument(
         "scalar",

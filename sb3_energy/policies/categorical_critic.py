@@ -9,7 +9,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_energy.checks import check_finite_number, check_integer
+from sb3_energy.checks import check_ends, check_integer
 from sb3_energy.losses import categorical_loss, categorical_projection, soft_td_target
 from sb3_energy.networks import BoundEnsemble, CategoricalMean, Stack, ValueScale, is_untouched
 from sb3_energy.policies.critics import EnsembleCritic
@@ -203,10 +203,10 @@ class CategoricalCritic(EnsembleCritic):
 
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
-        :param targets: ``(B, n_bins)`` probabilities, held fixed
+        :param targets: ``(B, n_bins)`` probabilities, held fixed; fewer than observations: of the first of these
         :return: scalar
         """
-        return categorical_loss(self.logits(obs, actions), targets)
+        return categorical_loss(self.logits(obs, actions)[: len(targets)], targets)
 
     def target_records(self, targets: th.Tensor) -> dict[str, th.Tensor]:
         """
@@ -241,9 +241,4 @@ def check_support(name: str, value: Any) -> tuple[float, float]:
     :raises ValueError: if they do not ascend or are not finite
     :raises TypeError: if they are not two numbers
     """
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} must be two numbers, the centres of the lowest and the highest bin, got {value!r}")
-    low, high = (float(check_finite_number(f"{name}[{i}]", end)) for i, end in enumerate(value))
-    if not low < high:
-        raise ValueError(f"{name} must ascend, got {value!r}")
-    return low, high
+    return check_ends(name, value, "the centres of the lowest and the highest bin")

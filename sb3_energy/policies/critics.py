@@ -339,10 +339,14 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
 
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
-        :param targets: ``(B, 1)``, held fixed
+        :param targets: ``(B, 1)``, held fixed; fewer than observations: of the first of these, and the others count in
+            statistics of the batch alone
         :return: scalar, in units of the scale
         """
-        return critic_loss([self.unscaled(q_values) for q_values in self(obs, actions)], self.unscaled(targets))
+        q_values = self(obs, actions)
+        if len(targets) < len(actions):
+            q_values = tuple(part[: len(targets)] for part in q_values)
+        return critic_loss([self.unscaled(part) for part in q_values], self.unscaled(targets))
 
     def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """

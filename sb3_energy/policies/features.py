@@ -50,3 +50,18 @@ def first_observations(obs: PyTorchObs, n: int) -> PyTorchObs:
     :return: the first ``n`` of them, or all
     """
     return {key: part[:n] for key, part in obs.items()} if isinstance(obs, dict) else obs[:n]
+
+
+def joined_observations(obs: PyTorchObs, next_obs: PyTorchObs) -> PyTorchObs:
+    """
+    Put two batches of observations, which may be dicts, into one.
+
+    :param obs: ``B`` observations
+    :param next_obs: of the same space
+    :return: both, the first ones first
+    """
+    if isinstance(obs, dict):
+        assert isinstance(next_obs, dict)
+        return {key: th.cat([part, next_obs[key]]) for key, part in obs.items()}
+    assert isinstance(next_obs, th.Tensor)
+    return th.cat([obs, next_obs])

@@ -122,8 +122,8 @@ class QuantileCritic(EnsembleCritic):
 
         :param obs: ``B`` observations
         :param actions: ``(B, A)``
-        :param targets: ``(B, n)``, held fixed
+        :param targets: ``(B, n)``, held fixed; fewer than observations: of the first of these
         :return: scalar, in units of the scale
         """
-        quantiles, targets = self.unscaled(self(obs, actions)), self.unscaled(targets)
+        quantiles, targets = self.unscaled(self(obs, actions)[: len(targets)]), self.unscaled(targets)
         return quantile_huber_loss(quantiles, targets.unsqueeze(1), sum_over_quantiles=False)

@@ -31,7 +31,7 @@ from sb3_energy.policies.heads import HEADS, LearnedHead
 from sb3_energy.policies.own_energy import check_policy_energy
 from sb3_energy.policies.policy_files import PersistentModel
 from sb3_energy.policies.quantile_critic import QuantileCritic
-from sb3_energy.refinement.bases import Gaussian
+from sb3_energy.refinement.bases import Gaussian, GaussianOfNoise, NoiseFn
 from sb3_energy.refinement.proposals import draw_proposals, draws_unseen
 from sb3_energy.refinement.sliceable_energy import bind_sliceable
 from sb3_energy.refinement.warm_start import Plans, PredictState
@@ -105,6 +105,9 @@ class RefinedPolicy(PersistentModel, SACPolicy):
     fast_predict: bool = True
     """Set to ``False``, on the policy or the class, to predict by torch alone."""
 
+    noise: NoiseFn | None = None
+    """Source of the noise of the Gaussian's draws, while an exploration replaces it."""
+
     compiled_sample: Callable[..., th.Tensor] | None = None
     """Called in place of :meth:`Refinement.sample`, where an algorithm has compiled it."""
 
@@ -156,6 +159,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
             raise ValueError(
                 f"use_sde=True keeps its noise for several steps and needs refiner='none', got {arguments.refiner!r}"
             )
+        if use_sde and arguments.log_std_range is not None:
+            raise ValueError(f"log_std_range needs use_sde=False, which has no such layer, got {arguments.log_std_range!r}")
         self._critic_settings = arguments.critic_settings()
         self.backbone = arguments.backbone
         self._refines = True
@@ -182,7 +187,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         :return: the Gaussian actor
         """
         actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        return BackboneActor(**actor_kwargs, backbone=self.backbone).to(self.device)
+        actor_kwargs |= dict(backbone=self.backbone, log_std_range=self.arguments.log_std_range)
+        return BackboneActor(**actor_kwargs).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
         """
@@ -359,6 +365,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
             )
         with th.no_grad():
             base = self.start_base(obs, base)
+            if self.noise is not None and not deterministic:
+                base = GaussianOfNoise.of(base, self.noise)
             if energy is None:  # a flow draws without one, and binding it encodes the observations
                 unseen = draws_unseen(self.refinement.refiner) and not deterministic and infos is None
                 energy = zero_energy if unseen else self.energy_fn(obs)
@@ -367,7 +375,7 @@ class RefinedPolicy(PersistentModel, SACPolicy):
             if deterministic:
                 head = head.through(partial(tempered, temperature=1.0 / self.temperature))  # as the energy: without it
                 return refinement.best(base, energy, infos=infos, plans=plans, head=head)
-            if self.compiled_sample is not None and generator is None and plans is None:
+            if self.compiled_sample is not None and generator is None and plans is None and self.noise is None:
                 return self.compiled_sample(refinement, base, energy, self.temperature, infos)
             is_finite = is_finite_energy(self.energy)  # on the box, as long as the networks' parameters are
             return refinement.sample(
@@ -426,12 +434,18 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         if _n_observations(observation) == 0:
             return th.zeros((0, get_action_dim(self.action_space)), device=self.device)
         if self.refinement.is_identity or not self._refines:
-            actions = self.actor(observation, deterministic)
+            actions = self._gaussian_actions(observation, deterministic)
             # torch's distributions check their parameters, but not after torch.compile or with python -O
             if not (th.jit.is_tracing() or th.compiler.is_exporting() or bool(th.isfinite(actions).all())):
                 raise NonFiniteError("the action is NaN or infinity", "a lower learning_rate or backbone='layer_norm'")
             return actions
         return th.tanh(self.refine(observation, deterministic, plans=self._plans))
+
+    def _gaussian_actions(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+        """Those of SB3's actor, or by the noise of an exploration."""
+        if self.noise is None or deterministic:
+            return self.actor(obs, deterministic)
+        return th.tanh(GaussianOfNoise.of(self.base(obs), self.noise).sample(1).squeeze(1))
 
     def predict(
         self,

@@ -5,6 +5,7 @@ those of ``u``.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -144,6 +145,40 @@ class Gaussian(NamedTuple):
         :return: itself
         """
         return self
+
+
+NoiseFn = Callable[[th.Tensor], th.Tensor]
+"""Noise of the shape, device and type of what it is given, ``(B, n, *E)``."""
+
+
+class GaussianOfNoise(Gaussian):
+    """A Gaussian whose draws are made of noise that somebody else gives, and is not of a generator. Made by :meth:`of`."""
+
+    noise: NoiseFn
+
+    @classmethod
+    def of(cls, gaussian: Gaussian, noise: NoiseFn) -> "GaussianOfNoise":
+        """
+        Give a Gaussian a source of noise.
+
+        :param gaussian: mean and standard deviation ``(B, *E)``
+        :param noise: the source
+        :return: the same Gaussian with this source
+        """
+        found = cls(*gaussian)
+        found.noise = noise
+        return found
+
+    def sample(self, n: int, generator: th.Generator | None = None) -> th.Tensor:
+        """
+        Make particles of the noise.
+
+        :param n: how many for each observation
+        :param generator: not asked
+        :return: ``(B, n, *E)``
+        """
+        mean = self.mean.unsqueeze(1)
+        return mean + self.std.unsqueeze(1) * self.noise(mean.expand(-1, n, *mean.shape[2:]))
 
 
 @dataclass(frozen=True, eq=False)

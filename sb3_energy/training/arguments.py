@@ -205,7 +205,16 @@ def _check_ent_coef(ent_coef: Any) -> None:
 
 
 def _check_target_entropy(target_entropy: Any) -> None:
+    """A number, ``"auto"``, or ``"auto_0.15"``: that of a Gaussian of this standard deviation."""
     if isinstance(target_entropy, str) and target_entropy == "auto":
+        return
+    if isinstance(target_entropy, str) and target_entropy.startswith("auto_"):
+        try:
+            std = float(target_entropy.partition("_")[2])
+        except ValueError:
+            raise ValueError(f'target_entropy must be a number, "auto" or "auto_0.15", got {target_entropy!r}') from None
+        if not SMALLEST_ABOVE_0 < std < math.inf:
+            raise ValueError(f"target_entropy must be that of a finite standard deviation above 0, got {target_entropy!r}")
         return
     try:
         value = float(target_entropy)

@@ -62,26 +62,36 @@ class PlainUpdates:
         """
         return temperature_loss(log_ent_coef, log_prob, target_entropy)
 
-    def target_values(self, next_obs: PyTorchObs, next_actions: th.Tensor) -> th.Tensor:
+    def draw_next(self, next_obs: PyTorchObs) -> Draw:
+        """
+        Sample the actor's actions for the TD target alone, in an update in which the actor does not learn.
+
+        :param next_obs: the ``B`` observations after those of the transitions
+        :return: actions of the Gaussian actor, without a graph
+        """
+        with th.no_grad():
+            return self.actor.draw_at(next_obs)
+
+    def target_values(self, batch: ReplayBufferSamples, next_actions: th.Tensor) -> th.Tensor:
         """
         Evaluate the target critic at the next observations and actions.
 
-        :param next_obs: ``B`` observations
+        :param batch: ``B`` transitions
         :param next_actions: ``(B, A)``
-        :return: ``(B, 1)`` values of the target critic, or ``(B, n_quantiles)``
+        :return: ``(B, 1)`` values of the target critic, ``(B, n_quantiles)``, or ``(B, n_bins)`` probabilities
         """
-        return self.critic_target.target_values(next_obs, next_actions)
+        return self.critic_target.target_values(batch.next_observations, next_actions)
 
-    def critic_loss(self, obs: PyTorchObs, actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    def critic_loss(self, batch: ReplayBufferSamples, next_actions: th.Tensor, targets: th.Tensor) -> th.Tensor:
         """
         TD loss of the critics.
 
-        :param obs: ``B`` observations
-        :param actions: ``(B, A)``
-        :param targets: like :meth:`target_values`
+        :param batch: ``B`` transitions
+        :param next_actions: ``(B, A)``, which count where statistics are those of all rows
+        :param targets: what :meth:`target_values` become by the reward
         :return: scalar, in units of the critic's scale
         """
-        return self.critic.td_loss(obs, actions, targets)
+        return self.critic.td_loss(batch.observations, batch.actions, targets)
 
     def actor_loss(self, obs: PyTorchObs, draw: Draw, ent_coef: th.Tensor) -> th.Tensor:
         """

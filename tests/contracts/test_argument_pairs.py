@@ -27,6 +27,7 @@ OF_THE_POLICY = dict(
     n_quantiles=7,
     top_quantiles_to_drop_per_net=0,
     backbone="plain",
+    log_std_range=(-2.0, 1.0),
 )
 OF_THE_ALGORITHM = dict(
     refine_exploration=False,
@@ -35,6 +36,8 @@ OF_THE_ALGORITHM = dict(
     refine_target=True,
     update_particles=2,
     distillation_coef=0.3,
+    actor_delay=2,
+    joint_batch=True,
     entropy_estimator="soft_value",
     entropy_estimator_kwargs=dict(n_proposals=3),
 )

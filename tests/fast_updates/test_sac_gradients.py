@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_energy.fast_updates.lean_updates import LeanUpdates
@@ -77,7 +78,8 @@ def test_actor(backbone, n_critics, shift):
 def test_critics(backbone, n_critics):
     policy, (obs, _) = make(backbone=backbone, n_critics=n_critics), observations()
     actions, targets = th.rand(B, 3, dtype=th.float64), th.randn(B, 1, dtype=th.float64)
-    loss = SACGradients.of(policy).critic_loss(obs, actions, targets)
+    batch = ReplayBufferSamples(obs, actions, obs, targets, targets)
+    loss = SACGradients.of(policy).critic_loss(batch, actions, targets)
     ours = gradients(policy.critic)
     policy.critic.by_hand = False
     theirs = policy.critic.td_loss(obs, actions, targets)

@@ -20,7 +20,7 @@ from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners import Langevin, MetropolisAdjustedLangevin, RefinerSequence
 
 _POLICY_METHODS = (
-    *("_predict", "refine", "base", "start_base", "networks", "energy_fn", "bound_head"),
+    *("_predict", "_gaussian_actions", "refine", "base", "start_base", "networks", "energy_fn", "bound_head"),
     *("obs_to_tensor", "is_vectorized_observation", "extract_features", "unscale_action"),
 )
 _CRITIC_METHODS = (

@@ -62,7 +62,8 @@ class FastPredict:
         refinement, refines = policy.refinement, policy._refines and not policy.refinement.is_identity
         n_particles = refinement.n_starts if deterministic else refinement.n_particles
         obs = _flat(policy, observation, n_particles if refines else 1)
-        if obs is None or (policy.compiled_sample is not None and not deterministic) or not self._is_ready(policy):
+        torchs = policy.compiled_sample is not None or policy.noise is not None
+        if obs is None or (torchs and not deterministic) or not self._is_ready(policy):
             return None
         bind = self._energy
         if refines and (bind is None or not _is_known_refinement(policy)):
@@ -119,6 +120,9 @@ class FastPredict:
         assert self.networks is not None
         trunk, heads, _ = self.networks
         mean, log_std = heads(trunk(_normalized(actor, obs))[0])
+        if actor.log_std_range is not None:
+            low, high = actor.log_std_range
+            return mean, np.exp(np.float32(low) + np.float32(0.5 * (high - low)) * (np.tanh(log_std) + np.float32(1.0)))
         return mean, np.exp(np.minimum(np.maximum(log_std, _LOG_STD_MIN), _LOG_STD_MAX))
 
 
