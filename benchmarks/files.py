@@ -22,6 +22,7 @@ COLUMNS = (
     "ent_coef",
     "cpu_seconds",
 )
+"""Of the returns benchmark."""
 Row = dict[str, float]
 
 
@@ -94,9 +95,9 @@ class RunFiles:
         with open(self.csv, newline="", encoding="utf-8") as file:
             return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
 
-    def write_rows(self, rows: Sequence[Row]) -> None:
-        lines = [",".join(COLUMNS)]
-        lines += [",".join("" if row[key] != row[key] else f"{row[key]:.10g}" for key in COLUMNS) for row in rows]
+    def write_rows(self, rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> None:
+        lines = [",".join(columns)]
+        lines += [",".join("" if row[key] != row[key] else f"{row[key]:.10g}" for key in columns) for row in rows]
         write_text(self.csv, "\n".join(lines) + "\n")
 
     def is_finished(self, steps: int) -> bool:

@@ -12,7 +12,8 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_energy import PGAC, EnergySAC
-from sb3_energy.envs.multi_goal import GOALS, HORIZON, step_dynamics
+from sb3_energy.envs.multi_goal import HORIZON, four_goals
+from sb3_energy.envs.world import World
 
 REWARD_SCALE, ENT_COEF = 0.05, 3.0
 """As in ``examples/multi_goal.py``: rewards and entropy coefficient are scaled alike, which changes no optimal policy."""
@@ -77,15 +78,17 @@ class Played(NamedTuple):
 
     :param goals: ``(n,)`` index of the goal that was reached, -1 for none
     :param returns: ``(n,)`` without the bonus of a goal that is preferred
+    :param n_goals: how many goals there are
     """
 
     goals: np.ndarray
     returns: np.ndarray
+    n_goals: int
 
     @property
     def shares(self) -> list[float]:
         """Of the episodes that reached each goal."""
-        return [float((self.goals == goal).mean()) for goal in range(len(GOALS))]
+        return [float((self.goals == goal).mean()) for goal in range(self.n_goals)]
 
     @property
     def lost(self) -> float:
@@ -93,25 +96,29 @@ class Played(NamedTuple):
         return float((self.goals < 0).mean())
 
 
-def play(act: Act, n_episodes: int, wall: tuple[float, float] | None = None) -> Played:
+def play(act: Act, n_episodes: int, wall: tuple[float, float] | None = None, world: World | None = None) -> Played:
     """
-    :param act: a policy
+    :param act: a policy, which is asked for the episodes that go on
     :param n_episodes: side by side
     :param wall: ``(x, half its height)`` of a wall across the way to the east, which stops whoever meets it (``None``: none)
+    :param world: where they are played (``None``: the four goals)
     :return: how they ended
     """
+    world = four_goals() if world is None else world
     states, goals, returns = np.zeros((n_episodes, 2)), np.full(n_episodes, -1), np.zeros(n_episodes)
     for _ in range(HORIZON):
-        moved = step_dynamics(states, np.clip(act(states), -1.0, 1.0))
-        reached, rewards = moved.goals, moved.rewards
-        following = moved.next_states if wall is None else stopped(states, moved.next_states, *wall)
+        running = np.flatnonzero(goals < 0)
+        if len(running) == 0:
+            break
+        before = states[running]
+        moved = world.step(before, np.clip(act(before), -1.0, 1.0))
+        after, reached = moved.next_states, moved.goals
         if wall is not None:
-            reached = np.where((following != moved.next_states).any(axis=1), -1, reached)
-        running = goals < 0
-        returns += np.where(running, rewards, 0.0)
-        states = np.where(running[:, None], following, states)
-        goals = np.where(running, reached, goals)
-    return Played(goals, returns)
+            after = stopped(before, moved.next_states, *wall)
+            reached = np.where((after != moved.next_states).any(axis=1), -1, reached)
+        states[running], goals[running] = after, reached
+        returns[running] += moved.rewards
+    return Played(goals, returns, world.n_goals)
 
 
 def stopped(before: np.ndarray, after: np.ndarray, x: float, half_height: float) -> np.ndarray:

@@ -20,13 +20,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 STYLES = ("-", "--", ":", "-.")
 
 
-def _styles(names: list[str]) -> dict[str, tuple[str, str]]:
+def styles_of(names: list[str]) -> dict[str, tuple[str, str]]:
     others = [name for name in names if name != REFERENCE]
     styles = {name: (COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]) for i, name in enumerate(others)}
     return {REFERENCE: (GREY, "-"), **styles}
 
 
-def _thousands(value: float, position: int) -> str:
+def thousands(value: float, position: int) -> str:
     return f"{value / 1000:g}k" if value else "0"
 
 
@@ -53,7 +53,7 @@ def draw_panel(axes: Axes, env: str, group: Group, styles: Mapping[str, tuple[st
         axes.plot(steps, middle, line, color=colour, linewidth=width, label=name, marker="o", markersize=3)
     axes.set_title(env.removeprefix("dm_control/").removesuffix("-v0"), loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("policy steps")
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -72,7 +72,7 @@ def learning_curves(groups: Mapping[str, Group], path: Path) -> None:
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(4.6 * columns + 0.4, 3.5 * rows + 0.9), dpi=150, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
-    styles = _styles(list(dict.fromkeys(name for group in shown.values() for name in finished(group))))
+    styles = styles_of(list(dict.fromkeys(name for group in shown.values() for name in finished(group))))
     for axes, (env, group) in zip(panels.flat, shown.items(), strict=False):
         draw_panel(axes, env, group, styles)
     for axes in panels.flat[len(shown) :]:

@@ -1,4 +1,4 @@
-"""One training run in a process of its own, which ``benchmarks.returns`` starts. Killed at any time, it goes on next time."""
+"""One training run in a process of its own, which a benchmark starts. Killed at any time, it goes on next time."""
 
 import fcntl
 import os
@@ -7,10 +7,11 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC
@@ -20,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from benchmarks.envs import make_env
 from benchmarks.evaluation import evaluate
-from benchmarks.files import Row, RunFiles
+from benchmarks.files import COLUMNS, Row, RunFiles
 from benchmarks.variants import REFINED, algorithm_class, constructor_arguments
 
 NAN = float("nan")
@@ -41,7 +42,8 @@ class LastValues(KVWriter):
 
 class EvaluateAndCheckpoint(BaseCallback):
     """
-    Every ``eval_freq`` steps, between an update and the next rollout: one row of the CSV, then a checkpoint.
+    Every ``eval_freq`` steps, between an update and the next rollout: one row of the CSV, then a checkpoint. What is measured
+    is up to the subclass.
 
     :param config: the run's configuration
     :param files: the run's files
@@ -49,11 +51,12 @@ class EvaluateAndCheckpoint(BaseCallback):
     """
 
     model: SAC
+    columns: Sequence[str]
+    """Of the CSV; beside what is measured they have ``timesteps`` and ``cpu_seconds``."""
 
     def __init__(self, config: Mapping[str, Any], files: RunFiles, rows: list[Row]) -> None:
         super().__init__()
         self.config, self.files, self.rows = config, files, rows
-        self.envs = [make_env(config["env"], config["action_repeat"]) for _ in range(config["eval_episodes"])]
         self.last_values = LastValues()
         self.cpu_before = rows[-1]["cpu_seconds"] if rows else 0.0
         self.cpu_start = 0.0
@@ -83,18 +86,47 @@ class EvaluateAndCheckpoint(BaseCallback):
 
     def _add_row(self) -> None:
         cpu_seconds = self.cpu_before + time.process_time() - self.cpu_start
-        logged = {**self.last_values.values, **self.logger.name_to_value}
-        self.rows.append(
-            {
-                "timesteps": self.num_timesteps,
-                **evaluate(self.model, self.envs, with_base=self.config["algorithm"] in REFINED),
-                "train_overestimation": float(logged.get("train/overestimation", NAN)),
-                "ent_coef": float(logged.get("train/ent_coef", NAN)),
-                "cpu_seconds": cpu_seconds,
-            }
-        )
-        self.files.write_rows(self.rows)
+        self.rows.append({"timesteps": self.num_timesteps, **self.measured(), "cpu_seconds": cpu_seconds})
+        self.files.write_rows(self.rows, self.columns)
         self.cpu_before = cpu_seconds
+
+    def logged(self, key: str) -> float:
+        """
+        :param key: of SB3's logger
+        :return: the last value under it, NaN if there was none
+        """
+        return float({**self.last_values.values, **self.logger.name_to_value}.get(key, NAN))
+
+    def measured(self) -> Row:
+        """
+        :return: the other columns of a row, of the model as it is now
+        """
+        raise NotImplementedError
+
+
+class EvaluateReturns(EvaluateAndCheckpoint):
+    """Returns and values, in episodes from fixed seeds."""
+
+    columns = COLUMNS
+
+    def __init__(self, config: Mapping[str, Any], files: RunFiles, rows: list[Row]) -> None:
+        super().__init__(config, files, rows)
+        self.envs = [training_env(config) for _ in range(config["eval_episodes"])]
+
+    def measured(self) -> Row:
+        return {
+            **evaluate(self.model, self.envs, with_base=self.config["algorithm"] in REFINED),
+            "train_overestimation": self.logged("train/overestimation"),
+            "ent_coef": self.logged("train/ent_coef"),
+        }
+
+
+def training_env(config: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """
+    :param config: the configuration of a run of ``benchmarks.returns``
+    :return: its environment
+    """
+    return make_env(config["env"], config["action_repeat"])
 
 
 def save_checkpoint(model: SAC, files: RunFiles) -> None:
@@ -137,15 +169,21 @@ def load_checkpoint(folder: Path, algorithm: type[SAC], env: Monitor[Any, Any], 
     return model
 
 
-def train(config: Mapping[str, Any], files: RunFiles) -> None:
+Env = Callable[[Mapping[str, Any]], gym.Env[Any, Any]]
+"""Configuration to environment."""
+
+
+def train(config: Mapping[str, Any], files: RunFiles, make: Env, evaluation: type[EvaluateAndCheckpoint]) -> None:
     """
     Start a run, or go on from its last checkpoint, until its last row is written.
 
     :param config: the run's configuration
     :param files: the run's files
+    :param make: its environment
+    :param evaluation: what is measured
     """
     algorithm = algorithm_class(config["algorithm"])
-    env = Monitor(make_env(config["env"], config["action_repeat"]))
+    env = Monitor(make(config))
     folder, rows = files.latest_checkpoint(), []
     if folder is None:
         kwargs = constructor_arguments(config["kwargs"])
@@ -154,7 +192,7 @@ def train(config: Mapping[str, Any], files: RunFiles) -> None:
         model = load_checkpoint(folder, algorithm, env, config["seed"])
         rows = [row for row in files.read_rows() if row["timesteps"] <= model.num_timesteps]
         print(f"goes on at {model.num_timesteps} of {config['steps']} steps")
-    callback = EvaluateAndCheckpoint(config, files, rows)
+    callback = evaluation(config, files, rows)
     model.set_logger(Logger(folder=None, output_formats=[callback.last_values]))
     model.learn(config["steps"] - model.num_timesteps, callback=callback, reset_num_timesteps=False)
     files.drop_checkpoints()
@@ -166,9 +204,11 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def main(config_file: str) -> int:
+def main(config_file: str, make: Env = training_env, evaluation: type[EvaluateAndCheckpoint] = EvaluateReturns) -> int:
     """
-    :param config_file: the run's configuration, written by ``benchmarks.returns``
+    :param config_file: the run's configuration, written by a benchmark
+    :param make: its environment
+    :param evaluation: what is measured
     :return: the exit status
     """
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -176,7 +216,7 @@ def main(config_file: str) -> int:
     files = RunFiles(Path(config_file).with_suffix(""))
     config = files.read_config()
     if config is None:
-        print(f"{config_file} must be a run's configuration written by benchmarks.returns, found no such file")
+        print(f"{config_file} must be a run's configuration written by a benchmark, found no such file")
         return 2
     with open(files.lock, "w") as lock:
         try:
@@ -185,7 +225,7 @@ def main(config_file: str) -> int:
             print(f"{files.stem} is being trained by another process")
             return 3
         if not files.is_finished(config["steps"]):
-            train(config, files)
+            train(config, files, make, evaluation)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The algorithms that the returns benchmark compares: names of (class, keyword arguments)."""
+"""The algorithms that benchmarks of trainings compare: names of (class, keyword arguments)."""
 
 import importlib
 import inspect
@@ -46,6 +46,7 @@ VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
         Variant("sac", "stable_baselines3:SAC"),
+        Variant("sac_networks", ENERGY_SAC, {"policy_kwargs": {"refiner": "none"}}),
         _unrefined("sac_layer_norm", "layer_norm"),
         _unrefined("sac_simba", "simba"),
         _unrefined("sac_bro", "bro"),

@@ -23,7 +23,8 @@ def test_a_wall_stops_who_would_cross_it():
 @pytest.mark.parametrize("wall, east, lost", [(None, 0.5, 0.0), ((2.5, 2.0), 0.0, 0.5)])
 def test_episodes_end_at_goals_and_not_behind_walls(wall, east, lost):
     def act(states):
-        side = np.where(np.arange(len(states)) % 2 == 0, 1.0, -1.0)
+        at_start = np.where(np.arange(len(states)) % 2 == 0, 1.0, -1.0)
+        side = np.where(states[:, 0] == 0.0, at_start, np.sign(states[:, 0]))
         return np.stack([side, np.zeros(len(states))], axis=1)
 
     played = play(act, 10, wall)
