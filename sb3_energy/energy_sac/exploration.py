@@ -66,19 +66,21 @@ class Exploration:
 @dataclass
 class HeldActions(Exploration):
     """
-    Bursts of one action, drawn uniformly from the box and held. Each environment begins a burst at random, and ends it with
-    its episode at the latest. In a young critic ``Q`` is far too low where little was seen, so that ``exp(Q / α)`` never goes
+    Bursts of one action, drawn uniformly from the box and held. Each environment begins a burst at random, so that at each
+    step of an episode, the first one included, it is in one with the same probability, and ends it with its episode at the
+    latest. In a young critic ``Q`` is far too low where little was seen, so that ``exp(Q / α)`` never goes
     there again and nothing mends it. Independent random actions do not help: their sum stays where it is. Held ones go far, as
     do the repeated ones of ε-greedy exploration (Dabney et al. 2021, "Temporally-extended ε-greedy exploration", section 3).
 
-    :param fraction: part of all steps that belong to bursts, in [0, 1)
-    :param mean_length: mean number of steps of a burst, at least 1; lengths have a geometric law
+    :param fraction: probability that a step belongs to a burst, in [0, 1)
+    :param mean_length: mean number of steps of a burst, at least 1; lengths have a geometric law, so that how long a burst has
+        lasted says nothing of how long it will
     :raises ValueError: if a number is out of range
     :raises TypeError: if one is not a number
     """
 
     fraction: float = 0.2
-    mean_length: float = 4.0
+    mean_length: float = 8.0
 
     def __post_init__(self) -> None:
         plain_fields(self)
@@ -98,6 +100,7 @@ class HeldActions(Exploration):
         :param n_actions: ``A``
         """
         self._left = np.zeros(n_envs, dtype=np.int64)
+        self._is_first = np.ones(n_envs, dtype=bool)
         self._held = np.zeros((n_envs, n_actions), dtype=np.float32)
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
@@ -109,7 +112,9 @@ class HeldActions(Exploration):
         """
         # A cycle is, on average, 1 / start - 1 steps of the policy and a burst
         start = self.fraction / (self.fraction + self.mean_length * (1.0 - self.fraction))
-        starting = np.flatnonzero((self._left == 0) & (np.random.random(len(self._left)) < start))
+        probability = np.where(self._is_first, self.fraction, start)
+        starting = np.flatnonzero((self._left == 0) & (np.random.random(len(self._left)) < probability))
+        self._is_first[:] = False
         self._left[starting] = np.random.geometric(1.0 / self.mean_length, len(starting))
         self._held[starting] = np.random.uniform(-1.0, 1.0, (len(starting), self._held.shape[1]))
         held = np.flatnonzero(self._left > 0)
@@ -126,7 +131,8 @@ class HeldActions(Exploration):
 
         :param dones: ``(n_envs,)``
         """
-        self._left[dones.astype(bool)] = 0
+        self._is_first[:] = dones
+        self._left[self._is_first] = 0
 
 
 @dataclass
@@ -165,6 +171,7 @@ class HeldNoise(Exploration):
         :param n_actions: ``A``
         """
         self._left = np.zeros(n_envs, dtype=np.int64)
+        self._is_first = np.ones(n_envs, dtype=bool)
         self._is_new = np.ones(n_envs, dtype=bool)
         self._held: th.Tensor | None = None
 
@@ -217,7 +224,8 @@ class HeldNoise(Exploration):
 
         :param dones: ``(n_envs,)``
         """
-        self._left[dones.astype(bool)] = 0
+        self._is_first[:] = dones
+        self._left[self._is_first] = 0
 
 
 EXPLORATIONS: dict[str, type[Exploration]] = {"held_actions": HeldActions, "held_noise": HeldNoise}

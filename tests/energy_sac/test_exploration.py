@@ -70,6 +70,14 @@ def test_the_fraction_and_the_lengths_are_those_asked_for(fraction, mean_length)
         assert stats.kstest(coordinate, stats.uniform(-1.0, 2.0).cdf).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("length", [1, 2, 5, 20])
+def test_each_step_of_an_episode_is_as_likely_to_be_explored(length):
+    np.random.seed(0)
+    episodes = run(HeldActions(0.3, 4.0), length * 4000, dones=set(range(length - 1, length * 4000, length)))
+    explored = (episodes.reshape(4000, length, 2)[:, :, 0] != 2.0).mean(axis=0)
+    assert np.abs(explored - 0.3).max() < 4.0 * (0.3 * 0.7 / 4000) ** 0.5
+
+
 def test_nothing_is_held_with_a_fraction_of_0():
     assert (run(HeldActions(fraction=0.0), 1000) == 2.0).all()
 
