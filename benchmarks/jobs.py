@@ -85,14 +85,18 @@ def check_options(args: argparse.Namespace, *whole: str) -> None:
         raise ValueError(f"--seeds must be whole numbers by comma, got {','.join(args.seeds)!r}")
 
 
-def chosen_variants(args: argparse.Namespace) -> list[Variant]:
+def chosen_variants(args: argparse.Namespace, default: Sequence[str] = ()) -> list[Variant]:
     """
     :param args: the command line
+    :param default: names that are taken without ``--algos``
     :return: the variants that ``--algos`` names, of the table or of ``--variant``
-    :raises ValueError: if there is no such variant
+    :raises ValueError: if there is no such variant, or none is named
     """
     own = {variant.name: variant for variant in map(parse_variant, args.variant)}
-    return [find_variant(name, {**VARIANTS, **own}) for name in args.algos]
+    chosen = [find_variant(name, {**VARIANTS, **own}) for name in args.algos or default]
+    if not chosen:
+        raise ValueError("--algos must name at least one variant, or --report-only be given")
+    return chosen
 
 
 def configuration(

@@ -7,6 +7,7 @@ Which modes a training finds on worlds drawn at random, whose exact shares are k
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ from benchmarks.variants import PGAC, Variant
 from sb3_energy.envs import World, draw_world
 from sb3_energy.envs.exact_answers import balanced_temperature, exact_answer
 
+ALGORITHMS = ("sac", "sac_networks", "energy_sac", "pgac")
+WORLDS = range(6)
+
 
 def worlds(text: str) -> list[int]:
     """
@@ -33,6 +37,8 @@ def worlds(text: str) -> list[int]:
     for part in jobs.names(text):
         first, dash, last = part.partition("-")
         found += range(int(first), int(last if dash else first) + 1)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must name at least one world, got {text!r}")
     return found
 
 
@@ -42,9 +48,8 @@ def parser() -> argparse.ArgumentParser:
     """
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.modes", description=__doc__.strip().splitlines()[0])
     jobs.add_options(arguments, steps=40_000, seeds=("0",), output="results/modes", eval_episodes=500)
-    arguments.set_defaults(algos=["sac", "sac_networks", "energy_sac", "pgac"])
     add = arguments.add_argument
-    add("--worlds", type=worlds, default=list(range(6)), help="seeds of worlds, by comma, ranges as 0-5 (default 0-5)")
+    add("--worlds", type=worlds, help="seeds of worlds, by comma, ranges as 0-5 (default: 0-5; of a report alone, all)")
     add("--reward-scale", type=float, help="of every world, in place of the drawn one")
     add("--alpha", type=float, default=1.0, help="temperature in units of the world's balanced one (default %(default)s)")
     return arguments
@@ -116,10 +121,8 @@ def plan(args: argparse.Namespace) -> list[Job]:
     jobs.check_options(args)
     if not args.alpha > 0.0:
         raise ValueError(f"--alpha must be above 0, got {args.alpha:g}")
-    if not args.algos or not args.worlds:
-        raise ValueError("--algos and --worlds must name at least one each, or --report-only be given")
-    variants = jobs.chosen_variants(args)
-    answers = {world: solved(args, world) for world in args.worlds}
+    variants = jobs.chosen_variants(args, ALGORITHMS)
+    answers = {world: solved(args, world) for world in args.worlds or WORLDS}
     found = []
     for seed in map(int, args.seeds):
         for world, answer in answers.items():
@@ -131,13 +134,20 @@ def plan(args: argparse.Namespace) -> list[Job]:
     return found
 
 
+def _number_first(name: str) -> tuple[int, str]:
+    digits = re.match(r"world(\d+)", name)
+    return int(digits[1]) if digits else 0, name
+
+
 def report(args: argparse.Namespace) -> None:
     """
     Print the tables and write ``table.md`` and ``modes.png``.
 
     :param args: the command line
     """
-    groups = read_runs(args.output, [name_of(args, world) for world in args.worlds], args.algos)
+    wanted = [name_of(args, world) for world in args.worlds or ()]
+    found = read_runs(args.output, wanted or None, args.algos)
+    groups = {world: found[world] for world in wanted or sorted(found, key=_number_first) if found.get(world)}
     if not groups:
         raise ValueError(f"--output must hold runs to report on, found none in {args.output}")
     text = markdown(groups)

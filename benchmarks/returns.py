@@ -52,8 +52,8 @@ def plan(args: argparse.Namespace) -> list[Job]:
     :raises ValueError: if an argument makes no sense, or a run of the same name has another configuration
     """
     jobs.check_options(args, "last")
-    if not args.algos or not args.envs:
-        raise ValueError("--algos and --envs must name at least one each, or --report-only be given")
+    if not args.envs:
+        raise ValueError("--envs must name at least one environment, or --report-only be given")
     variants = jobs.chosen_variants(args)
     found = []
     for seed in map(int, args.seeds):

@@ -175,6 +175,16 @@ def test_best_first_actions_go_to_their_goals_and_have_the_highest_value():
     assert answer.soft_value == float(values.value(ORIGIN))
 
 
+def test_values_have_the_entropy_that_sacs_targets_have():
+    """SAC's target of an action is ``r + gamma E[Q(s', a') - alpha log pi(a'|s')]`` with densities on the box."""
+    values = lattice_values(MIRRORED, 4.0, n_actions=21, tolerance=1e-6)
+    for action in ([0.5, 0.2], [-0.3, 0.9]):
+        actions, masses = values.density(np.array(action))
+        following = (masses * values.q_value(np.array(action), actions)).sum() + 4.0 * values.entropy(np.array(action))
+        reward = float(MIRRORED.step(ORIGIN, np.array(action)).rewards)
+        assert float(values.q_value(ORIGIN, np.array(action))) == pytest.approx(reward + 0.99 * following, abs=1e-3)
+
+
 # ------------------------------------------------------------------ balanced temperatures
 
 

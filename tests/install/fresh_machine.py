@@ -95,6 +95,7 @@ PROMISES = [
             "docs/entropy.md",
             "docs/energy_matching.md",
             "docs/multi_goal.md",
+            "docs/random_goals.md",
             "docs/gpu.md",
         )
     ),
@@ -135,6 +136,7 @@ PROMISES = [
         "returns",
         f"python -m benchmarks.returns --algos sac,energy_sac --envs Pendulum-v1 --steps 200 {ONE_RUN}",
     ),
+    Promise("plots", "modes", "python -m benchmarks.modes --worlds 1 --algos sac,energy_sac --steps 120 --eval-episodes 4"),
     Promise("plots", "speed", "python -m benchmarks.speed --quick --rounds 2 --sections update"),
     Promise("docs", "builds the pages", "python -m sphinx -q -W --keep-going -b html {pages}/docs html"),
     Promise("plots", "densities", "python -m benchmarks.densities --densities two_moons --gradient-steps 5 --seconds 1"),
