@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.speed_floor import Evaluations
 from benchmarks.speed_models import PRECISIONS
+from sb3_energy.energy_sac.presets import flash_sac_kwargs
 from sb3_energy.refiners import REFINERS
 
 STEPS = (0, 1, 5, 10, 20)
@@ -105,7 +106,12 @@ def update_cases() -> list[Case]:
     quantile = Case(
         "K = 0, quantile critic", kwargs=dict(policy_kwargs=dict(refiner="none", backbone="plain", critic="quantile"))
     )
-    return [*others, *steps, *networks, quantile]
+    small_flash = dict(pi=[32, 32], qf=[64, 64])
+    flashes = [
+        Case(f"K = 0, FlashSAC{suffix}", kwargs=flash_sac_kwargs(learning_starts=100, batch_size=256, policy_kwargs=widths))
+        for suffix, widths in (("", dict(refiner="none")), (", a quarter as wide", dict(refiner="none", net_arch=small_flash)))
+    ]
+    return [*others, *steps, *networks, quantile, *flashes]
 
 
 def refiner_cases() -> list[Case]:

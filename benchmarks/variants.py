@@ -11,7 +11,9 @@ from typing import Any
 import torch as th
 from stable_baselines3 import SAC
 
+from sb3_energy.energy_sac.presets import flash_sac_kwargs
 from sb3_energy.pgac.potential_training import PotentialTraining
+from sb3_energy.schedules import Cosine
 
 ENERGY_SAC = "sb3_energy:EnergySAC"
 PGAC = "sb3_energy:PGAC"
@@ -39,6 +41,16 @@ def _unrefined(name: str, backbone: str) -> Variant:
     return Variant(name, ENERGY_SAC, {"policy_kwargs": {"refiner": "none", "n_particles": 1, "backbone": backbone}})
 
 
+def _flash(name: str, **policy_kwargs: Any) -> Variant:
+    """FlashSAC's settings with networks of a quarter of the paper's width, for a CPU."""
+    widths: dict[str, Any] = {"net_arch": {"pi": [32, 32], "qf": [64, 64]}}
+    kwargs = flash_sac_kwargs(policy_kwargs=widths | policy_kwargs)
+    rate = kwargs["learning_rate"]
+    kwargs |= {"learning_rate": {"cosine": [rate.initial, rate.final]}}
+    kwargs["policy_kwargs"] |= {"log_std_range": list(kwargs["policy_kwargs"]["log_std_range"])}
+    return Variant(name, ENERGY_SAC, kwargs)
+
+
 _UNGUIDED: dict[str, Any] = {"policy_kwargs": {"energy_kwargs": {"guidance": 0.0}}}
 _NO_WAYS = {"transport_coef": 0.0, "divergence_coef": 0.0}
 
@@ -51,6 +63,8 @@ VARIANTS: dict[str, Variant] = {
         _unrefined("sac_simba", "simba"),
         _unrefined("sac_bro", "bro"),
         Variant("energy_sac"),
+        _flash("sac_flash", refiner="none"),
+        _flash("energy_sac_flash"),
         Variant("pgac", PGAC),
         Variant("pgac_no_transport", PGAC, {"transport_coef": 0.0}),
         Variant("pgac_no_divergence", PGAC, {"divergence_coef": 0.0}),
@@ -137,9 +151,12 @@ def algorithm_class(path: str) -> type[SAC]:
 def constructor_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """
     :param kwargs: keyword arguments in JSON types
-    :return: the same with the activation function's name replaced by the class
+    :return: the same with the activation function's name replaced by the class, and ``{"cosine": [initial, final]}`` as a
+        learning rate by the schedule
     """
     arguments = merge({}, kwargs)
+    if isinstance(arguments.get("learning_rate"), dict):
+        arguments["learning_rate"] = Cosine(*arguments["learning_rate"]["cosine"])
     policy_kwargs = arguments.get("policy_kwargs")
     if policy_kwargs and isinstance(policy_kwargs.get("activation_fn"), str):
         policy_kwargs["activation_fn"] = getattr(th.nn, policy_kwargs["activation_fn"])

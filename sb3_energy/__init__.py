@@ -3,7 +3,7 @@
 from importlib import resources
 
 import sb3_energy.envs  # noqa: F401  (registers the environments with gymnasium)
-from sb3_energy.energy_sac import EnergySAC
+from sb3_energy.energy_sac import EnergySAC, flash_sac_kwargs
 from sb3_energy.fast_updates.device_buffer import DeviceReplayBuffer
 from sb3_energy.landscape import LandscapeCallback
 from sb3_energy.offline.energy_matching import EnergyMatching
@@ -11,4 +11,4 @@ from sb3_energy.pgac import PGAC
 
 __version__ = resources.files(__name__).joinpath("version.txt").read_text().strip()
 
-__all__ = ["PGAC", "DeviceReplayBuffer", "EnergyMatching", "EnergySAC", "LandscapeCallback", "__version__"]
+__all__ = ["PGAC", "DeviceReplayBuffer", "EnergyMatching", "EnergySAC", "LandscapeCallback", "__version__", "flash_sac_kwargs"]

@@ -44,7 +44,7 @@ PAGES = {
         "Algorithms",
         "The classes that are trained. Both subclass Stable-Baselines3's ``SAC`` and take all of its arguments; the arguments "
         "of the policy (``policy_kwargs``) are on :doc:`policies`.",
-        {"sb3_energy.energy_sac": ("EnergySAC",), "sb3_energy.pgac": ("PGAC",)},
+        {"sb3_energy.energy_sac": ("EnergySAC", "flash_sac_kwargs"), "sb3_energy.pgac": ("PGAC",)},
     ),
     "policies": Page(
         "Policies",
@@ -108,9 +108,15 @@ PAGES = {
         ":doc:`../entropy` has their formulas and measured biases.",
         {"sb3_energy.entropy": None},
     ),
+    "exploration": Page(
+        "Exploration",
+        "What actions that collect experience are beside the policy's own: ``exploration=..., exploration_kwargs=...``.",
+        {"sb3_energy.energy_sac.exploration": None},
+    ),
     "schedules": Page(
         "Schedules",
-        "Functions of the remaining part of a refinement, for a refiner's ``step_size`` and ``noise_scale``.",
+        "Functions of the remaining part of a refinement, for a refiner's ``step_size`` and ``noise_scale``, or of a "
+        "training, for ``learning_rate``.",
         {"sb3_energy.schedules": None},
     ),
     "networks": Page(

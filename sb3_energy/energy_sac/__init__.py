@@ -2,5 +2,6 @@
 
 from sb3_energy.energy_sac.energy_sac import EnergySAC
 from sb3_energy.energy_sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_energy.energy_sac.presets import flash_sac_kwargs
 
-__all__ = ["CnnPolicy", "EnergySAC", "MlpPolicy", "MultiInputPolicy"]
+__all__ = ["CnnPolicy", "EnergySAC", "MlpPolicy", "MultiInputPolicy", "flash_sac_kwargs"]

@@ -12,6 +12,7 @@ from sb3_energy.networks import batch_norms
 from sb3_energy.policies.heads import UNREAD_TRAINING, HeadTraining
 from sb3_energy.refinement.refinement import Refinement
 from sb3_energy.refiners.sequence import class_names
+from sb3_energy.training.arguments import SCALED
 from sb3_energy.types import EntropyEstimator
 
 
@@ -111,6 +112,18 @@ def target_entropy_of(target_entropy: Any, n_actions: int) -> Any:
         return target_entropy
     std = float(target_entropy.partition("_")[2])
     return 0.5 * n_actions * math.log(2.0 * math.pi * math.e * std**2)
+
+
+def check_scaled_ent_coef(ent_coef: Any, value_scale: str | None) -> None:
+    """
+    Check that there is a scale whose units a coefficient begins in.
+
+    :param ent_coef: the argument
+    :param value_scale: the policy's argument
+    :raises ValueError: if there is none
+    """
+    if value_scale is None and str(ent_coef).endswith(SCALED):
+        raise ValueError(f"ent_coef={ent_coef!r} is in units of a scale and needs value_scale='auto', got None")
 
 
 def check_rows(batch_size: int, normalizes: bool) -> None:

@@ -25,6 +25,7 @@ from sb3_energy.energy_sac.arguments import (
     check_joint_batch,
     check_refined_updates,
     check_rows,
+    check_scaled_ent_coef,
     check_update_particles,
     refuse_policys_own_sde,
     runs_chains,
@@ -254,6 +255,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self.distillation_coef = coef = check_number("distillation_coef", self.distillation_coef)
         if coef > 0.0 and not self._refines:
             raise ValueError(f"distillation_coef={coef!r} needs refined actions to learn from, and refiner='none' makes none")
+        check_scaled_ent_coef(self.ent_coef, self.policy.arguments.value_scale)
         if self.ent_coef_optimizer is None and self._refines:
             self._check_ent_coef(self.ent_coef_tensor.item())
         check_refined_updates(self.policy.refinement, self.refine_target)

@@ -31,6 +31,9 @@ _TRAINING_INTEGERS = {"buffer_size": None, "batch_size": 1, "gradient_steps": No
 LARGEST_SEED = 2**32 - 1
 """The largest seed that NumPy takes."""
 
+SCALED = "_scaled"
+"""Ending of an ``ent_coef`` whose number is in units of the scale of values."""
+
 SMALLEST_ABOVE_0 = 1e-38
 """Smaller numbers may become 0 in single precision."""
 
@@ -190,7 +193,7 @@ def _check_ent_coef(ent_coef: Any) -> None:
     if is_auto and "_" not in ent_coef:
         return
     try:
-        value = float(ent_coef.split("_")[1] if is_auto else ent_coef)
+        value = float(ent_coef.removesuffix(SCALED).partition("_")[2] if is_auto else ent_coef)
     except (TypeError, ValueError):
         error = ValueError if isinstance(ent_coef, str) else TypeError
         raise error(f'ent_coef must be a number, "auto" or "auto_0.1", got {ent_coef!r}') from None

@@ -9,6 +9,7 @@ import torch as th
 
 from sb3_energy.deferred import NonFiniteError
 from sb3_energy.networks import ScaledValues, rescale, scaled_heads, set_scale
+from sb3_energy.training.arguments import SCALED
 from sb3_energy.training.return_scale import ReturnScale
 
 SMALLEST_CHANGE = 0.01
@@ -90,7 +91,7 @@ class ValueUnits:
         is_declared = not is_set and not (has_learned and self.returns.learned_from_rewards)
         valued = model.valued()
         moves = [critic for critic in valued.critics if is_declared or not critic.preserves_values]
-        if not is_set and ((has_learned and not moves) or (not has_learned and "_" in str(model.ent_coef))):
+        if not is_set and ((has_learned and not moves) or (not has_learned and _is_of_the_reward(model.ent_coef))):
             _preserve_ent_coef(model, wanted / before)
         _change(valued, moves, wanted, before / wanted)
         self._is_open, self.sigma = False, wanted
@@ -111,6 +112,11 @@ def _least_scale(model: Any) -> float:
     """A fixed entropy coefficient, else 0."""
     found = 0.0 if model.log_ent_coef is not None else float(model.ent_coef_tensor)
     return found if 0.0 < found < math.inf else 0.0
+
+
+def _is_of_the_reward(ent_coef: Any) -> bool:
+    """Whether the start of a learned coefficient is a number in units of the reward, as ``"auto_0.1"`` is."""
+    return "_" in str(ent_coef) and not str(ent_coef).endswith(SCALED)
 
 
 @th.no_grad()

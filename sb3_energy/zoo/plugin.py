@@ -147,6 +147,7 @@ def _patch_exp_manager(module: ModuleType) -> None:
     module.__dict__.setdefault("sb3_energy", sb3_energy)
     manager = module.ExperimentManager
     _replace(manager, "__init__", _use_shipped_hyperparameters)
+    _replace(manager, "_preprocess_schedules", _for_ours(_take_cosine))
     _replace(manager, "create_callbacks", _for_ours(checkpoints.create_callbacks))
     _replace(manager, "_maybe_normalize", _for_ours(checkpoints.maybe_normalize))
     _replace(manager, "_load_pretrained_agent", _for_ours(checkpoints.load_pretrained_agent))
@@ -161,6 +162,22 @@ def _use_shipped_hyperparameters(original: Callable[..., None], manager: Any, *a
     given = inspect.signature(original).bind(*args, **kwargs).arguments.get("config")
     if manager.algo in ALGORITHMS and not given and not Path(manager.config).is_file():
         manager.config = str(hyperparams_dir() / f"{manager.algo}.yml")
+
+
+def _take_cosine(original: Any, manager: Any, hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """Make a schedule of ``learning_rate: cos_3e-4_1.5e-4``, beside the zoo's own ``lin_3e-4``."""
+    from sb3_energy.schedules import Cosine
+
+    rate = hyperparams.get("learning_rate")
+    if isinstance(rate, str) and rate.startswith("cos_"):
+        try:
+            _, initial, final = rate.split("_")
+            hyperparams["learning_rate"] = Cosine(float(initial), float(final))
+        except ValueError as error:
+            raise ValueError(f"learning_rate must be a number, 'lin_3e-4' or 'cos_3e-4_1.5e-4', got {rate!r}") from error
+        others = {name: value for name, value in hyperparams.items() if name != "learning_rate"}
+        return hyperparams | original.func(others)
+    return original.func(hyperparams)  # the zoo's is a static method
 
 
 def _prune_diverged(original: Callable[[Any], float], manager: Any, trial: Any) -> float:

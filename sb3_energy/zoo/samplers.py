@@ -31,11 +31,14 @@ JKO_STEPS, TRANSPORT_PARTS, JKO_PARTICLES_POW = (4, 16), (0.0, 0.9), (0, 7)
 VALUE_WEIGHTS = (None, "relu", "exp")
 POLICY_DELAYS = (1, 2, 4)
 
-_POLICY = ("refiner", "backbone", "initial_particles", "box", "energy")
-_ALGORITHM = ("refine_exploration", "refine_target")
+FLASH: dict[str, list[Any]] = dict(critic=["scalar", "categorical"], joint_batch=[True, False], actor_delay=[1, 2])
+"""What is searched beside ``backbone="flash"``, whose critics are in units of the scale of returns."""
+
+_POLICY = ("refiner", "backbone", "initial_particles", "box", "energy", "critic")
+_ALGORITHM = ("refine_exploration", "refine_target", "joint_batch", "actor_delay")
 _POTENTIAL_ENERGY = ("guidance", "temperature", "aggregate")
 _POTENTIAL_POLICY = ("backbone", "refiner_steps", "initial_particles")
-_POTENTIAL_ALGORITHM = (*_ALGORITHM, "divergence_coef", "value_weight", "policy_delay")
+_POTENTIAL_ALGORITHM = ("refine_exploration", "refine_target", "divergence_coef", "value_weight", "policy_delay")
 _POTENTIAL = ("energy", *_POTENTIAL_ENERGY, *_POTENTIAL_POLICY, *_POTENTIAL_ALGORITHM, "transport_part", "n_particles_pow")
 _HER = ("n_sampled_goal", "goal_selection_strategy")
 
@@ -146,6 +149,8 @@ def _is_of_the_package(cls: Any) -> bool:
 def _sample_refinement(trial: optuna.Trial) -> dict[str, Any]:
     refiner = trial.suggest_categorical("refiner", tuple(REFINERS))
     params: dict[str, Any] = {"refiner": refiner, "backbone": trial.suggest_categorical("backbone", sorted(BACKBONES))}
+    if params["backbone"] == "flash":
+        params |= {name: trial.suggest_categorical(name, choices) for name, choices in FLASH.items()}
     cls: Any = REFINERS[refiner]
     if issubclass(cls, Identity):
         return params
@@ -195,6 +200,8 @@ def _add_refinement(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict
         policy_kwargs["n_particles"] = 2 ** searched.pop("particles_pow")
     if searched:
         policy_kwargs["refiner_kwargs"] = searched
+    if "critic" in params:  # heads of fixed length need it
+        policy_kwargs["value_scale"] = "auto"
     if "aggregate" in params:
         policy_kwargs["energy_kwargs"] = {"aggregate": params["aggregate"]}
     algorithm = {key: params[key] for key in _ALGORITHM if key in params}
@@ -237,6 +244,7 @@ def _add_potential(hyperparams: dict[str, Any], params: dict[str, Any]) -> dict[
         "transport_time": params["transport_part"],  # of a sampling time of 1, in which a learned velocity has arrived
     }
     policy_kwargs |= {"energy": params["energy"]} if "energy" in params else {}
+    policy_kwargs |= {"value_scale": "auto"} if params["backbone"] == "flash" else {}  # heads of fixed length need it
     return {**hyperparams, **{key: params[key] for key in _POTENTIAL_ALGORITHM}, "policy_kwargs": policy_kwargs}
 
 

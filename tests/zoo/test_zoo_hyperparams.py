@@ -16,6 +16,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_energy import PGAC, EnergySAC
 from sb3_energy.refiners import REFINERS
+from sb3_energy.schedules import Cosine
 from sb3_energy.zoo import ALGORITHMS, hyperparams_dir, register
 
 CLASSES = {"energy_sac": EnergySAC, "pgac": PGAC}
@@ -114,3 +115,32 @@ def test_the_other_lines_of_pgacs_file_work(tmp_path):
         if line.startswith("divergence_coef"):
             assert model.divergence_coef == 0.0
         model.env.close()
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "MountainCarContinuous-v0"])
+def test_flash_sacs_file_builds_a_model(env_id, tmp_path):
+    """By ``--conf-file``, with an entry of its own and by default."""
+    file = str(hyperparams_dir() / "flash_sac.yml")
+    settings = dict(buffer_size=200, learning_starts=10, batch_size=8)
+    model, saved = manager(env_id, str(tmp_path), config=file, hyperparams=settings).setup_experiment()
+    assert saved["learning_rate"] == "cos_3e-4_1.5e-4" and model.learning_rate == Cosine(3e-4, 1.5e-4)
+    width = 64 if env_id == "Pendulum-v1" else 256
+    assert model.policy.critic.net_arch == [width, width] and model.joint_batch and model.actor_delay == 2
+    model.learn(14)
+    assert model._n_updates > 0
+    model.env.close()
+
+
+@pytest.mark.parametrize("rate", ["cos_3e-4", "cos_a_b", "cos_1_2_3"])
+def test_a_bad_cosine_is_refused(rate, tmp_path):
+    with pytest.raises(ValueError, match=f"learning_rate must be a number, 'lin_3e-4' or 'cos_3e-4_1.5e-4', got '{rate}'"):
+        manager("Pendulum-v1", str(tmp_path), hyperparams=dict(learning_rate=rate)).setup_experiment()
+
+
+def test_the_zoos_own_schedules_are_as_before(tmp_path):
+    model, _ = manager(
+        "Pendulum-v1", str(tmp_path), hyperparams=dict(learning_rate="lin_1e-3", buffer_size=10)
+    ).setup_experiment()
+    assert model.lr_schedule(0.5) == pytest.approx(5e-4)
+    model, _ = manager("Pendulum-v1", str(tmp_path), hyperparams=dict(learning_rate=1e-4, buffer_size=10)).setup_experiment()
+    assert model.lr_schedule(0.5) == pytest.approx(1e-4)

@@ -118,3 +118,14 @@ def test_a_list_of_refiners_is_replaced_by_what_is_sampled():
     given = dict(policy_kwargs=dict(refiner=["flow", "mala"], refiner_steps=[2, 3]))
     model = build({**given, **sampled}, "auto")
     assert type(model.policy.refinement.refiner) is REFINERS["mala"]
+
+
+@pytest.mark.parametrize("critic, joint_batch, actor_delay", [("scalar", True, 2), ("categorical", False, 1)])
+def test_flash_has_parameters_of_its_own(critic, joint_batch, actor_delay):
+    own = dict(critic=critic, joint_batch=joint_batch, actor_delay=actor_delay)
+    trial = optuna.trial.FixedTrial({**SAC_PARAMS, "refiner": "none", "backbone": "flash"} | own)
+    hyperparams = sample_energy_sac_params(trial, 1, 1, dict(NO_HER))
+    assert convert_energy_sac_params(trial.params) == hyperparams
+    model = build(hyperparams, "auto")
+    assert (model.joint_batch, model.actor_delay, model.policy.arguments.critic) == (joint_batch, actor_delay, critic)
+    assert model.critic.value_scale is not None and model.policy.backbone == "flash"
