@@ -93,7 +93,7 @@ def at_temperature(algorithm: str, alpha: float) -> Mapping[str, Any]:
     """
     :param algorithm: ``"module:Class"``
     :param alpha: temperature
-    :return: keyword arguments with which the algorithm's policy is to be ``exp(Q / alpha)``
+    :return: keyword arguments with which the critic acts at the temperature, as in ``exp(Q / alpha)``
     """
     energy = {"guidance": 1.0, "normalize_q": False, "temperature": alpha}
     return {"ent_coef": alpha} | ({"policy_kwargs": {"energy_kwargs": energy}} if algorithm == PGAC else {})

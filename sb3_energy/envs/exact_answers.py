@@ -74,6 +74,6 @@ def balanced_temperature(world: World) -> float:
         if np.sum(goal_shares(lattice_values(world, alpha)) >= BALANCED_SHARE) >= 2:
             return alpha
     raise ValueError(
-        f"world must have two goals of a share of {BALANCED_SHARE} at a temperature of at most {TEMPERATURES[-1]:g} times "
+        f"world must have two goals of a share of {BALANCED_SHARE} at a temperature of at most {TEMPERATURES[-1]:.3g} times "
         f"its reward scale, got {world}"
     )

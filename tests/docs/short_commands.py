@@ -51,7 +51,10 @@ RULES = [
     # episodes of dm_control have a thousand steps: Pendulum stands for all tasks there (tests/install trains on dm_control)
     Rule("python -m benchmarks.returns", "--envs Pendulum-v1 --steps 120 --eval-freq 60 --eval-episodes 1 --seeds 0 --jobs 1"),
     Rule("python -m benchmarks.modes --report-only"),
-    Rule("python -m benchmarks.modes", "--worlds 1 --steps 120 --eval-freq 60 --eval-episodes 4 --seeds 0 --jobs 1"),
+    Rule(
+        "python -m benchmarks.modes",
+        "--worlds 1 --algos sac,energy_sac --steps 120 --eval-freq 60 --eval-episodes 4 --seeds 0 --jobs 1",
+    ),
     Rule("python -m benchmarks.acting", "--envs Pendulum-v1 --episodes 1"),
     Rule("python -m benchmarks.densities", "--densities two_moons --gradient-steps 5 --seconds 1"),
     Rule("python -m benchmarks.samplers", "--draws 200 --more 1 --updates 2 --repetitions 2 --rounds 1"),
