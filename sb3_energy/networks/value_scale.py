@@ -97,7 +97,7 @@ class ScaledValues(nn.Module):
         scales = {name for name, part in self.named_modules(remove_duplicate=False) if isinstance(part, ValueScale)}
         found = [name for name in state_dict if name.startswith(prefix) and name.endswith("value_scale.sigma")]
         if found and not scales:
-            others[-1].append(  # torch's list of errors
+            raise ValueError(  # torch would say that it has names which it did not expect
                 f"{found[0]} was saved with value_scale='auto', and this model has value_scale=None: make one with "
                 "policy_kwargs=dict(value_scale='auto')"
             )

@@ -55,7 +55,7 @@ class ValueUnits:
         self.returns = ReturnScale(model.n_envs)
         self._is_open = True  # whether other units may still be declared
         self._rewarded: th.Tensor | None = None
-        self.sigma = _least_scale(model) or 1.0
+        self.sigma = float(np.float32(_least_scale(model) or 1.0))  # as it is stored
         valued = model.valued()
         _change(valued, list(valued.critics), self.sigma, 1.0 / self.sigma, is_set=False)  # of networks that are new
 
@@ -94,7 +94,7 @@ class ValueUnits:
         if not is_set and ((has_learned and not moves) or (not has_learned and _is_of_the_reward(model.ent_coef))):
             _preserve_ent_coef(model, wanted / before)
         _change(valued, moves, wanted, before / wanted)
-        self._is_open, self.sigma = False, wanted
+        self._is_open, self.sigma = False, float(np.float32(wanted))
 
     def _observe_buffer(self, model: Any) -> None:
         """See what others have put into the replay buffer: it holds more than the environments have paid."""

@@ -167,5 +167,5 @@ def test_a_scale_is_saved_and_loaded(critic):
 
 
 def test_parameters_with_a_scale_are_refused_without_one(critic):
-    with pytest.raises(RuntimeError, match=r"value_scale\.sigma was saved with value_scale='auto', and this model has"):
+    with pytest.raises(ValueError, match=r"value_scale\.sigma was saved with value_scale='auto', and this model has"):
         Critic(scale=False).load_state_dict(critic.state_dict())
