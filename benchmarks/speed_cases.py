@@ -111,7 +111,8 @@ def update_cases() -> list[Case]:
         Case(f"K = 0, FlashSAC{suffix}", kwargs=flash_sac_kwargs(learning_starts=100, batch_size=256, policy_kwargs=widths))
         for suffix, widths in (("", dict(refiner="none")), (", a quarter as wide", dict(refiner="none", net_arch=small_flash)))
     ]
-    return [*others, *steps, *networks, quantile, *flashes]
+    scale = Case("K = 0, value_scale", kwargs=chain(0, value_scale="auto"), precisions=PRECISIONS)
+    return [*others, *steps, *networks, quantile, scale, *flashes]
 
 
 def refiner_cases() -> list[Case]:
@@ -132,6 +133,7 @@ def refiner_cases() -> list[Case]:
         ),
         'refiner="autoregressive_derivative_free"': dict(policy_kwargs=dict(refiner="autoregressive_derivative_free")),
         "distillation_coef=0.1": dict(distillation_coef=0.1),
+        'value_scale="auto"': dict(policy_kwargs=dict(value_scale="auto")),
     }
     return refiners + [Case(name, kwargs=kwargs) for name, kwargs in options.items()]
 

@@ -36,7 +36,8 @@ class Noise(gym.Env):
         return self.observation_space.sample(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        return self.observation_space.sample(), 0.0, False, False, {}
+        obs = self.observation_space.sample()
+        return obs, float(obs[0]), False, False, {}
 
 
 @cache

@@ -121,8 +121,7 @@ def test_without_a_scale_they_do():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ent_coef", [0.2, "auto"])
-@pytest.mark.parametrize("algorithm", [EnergySAC, PGAC])
+@pytest.mark.parametrize("algorithm, ent_coef", [(EnergySAC, 0.2), (EnergySAC, "auto"), (PGAC, 0.2)])
 def test_at_the_defaults_rewards_times_128_change_no_bit(algorithm, ent_coef):
     models = []
     for factor in (1.0, 128.0):

@@ -55,7 +55,7 @@ class ValueUnits:
         self.returns = ReturnScale(model.n_envs)
         self._is_open = True  # whether other units may still be declared
         self._rewarded: th.Tensor | None = None
-        self.sigma = float(np.float32(_least_scale(model) or 1.0))  # as it is stored
+        self.sigma = float(np.float32(self.returns.sigma(_least_scale(model)) or 1.0))  # as it is stored
         valued = model.valued()
         _change(valued, list(valued.critics), self.sigma, 1.0 / self.sigma, is_set=False)  # of networks that are new
 
@@ -83,8 +83,10 @@ class ValueUnits:
             raise NonFiniteError(f"the critic's value_scale is {before}", "a checkpoint from before")
         self._is_open, self.sigma = not is_set, before
         self._observe_buffer(model)
-        self.returns.learned_from_rewards |= self._rewarded is not None and bool(self._rewarded)
-        self._rewarded, wanted = None, self.returns.sigma(_least_scale(model))
+        if self._rewarded is not None:
+            self.returns.learned_from_rewards |= bool(self._rewarded)
+            self._rewarded = None
+        wanted = self.returns.sigma(_least_scale(model))
         if wanted == 0.0 or (is_set and abs(wanted / before - 1.0) < SMALLEST_CHANGE):
             return
         has_learned = model._n_updates > 0

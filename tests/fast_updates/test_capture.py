@@ -8,6 +8,7 @@ import torch as th
 
 from sb3_energy import EnergySAC, deferred
 from sb3_energy.entropy import SoftValueEntropy
+from sb3_energy.networks import set_scale
 from sb3_energy.refinement.refinement import Refinement
 
 NO_GPU = pytest.mark.skipif(th.cuda.is_available(), reason="there is a GPU")
@@ -171,6 +172,7 @@ def test_compile_is_saved_and_loaded(tmp_path, compile_with):
         (dict(refiner="smc", n_particles=8, refiner_steps=2, refiner_kwargs=dict(moves=2)), "eager"),
         (dict(refiner="mala", energy_kwargs=dict(aggregate="min")), "eager"),
         (dict(box="reflect", trust_region=0.5, tolerance=0.1, backbone="plain"), "eager"),
+        (dict(value_scale="auto"), "aot_eager"),
     ],
     ids=str,
 )
@@ -190,6 +192,23 @@ def test_a_refinement_is_one_graph_with_the_same_numbers(compile_with, policy_kw
     assert (refined[0] - refined[1]).abs().max() < 1e-5 > (refined[2] - refined[3]).abs().max()
     assert (refined[0] - refined[2]).abs().max() > 0.1
     assert th._dynamo.utils.counters["stats"]["unique_graphs"] >= 1 and not th._dynamo.utils.counters["graph_break"]
+
+
+def test_a_compiled_refinement_sees_a_new_scale_of_values(compile_with):
+    compile_with("aot_eager")
+    policy, obs = model_of("compile", policy_kwargs=dict(value_scale="auto")).policy, th.zeros(70, 3)
+    found, graphs = [], []
+    for sigma in (1.0, 300.0):
+        set_scale([policy.critic], sigma)
+        for compiled in (policy.compiled_sample, None):
+            policy.compiled_sample, kept = compiled, policy.compiled_sample
+            th.manual_seed(0)
+            found.append(policy.refine(obs))
+            policy.compiled_sample = kept
+        graphs.append(th._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert (found[0] - found[1]).abs().max() < 1e-5 and (found[2] - found[3]).abs().max() < 1e-4
+    assert (found[0] - found[2]).abs().max() > 0.1
+    assert graphs[0] == graphs[1], "nothing was compiled anew"
 
 
 def test_a_compiled_refinement_says_what_an_eager_one_says(compile_with):

@@ -94,8 +94,9 @@ def assert_equal(ours, theirs):
             distillation_coef=0.1,
         ),
         dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.AdamW)),
+        dict(policy_kwargs=dict(net_arch=[16], value_scale="auto")),
     ],
-    ids=["defaults", "simba", "mppi and quantiles", "soft value", "AdamW"],
+    ids=["defaults", "simba", "mppi and quantiles", "soft value", "AdamW", "value scale"],
 )
 def test_replays_are_updates(kwargs):
     ours, theirs = (model_of(captured, **kwargs) for captured in (True, False))
@@ -106,6 +107,18 @@ def test_replays_are_updates(kwargs):
     assert ours._entropy == theirs._entropy and ours._n_updates == theirs._n_updates == 12
     mine, others = ({k: v for k, v in model.logger.name_to_value.items() if "train/" in k} for model in (ours, theirs))
     assert mine == others and len(mine) > 5
+
+
+def test_a_new_scale_of_values_is_seen_by_replays():
+    kwargs = dict(policy_kwargs=dict(net_arch=[16], value_scale="auto"))
+    ours, theirs = model_of(True, **kwargs), model_of(False, **kwargs)
+    for largest in (500.0, 800.0, 100.0):
+        for model in (ours, theirs):
+            model.value_units.returns.statistics[2:4] = th.tensor([0.0, largest])
+            train(model, 6)
+            assert model.value_units.sigma == largest / 5.0
+    assert_equal(ours, theirs)
+    assert recorder(ours).n_recorded == 1
 
 
 def test_each_shape_is_recorded_once():
