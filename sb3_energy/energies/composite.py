@@ -110,7 +110,7 @@ class Composite(Summable):
         return BoundComposite(tuple(bound), *zip(*bound.values(), strict=True))
 
 
-def _joint_temperature(of_term: Any, weight: float, asks: bool, weight_of_q: float, q_scale: th.Tensor) -> th.Tensor:
+def _joint_temperature(of_term: Any, weight: float, asks: bool, weight_of_q: float, q_scale: Any) -> Any:
     """``T`` of ``exp(Q / T)`` of a potential with guidance and terms of the critic alone: rates add up."""
     of_potential = of_term(q_scale) / weight
     if weight_of_q <= 0.0:

@@ -15,6 +15,10 @@ from sb3_energy.training.return_scale import ReturnScale
 SMALLEST_CHANGE = 0.01
 """Of the scale, in parts of it. Smaller ones are left for later: they do not matter, and cost a pass over all parameters."""
 
+FIRST_ENT_COEF = 0.01
+"""Of a learned entropy coefficient, in units of the scale. SAC's first one, 1 in the units of the reward, is about that where
+returns are of the order of 100; 1 unit of the scale is as much as all returns together, and falls for thousands of updates."""
+
 MOMENTS = dict(
     exp_avg=1, exp_avg_sq=2, max_exp_avg_sq=2, exp_inf=1, momentum_buffer=1, square_avg=2, grad_avg=1, sum=2
 )  # fmt: skip
@@ -55,6 +59,9 @@ class ValueUnits:
         self.returns = ReturnScale(model.n_envs)
         self._is_open = True  # whether other units may still be declared
         self._rewarded: th.Tensor | None = None
+        if model.ent_coef == "auto" and model.log_ent_coef is not None:
+            with th.no_grad():
+                model.log_ent_coef.copy_(th.log(th.full_like(model.log_ent_coef, FIRST_ENT_COEF)))
         self.sigma = float(np.float32(self.returns.sigma(_least_scale(model)) or 1.0))  # as it is stored
         valued = model.valued()
         _change(valued, list(valued.critics), self.sigma, 1.0 / self.sigma, is_set=False)  # of networks that are new
