@@ -171,7 +171,6 @@ class HeldNoise(Exploration):
         :param n_actions: ``A``
         """
         self._left = np.zeros(n_envs, dtype=np.int64)
-        self._is_first = np.ones(n_envs, dtype=bool)
         self._is_new = np.ones(n_envs, dtype=bool)
         self._held: th.Tensor | None = None
 
@@ -224,8 +223,7 @@ class HeldNoise(Exploration):
 
         :param dones: ``(n_envs,)``
         """
-        self._is_first[:] = dones
-        self._left[self._is_first] = 0
+        self._left[dones.astype(bool)] = 0
 
 
 EXPLORATIONS: dict[str, type[Exploration]] = {"held_actions": HeldActions, "held_noise": HeldNoise}

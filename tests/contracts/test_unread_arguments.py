@@ -56,7 +56,10 @@ OF_ENERGY_SAC = [
     (policy(refiner="mppi", refiner_kwargs=dict(warm_start=True), n_particles=1), "warm_start=True needs n_particles .*"),
     (policy(n_quantiles=5), "n_quantiles .* need critic='quantile', got 5 and None with critic='scalar'"),
     (policy(top_quantiles_to_drop_per_net=1), ".*top_quantiles_to_drop_per_net need critic='quantile', got None and 1 .*"),
-    (policy(critic="quantile", target_aggregate="mean"), "target_aggregate needs critic='scalar', .*, got 'mean'"),
+    (
+        policy(critic="quantile", target_aggregate="mean"),
+        "target_aggregate needs critic='scalar' or 'categorical', .*, got 'mean'",
+    ),
     (dict(exploration_kwargs=dict(fraction=0.1)), "exploration_kwargs needs an exploration, .*"),
     (policy(energy_kwargs=dict(coefficient=2.0)), "coefficient is used by aggregate='lcb' only, got 2.0 with 'mean'"),
     (policy(**NONE, use_sde=True), r"use_sde must be given to the algorithm, .*, got .*\(use_sde=True\) with use_sde=False"),
