@@ -146,7 +146,9 @@ FIXED = 4.0
 
 @pytest.fixture
 def fixed_scale(monkeypatch):
-    monkeypatch.setattr("sb3_energy.training.return_scale.ReturnScale.sigma", lambda self, smallest: FIXED if self.count else smallest)
+    monkeypatch.setattr(
+        "sb3_energy.training.return_scale.ReturnScale.sigma", lambda self, smallest: FIXED if self.count else smallest
+    )
 
 
 PLAIN = dict(refiner="none", backbone="plain", net_arch=[32, 32])

@@ -119,8 +119,8 @@ class PolicyArguments(RefinementArguments):
         if self.critic == "quantile":
             if self.target_aggregate != "min":
                 raise ValueError(
-                    "target_aggregate needs critic='scalar' or 'categorical', since a target of quantile critics takes all but "
-                    "the largest, "
+                    "target_aggregate needs critic='scalar' or 'categorical', since a target of quantile critics takes all "
+                    "but the largest, "
                     f"got {self.target_aggregate!r}"
                 )
             return found
