@@ -76,6 +76,7 @@ CHAINS = ["tests/contracts/test_refiner_contract.py", "tests/refiners/test_laws_
 TESTS: dict[str, list[str]] = {
     # A file's own tests first: with -x most changes are noticed there
     "losses/actor_critic.py": ["tests/losses/test_actor_critic.py", "tests/fast_updates/test_sac_gradients.py"],
+    "losses/categorical.py": ["tests/losses/test_categorical.py"],
     "losses/energy_matching.py": ["tests/losses/test_energy_matching.py"],
     "losses/flow.py": ["tests/losses/test_flow.py"],
     "losses/prefix.py": ["tests/losses/test_prefix.py"],

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch as th
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
-from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 
 from sb3_energy.fast_updates.lean_updates import LeanBatchNormUpdates, LeanUpdates
 from sb3_energy.networks import (
@@ -51,6 +52,8 @@ _CRITICS_METHODS = (*_CRITIC_METHODS, "policy_value_and_gradient", "stacks", "bi
 _CRITICS = (EnsembleCritic, QuantileCritic, CategoricalCritic)
 _ORIGINALS = Originals(
     {
+        Actor: ("get_action_dist_params",),  # of SB3, which ours call
+        ContinuousCritic: ("forward",),
         BackboneActor: _ACTOR_METHODS,
         EnsembleCritic: _CRITICS_METHODS,
         QuantileCritic: _CRITICS_METHODS,

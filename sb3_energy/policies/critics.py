@@ -42,6 +42,9 @@ TARGET_AGGREGATES = ("min", "mean")
 
 VALUE_SCALES = ("auto", None)
 
+SB3S_FORWARD = ContinuousCritic.forward
+"""What layers by hand stand for: another one that a user has put there is called."""
+
 
 class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
     """
@@ -184,7 +187,7 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
         :return: ``(B, 1)`` for each critic
         """
         stacks = self.stacks()
-        if stacks is None:
+        if stacks is None or ContinuousCritic.forward is not SB3S_FORWARD:
             return super().forward(obs, actions)  # type: ignore[arg-type]
         inputs = th.cat([self.encode(obs), actions], dim=1)
         if not th.is_grad_enabled():

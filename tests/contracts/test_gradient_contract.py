@@ -8,6 +8,8 @@ import pytest
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.sac.policies import Actor
 from torch.nn import functional as F
 
 from sb3_energy import PGAC, EnergySAC
@@ -215,6 +217,20 @@ def test_untouched_networks_go_the_fast_way(untouched):
     assert isinstance(SACGradients.of(model.policy), SACGradients)
     assert gap(train(model), untouched(SMALL)) < CLOSE
     assert model.actor.by_hand and model.critic.by_hand
+
+
+@pytest.mark.parametrize("owner, name", [(Actor, "get_action_dist_params"), (ContinuousCritic, "forward")])
+def test_a_method_of_sb3_that_ours_call_counts_where_it_is_replaced(owner, name, monkeypatch):
+    """Ours override it and call it: it is not looked up on their classes."""
+    original = getattr(owner, name)
+
+    def halved(self, *args):
+        return tuple(part if isinstance(part, dict) else 0.5 * part for part in original(self, *args))
+
+    monkeypatch.setattr(owner, name, halved)
+    reference, lean = (make(EnergySAC, update, SMALL | dict(refiner="none")) for update in ("reference", "lean"))
+    assert not are_autograds_own(lean.actor, lean.critic)
+    assert gap(train(reference), train(lean)) < CLOSE
 
 
 def test_each_call_of_train_asks_again():

@@ -118,7 +118,7 @@ def test_save_load_pickle_and_copy(backbone, use_sde, tmp_path):
 def test_every_constructor_parameter_is_saved():
     names = set(inspect.signature(BackboneActor).parameters)
     assert set(make(BackboneActor)._get_constructor_parameters()) == names
-    assert names - set(inspect.signature(Actor).parameters) == {"backbone"}
+    assert names - set(inspect.signature(Actor).parameters) == {"backbone", "log_std_range"}
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

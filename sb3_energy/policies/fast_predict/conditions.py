@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac.policies import Actor
 from torch import nn
 
 from sb3_energy.networks import Originals, RunningNorm, calls_are_original, hooks_of, is_untouched
@@ -32,6 +33,7 @@ _METHODS: dict[type, Sequence[str]] = {
     **dict.fromkeys((*LAYERS, FlattenExtractor, RunningNorm), ("forward",)),
     **dict.fromkeys(CRITICS, _CRITIC_METHODS),
     BackboneActor: ("forward", "_predict", "get_action_dist_params", "extract_features"),
+    Actor: ("get_action_dist_params",),  # which ours calls
     Refinement: ("sample", "best", "thinned"),
     Langevin: ("init", "step", "kernel", "deterministic"),
     MetropolisAdjustedLangevin: ("init", "step", "propose", "deterministic"),
@@ -86,7 +88,7 @@ class Watch:
         self._owners = [module._parameters for module in self._modules if module._parameters]
         leaves = [module for module in self._modules if not module._modules and type(module) is not nn.Linear]
         self._settings = [(leaf.__dict__, name) for leaf in leaves for name in leaf.__dict__ if name in ("eps", "inplace")]
-        self._originals = _ORIGINALS.of({*map(type, self._modules), *_REFINEMENTS})
+        self._originals = _ORIGINALS.of({*map(type, self._modules), *_REFINEMENTS, Actor})
         self._energy, self._space, self._state = policy.energy, policy.observation_space, self._current(policy)
 
     def is_unchanged(self, policy: Any) -> bool:
