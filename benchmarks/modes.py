@@ -26,6 +26,8 @@ from sb3_energy.envs.exact_answers import balanced_temperature, exact_answer
 
 ALGORITHMS = ("sac", "sac_networks", "energy_sac", "pgac")
 WORLDS = range(6)
+ALPHA = 3.0
+"""Temperature in units of the reward scale: at much lower ones a critic has to know values to less than a hundredth of them."""
 
 
 def worlds(text: str) -> list[int]:
@@ -51,7 +53,12 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument
     add("--worlds", type=worlds, help="seeds of worlds, by comma, ranges as 0-5 (default: 0-5; of a report alone, all)")
     add("--reward-scale", type=float, help="of every world, in place of the drawn one")
-    add("--alpha", type=float, default=1.0, help="temperature in units of the world's balanced one (default %(default)s)")
+    add(
+        "--alpha",
+        type=float,
+        default=ALPHA,
+        help="temperature in units of the world's reward scale, at least its balanced one (default %(default)s)",
+    )
     return arguments
 
 
@@ -62,7 +69,7 @@ def name_of(args: argparse.Namespace, seed: int) -> str:
     :return: what the world is called in folders and tables
     """
     scale = "" if args.reward_scale is None else f"_scale{args.reward_scale:g}"
-    return f"world{seed}{scale}" + (f"_alpha{args.alpha:g}" if args.alpha != 1.0 else "")
+    return f"world{seed}{scale}" + (f"_alpha{args.alpha:g}" if args.alpha != ALPHA else "")
 
 
 def solved(args: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -79,14 +86,14 @@ def solved(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     description = json.loads(json.dumps(dataclasses.asdict(world)))
     for path in sorted((args.output / name_of(args, seed)).glob("*_seed*.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
-        if config["world"] == description and config["alpha_multiple"] == args.alpha:
-            return {key: config[key] for key in ("world", "alpha", "alpha_multiple", "exact")}
-    alpha = args.alpha * balanced_temperature(world)
+        if config["world"] == description and config["alpha_in_scales"] == args.alpha:
+            return {key: config[key] for key in ("world", "alpha", "alpha_in_scales", "exact")}
+    alpha = max(args.alpha * world.reward_scale, balanced_temperature(world))
     answer = exact_answer(world, alpha)
     # rounded: the last digits may differ from machine to machine, and a run may go on elsewhere
     exact = {name: np.round(getattr(answer, name), 4).tolist() for name in ("shares", "first_actions")}
     exact["q_values"] = [float(f"{value:.6g}") for value in answer.q_values]
-    return {"world": description, "alpha": float(f"{alpha:.6g}"), "alpha_multiple": args.alpha, "exact": exact}
+    return {"world": description, "alpha": float(f"{alpha:.6g}"), "alpha_in_scales": args.alpha, "exact": exact}
 
 
 def at_temperature(algorithm: str, alpha: float) -> Mapping[str, Any]:

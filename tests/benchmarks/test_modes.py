@@ -30,7 +30,7 @@ ANSWER = {
         "goal_threshold": 0.6,
     },
     "alpha": 2.0,
-    "alpha_multiple": 1.0,
+    "alpha_in_scales": 4.0,
     "exact": {
         "shares": [0.6, 0.3, 0.1],
         "first_actions": [[0.5, 0.0], [-0.5, 0.0], [0.0, 0.5]],
@@ -107,10 +107,18 @@ def test_a_world_is_solved_once_and_at_the_scale_and_temperature_that_are_asked_
         "reward_scale": 3.0,
         "goal_threshold": 0.5,
     }
-    assert config["alpha"] == pytest.approx(2.0 * 0.5 * 3.0) and sum(config["exact"]["shares"]) == pytest.approx(1.0, abs=1e-3)
+    assert config["alpha"] == pytest.approx(2.0 * 3.0) and sum(config["exact"]["shares"]) == pytest.approx(1.0, abs=1e-3)
     job.files.write_config(config)
     monkeypatch.setattr(modes, "balanced_temperature", None)  # it must not be called any more
     assert modes.plan(args) == [job]
+
+
+def test_the_temperature_is_never_below_the_balanced_one(tmp_path):
+    args = modes.parser().parse_args(["--worlds", "3", "--alpha", "0.1", "--output", str(tmp_path)])
+    world = draw_world(3)
+    assert modes.solved(args, 3)["alpha"] == pytest.approx(modes.balanced_temperature(world), rel=1e-5)
+    args.alpha = modes.ALPHA
+    assert modes.solved(args, 3)["alpha"] == pytest.approx(modes.ALPHA * world.reward_scale, rel=1e-5)
 
 
 # -- measurements ----------------------------------------------------------------------------------------------------
