@@ -29,7 +29,7 @@ from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
 from sb3_energy.networks.prefix_energy import PrefixEnergies
 from sb3_energy.networks.unit_norms import project_to_unit_norms
-from sb3_energy.networks.value_scale import ScaledValues, ValueScale, rescale, scaled_heads, set_scale
+from sb3_energy.networks.value_scale import ScaledLinear, ScaledValues, ValueScale, rescale, scaled_heads, set_scale
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "PotentialNetwork",
     "PrefixEnergies",
     "RunningNorm",
+    "ScaledLinear",
     "ScaledValues",
     "Stack",
     "ValueScale",

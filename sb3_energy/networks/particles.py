@@ -19,7 +19,7 @@ def evaluate_particles(network: nn.Module, features: th.Tensor, particles: th.Te
     """
     assert isinstance(network, nn.Sequential)
     first = network[0]
-    if not isinstance(first, nn.Linear):  # a backbone of the user's own
+    if type(first) is not nn.Linear:  # a backbone of the user's own, or a single layer with a scale
         expanded = features.unsqueeze(1).expand(-1, particles.shape[1], -1)
         return network(th.cat([expanded, particles], dim=-1))
     n_features = features.shape[1]

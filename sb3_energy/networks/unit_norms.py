@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 
 from sb3_energy.networks.batch_norm import BatchNorm
+from sb3_energy.networks.value_scale import ScaledLinear
 
 SMALLEST_LENGTH = 1e-8
 """Of a row or of a norm's parameters. It only keeps the division finite: shorter ones stay short."""
@@ -19,11 +20,12 @@ def project_to_unit_norms(network: nn.Module) -> None:
 
     Layers with a frozen parameter (``requires_grad=False``) and subclasses of these layers stay as they are.
 
-    :param network: whose layers of the types ``nn.Linear``, ``nn.RMSNorm`` and
+    :param network: whose layers of the types ``nn.Linear``,
+        :class:`~sb3_energy.networks.value_scale.ScaledLinear`, ``nn.RMSNorm`` and
         :class:`~sb3_energy.networks.batch_norm.BatchNorm` are projected, in place
     """
     for layer in network.modules():
-        if type(layer) is nn.Linear:
+        if type(layer) in (nn.Linear, ScaledLinear):
             if _is_learned(layer):
                 layer.weight.div_(th.linalg.vector_norm(layer.weight, dim=1, keepdim=True).clamp_(min=SMALLEST_LENGTH))
         elif type(layer) in (BatchNorm, nn.RMSNorm) and _is_learned(layer):

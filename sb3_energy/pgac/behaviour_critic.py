@@ -46,8 +46,8 @@ class BehaviourCritic(ScaledValues):
         self.q_net = self.with_scale(nn.Sequential(*trunk, nn.Linear(width, 1)))
         trunk, width = make_backbone(backbone, features_dim, net_arch, activation_fn)
         self.v_net = self.with_scale(nn.Sequential(*trunk, nn.Linear(width, 1)))
-        layers = copy.deepcopy(list(self.q_net) if value_scale is None else list(self.q_net)[:-1])
-        self.q_net_target = self.with_scale(nn.Sequential(*layers)).requires_grad_(False)
+        # the scale is the critic's: it is not copied
+        self.q_net_target = copy.deepcopy(self.q_net, {id(value_scale): value_scale}).requires_grad_(False)
         self.expectile, self.tau = expectile, tau
 
     def make_optimizer(self, optimizer_class: Any, lr_schedule: Schedule, **kwargs: Any) -> None:

@@ -65,7 +65,7 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
     :param target_aggregate: how the members' values are joined in the target: ``"min"`` (clipped double Q) or ``"mean"``
-    :param value_scale: ``"auto"``: the networks end with :class:`sb3_energy.networks.ValueScale`; ``None``: as in SB3
+    :param value_scale: ``"auto"``: the networks end with :class:`sb3_energy.networks.ScaledLinear`; ``None``: as in SB3
     :raises ValueError: if there is no critic, or a name is unknown or the backbone cannot have these widths
     :raises TypeError: if a subclass makes networks that cannot have a scale
     """
@@ -118,7 +118,7 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
         self.backbone = backbone
         self.has_unit_norms = find_backbone(backbone).has_unit_norms
         self.normalizer = make_normalizer(backbone, features_extractor, features_dim)
-        self.value_scale = None if value_scale is None else ValueScale(self.n_outputs)
+        self.value_scale = None if value_scale is None else ValueScale()
         self.preserves_values = not self.has_unit_norms  # a head of fixed length cannot be multiplied
         for idx in range(n_critics):
             q_net = self.with_scale(self._make_q_net())

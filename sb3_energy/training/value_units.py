@@ -139,7 +139,7 @@ def _preserve_ent_coef(model: Any, factor: float) -> None:
 def _change(valued: Valued, moves: list[ScaledValues], sigma: float, ratio: float, is_set: bool = True) -> None:
     """Set the scale: values of critics that move are multiplied by ``1 / ratio``, the others' are preserved."""
     kept = [critic for critic in valued.critics if not any(critic is one for one in moves)]
-    heads = {id(parameter) for head, _ in scaled_heads(kept) for parameter in head.parameters()}
+    heads = {id(parameter) for head in scaled_heads(kept) for parameter in head.parameters()}
     rescale(kept, sigma)
     set_scale(moves, sigma, is_set)
     for critic in kept:

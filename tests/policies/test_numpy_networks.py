@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from sb3_energy.networks import BACKBONES, ValueScale, make_backbone, rescale, set_scale
+from sb3_energy.networks import BACKBONES, ScaledLinear, ValueScale, make_backbone, rescale, set_scale
 from sb3_energy.policies.fast_predict.numpy_networks import NumpyNetwork
 from tests.batches import with_statistics
 
@@ -73,22 +73,24 @@ def test_layers_without_parameters(layer):
 
 
 def with_scale(networks, scales):
-    return [network.append(scale) for network, scale in zip(networks, scales, strict=True)]
+    for network, scale in zip(networks, scales, strict=True):
+        network[-1] = ScaledLinear(network[-1], scale)
+    return networks
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_scales_of_values(shape):
     """One of all members, or of each its own; they may be changed in place."""
-    shared = ValueScale(2)
-    for scales in ([shared, shared], [ValueScale(2), ValueScale(2)]):
+    shared = ValueScale()
+    for scales in ([shared, shared], [ValueScale(), ValueScale()]):
         networks = with_scale(members(), scales)
         network = NumpyNetwork.of(*networks, n_actions=N_ACTIONS)
-        set_scale(networks[:1], 7.0)
-        set_scale(networks[1:], 3.0)
+        set_scale(scales[:1], 7.0)
+        set_scale(scales[1:], 3.0)
         assert max(differences(network, networks, shape)) < 2e-6
-        rescale(networks, 0.2)
+        rescale([*networks, *scales], 0.2)
         assert max(differences(network, networks, shape)) < 2e-6
-    networks[0][-1].sigma = networks[0][-1].sigma.double()
+    networks[0][-1].scale.sigma = networks[0][-1].scale.sigma.double()
     assert NumpyNetwork.of(*networks, n_actions=N_ACTIONS) is None
 
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_energy import PGAC, EnergySAC
-from sb3_energy.networks import ValueScale, rescale, set_scale
+from sb3_energy.networks import ScaledLinear, ValueScale, rescale, set_scale
 from sb3_energy.policies.critics import EnsembleCritic
 from sb3_energy.policies.refined_policy import RefinedPolicy
 from sb3_energy.training.value_units import convert_moments
@@ -83,7 +83,7 @@ def test_a_policy_alone_predicts_the_same(tmp_path):
     set_scale([model.critic], 1e3)
     for deterministic in (True, False):
         assert np.array_equal(actions(policy, deterministic), actions(twin, deterministic))
-    assert twin.critic.value_scale is twin.critic.q_networks[0][-1]
+    assert twin.critic.value_scale is twin.critic.q_networks[0][-1].scale
 
 
 def test_only_a_policy_is_handed_on():
@@ -270,7 +270,7 @@ def test_gradients_in_new_units_are_what_moments_are_converted_to():
     before, sigma = gradients(), model.value_units.sigma
     rescale([model.critic], 4.0 * sigma)
     after = gradients()
-    heads = {id(p) for net in model.critic.q_networks for p in net[-2].parameters()}
+    heads = {id(p) for net in model.critic.q_networks for p in net[-1].parameters()}
     for key, old in before.items():
         factor = 0.25 if key in heads else 0.25**2
         assert (after[key] - factor * old).abs().max() <= 1e-5 * factor * old.abs().max()
@@ -337,7 +337,7 @@ def own_model(policy, **policy_kwargs):
 
 def test_a_critic_of_ones_own_has_a_scale():
     model = own_model(policy_with(OwnNetworks, value_scale="auto")).learn(40)
-    assert isinstance(model.critic.q_networks[0][-1], ValueScale)
+    assert isinstance(model.critic.q_networks[0][-1], ScaledLinear)
     before = values(model)
     model.value_units.returns.statistics[3] = 500.0
     model.value_units.begin(model)
@@ -354,10 +354,10 @@ def test_critics_that_cannot_have_one_are_refused():
     with pytest.raises(ValueError, match=r"^value_scale must be"):
         own_model("MlpPolicy", value_scale="none")
     model = trained()
-    nn.utils.parametrizations.weight_norm(model.critic.q_networks[0][-2])
+    nn.utils.parametrizations.weight_norm(model.critic.q_networks[0][-1])
     model.value_units.returns.statistics[3] = 500.0
     before = [value.clone() for value in model.policy.state_dict().values()]
-    with pytest.raises(TypeError, match=r"^value_scale='auto' rescales the linear layer before the scale, and needs a plain"):
+    with pytest.raises(TypeError, match=r"^value_scale='auto' rescales the last linear layer of each network, and needs"):
         model.train(1, 16)
     assert all(th.equal(a, b) for a, b in zip(before, model.policy.state_dict().values(), strict=True))
 
@@ -407,11 +407,11 @@ def test_fast_predictions_know_the_scale(kind):
 def test_a_head_of_fixed_length_moves_with_the_scale():
     model = trained(policy_kwargs=NONE | dict(backbone="flash", net_arch=[8, 8]))
     before, sigma = values(model), model.value_units.sigma
-    weight = model.critic.q_networks[0][-2].weight.clone()
+    weight = model.critic.q_networks[0][-1].weight.clone()
     model.value_units.returns.statistics[3] = 5.0 * 8.0 * sigma
     model.value_units.begin(model)
     assert values(model) == pytest.approx(8.0 * before, rel=1e-5)
-    assert th.equal(model.critic.q_networks[0][-2].weight, weight)
+    assert th.equal(model.critic.q_networks[0][-1].weight, weight)
 
 
 def test_the_models_without_one_have_nothing_of_it():

@@ -38,7 +38,7 @@ class BoundEnsemble:
         self._features = features
         self._was_asked = False
         self._members: list[_Member] | None = None
-        self.n_outputs = stacks[0].layers[-1].out_features
+        self.n_outputs = next(layer.out_features for layer in reversed(stacks[0].layers) if hasattr(layer, "out_features"))
 
     def _members_for(self, n_particles: int) -> "Sequence[_Member]":
         if n_particles == 1 and not self._was_asked:

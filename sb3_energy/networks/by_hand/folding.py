@@ -8,6 +8,7 @@ from torch import nn
 
 from sb3_energy.networks.batch_norm import BatchNorm
 from sb3_energy.networks.by_hand.layers import BLOCKS, Affine, AffineBlock, Stack, scale_and_shift
+from sb3_energy.networks.value_scale import ScaledLinear
 
 
 def begins_linear(stack: Stack) -> bool:
@@ -44,7 +45,7 @@ def _folded(layers: Sequence[Any]) -> tuple[Any, ...]:
         last = found[-1] if found else None
         if type(layer) is BatchNorm and type(last) in (nn.Linear, Affine):
             found[-1] = _then_normed(last, layer)
-        elif type(layer) is nn.Linear and type(last) is BatchNorm:
+        elif type(layer) in (nn.Linear, ScaledLinear) and type(last) is BatchNorm:
             found[-1] = _of_normed(last, layer)
         elif type(layer) in BLOCKS:
             found.append(AffineBlock(_folded(layer.layers)))

@@ -19,6 +19,7 @@ for a weight, none for the observation, and none for a member of an ensemble tha
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Protocol
 
 import torch as th
@@ -30,7 +31,7 @@ from sb3_energy.networks.backbones import BroBlock, FlashBlock, SimbaBlock
 from sb3_energy.networks.batch_norm import BatchNorm
 from sb3_energy.networks.by_hand.untouched import Originals, calls_are_original, is_untouched
 from sb3_energy.networks.categorical_mean import CategoricalMean
-from sb3_energy.networks.value_scale import ValueScale
+from sb3_energy.networks.value_scale import ScaledLinear, ValueScale
 
 Tape = list[th.Tensor]
 """What layers have kept, the last layer's on top. All of it has one row for each row of the input."""
@@ -333,6 +334,7 @@ RULES: dict[type, Rule] = {
     nn.Linear: Rule(_linear, _linear_back),
     ParallelLinear: Rule(_heads, _heads_back),
     nn.LayerNorm: Rule(_layer_norm, _layer_norm_back),
+    ScaledLinear: Rule(_linear, _linear_back),  # a stack has its scale as a layer of its own
     ValueScale: Rule(_value_scale, _value_scale_back),
     BatchNorm: Rule(_batch_norm, _batch_norm_back),
     nn.RMSNorm: Rule(_rms_norm, _rms_norm_back),
@@ -357,7 +359,7 @@ FORWARDS = Originals({layer: ["forward"] for layer in RULES if issubclass(layer,
 """What these classes do, for as long as it is not replaced."""
 
 
-MAKERS = (nn.Linear, ParallelLinear, Affine, nn.LayerNorm, nn.RMSNorm, BatchNorm, CategoricalMean)
+MAKERS = (nn.Linear, ScaledLinear, ParallelLinear, Affine, nn.LayerNorm, nn.RMSNorm, BatchNorm, CategoricalMean)
 """Layers whose derivatives are new tensors."""
 
 
@@ -401,6 +403,12 @@ def backward_through(
     return found
 
 
+def _unscaled(layers: Sequence[Any]) -> tuple[Any, ...]:
+    """The scale of a linear layer as a layer that follows it, which can be left out where values are wanted in units of it."""
+    pairs = [(layer, layer.scale) if type(layer) is ScaledLinear else (layer,) for layer in layers]
+    return tuple(chain.from_iterable(pairs))
+
+
 def _modules(layers: Sequence[Any]) -> list[nn.Module]:
     """Layers, and the modules inside of blocks and heads."""
     found: list[nn.Module] = []
@@ -426,7 +434,7 @@ def _parameters(layers: Sequence[Any]) -> list[th.Tensor]:
 
 
 _NAMES = {
-    **dict.fromkeys((nn.Linear, nn.LayerNorm, BatchNorm), ("weight", "bias")),
+    **dict.fromkeys((nn.Linear, ScaledLinear, nn.LayerNorm, BatchNorm), ("weight", "bias")),
     nn.RMSNorm: ("weight",),
 }
 
@@ -479,14 +487,14 @@ class Stack:
         if type(network) is not nn.Sequential:
             return None
         layers = (*network, *([ParallelLinear(heads)] if heads else []))  # type: ignore[arg-type]
-        begins = bool(layers) and type(layers[0]) in (nn.Linear, nn.LayerNorm, BatchNorm, ParallelLinear)
+        begins = bool(layers) and type(layers[0]) in (nn.Linear, ScaledLinear, nn.LayerNorm, BatchNorm, ParallelLinear)
         if not (begins and all(map(_is_known, layers))):
             return None
         modules = [network, *_modules(layers)]
         if _must_be_plain() or not all(map(is_untouched, modules)):
             return None
         parameters = _parameters(layers)
-        return cls(layers) if len(set(map(id, parameters))) == len(parameters) else None
+        return cls(_unscaled(layers)) if len(set(map(id, parameters))) == len(parameters) else None
 
     def parameters(self) -> list[th.Tensor]:
         """

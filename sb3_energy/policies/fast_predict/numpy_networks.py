@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_energy.networks import BatchNorm, CategoricalMean, ValueScale, is_untouched
+from sb3_energy.networks import BatchNorm, CategoricalMean, ScaledLinear, ValueScale, is_untouched
 from sb3_energy.networks.backbones import BroBlock, FlashBlock, SimbaBlock
 
 Array = np.ndarray
@@ -132,10 +132,11 @@ def _first(network: nn.Module) -> tuple[BatchNorm | None, Any]:
 def _is_known(module: nn.Module) -> bool:
     """Whether a module computes what its class says, and numpy can do it on views of its parameters."""
     own = module._parameters
-    if type(module) is nn.Linear and getattr(own.get("weight"), "shape", None) != (module.out_features, module.in_features):
+    if type(module) in (nn.Linear, ScaledLinear) and getattr(own.get("weight"), "shape", None) != (module.out_features, module.in_features):
         return False
     flat = type(module) not in (nn.LayerNorm, nn.RMSNorm) or (len(module.normalized_shape) == 1 and module.eps is not None)  # type: ignore[arg-type]
-    buffers = [module._buffers[name] for name in _BUFFERS.get(type(module), ())]
+    owner = module.scale if type(module) is ScaledLinear else module
+    buffers = [owner._buffers[name] for name in _BUFFERS.get(type(owner), ())]
     return (
         flat
         and type(module) in LAYERS
@@ -291,6 +292,12 @@ def _value_scale(modules: Sequence[ValueScale], copies: _Copies) -> Layer:
     return lambda x: (x * sigma, lambda g: np.multiply(g, sigma, g))
 
 
+def _scaled_linear(modules: Sequence[ScaledLinear], copies: _Copies) -> Layer:
+    """``y = σ (W x + b)``."""
+    layers = [_linear(modules, copies), _value_scale([module.scale for module in modules], copies)]
+    return partial(_through, layers)
+
+
 def _categorical_mean(modules: Sequence[CategoricalMean], copies: _Copies) -> Layer:
     """``y = p z`` with ``p = softmax(x)``."""
     support = modules[0].support.numpy()  # which members share
@@ -343,6 +350,7 @@ MAKERS: dict[type[nn.Module], Callable[..., Layer]] = {
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _rms_norm,
     BatchNorm: _batch_norm,
+    ScaledLinear: _scaled_linear,
     ValueScale: _value_scale,
     CategoricalMean: _categorical_mean,
 }

@@ -20,7 +20,7 @@ def test_every_rule_is_tested():
         *(type(layer) for name in BACKBONES for layer in make_backbone(name, D, [8], nn.ReLU)[0]),
     }
     assert {rule.__name__ for rule in RULES} == {layer.__name__ for layer in [*ACTIVATIONS, *layers]} | {
-        *("ParallelLinear", "Affine", "AffineBlock", "ValueScale", "CategoricalMean")
+        *("ParallelLinear", "Affine", "AffineBlock", "ScaledLinear", "ValueScale", "CategoricalMean")
     }
 
 
