@@ -55,10 +55,23 @@ def train(updates: int, seed: int = 0) -> EnergySAC:
 def save(model: EnergySAC, output: Path) -> None:
     """
     :param model: the trained one
-    :param output: where the critics' weights go, as 32-bit floats under the names of their ``state_dict``
+    :param output: where :func:`linear_layers` go, as 32-bit floats
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(output, **{name: value.numpy() for name, value in model.critic.state_dict().items()})
+    np.savez(output, **{name: value.numpy() for name, value in linear_layers(model).items()})
+
+
+def linear_layers(model: EnergySAC) -> dict[str, th.Tensor]:
+    """
+    :param model: any, whatever its critics learn in units of
+    :return: the critics' weights and biases under the names of their ``state_dict``, for Q-values in the units of the reward
+    """
+    state = {name: value for name, value in model.critic.state_dict().items() if not name.startswith("value_scale.")}
+    for name in [name for name in state if name.endswith(".sigma")]:
+        sigma = state.pop(name)
+        for head in (name.replace("sigma", "weight"), name.replace("sigma", "bias")):
+            state[head] = sigma * state[head]
+    return state
 
 
 def trained_critic(source: Path = DATA) -> EnergyFn:

@@ -19,7 +19,7 @@ import numpy as np
 import torch as th
 
 from benchmarks.files import write_text
-from benchmarks.sampler_critic import critic_of
+from benchmarks.sampler_critic import critic_of, linear_layers
 from benchmarks.sampler_draws import fitted_base
 from benchmarks.sampler_page import environment, table
 from benchmarks.tables import put_table
@@ -69,16 +69,15 @@ def train(task: str, steps: int) -> EnergySAC:
 def at_its_observation(model: EnergySAC) -> dict[str, np.ndarray]:
     """
     :param model: whose latest observation is taken
-    :return: the critics' weights as functions of the action alone, and the temperature
+    :return: the critics' weights as functions of the action alone, and the temperature, both in the units of the reward
     """
-    state = {name: value.detach() for name, value in model.critic.state_dict().items()}
+    state = linear_layers(model)
     features = th.as_tensor(model._last_obs, dtype=th.float32)[0]
     for name in [name for name in state if name.endswith(".0.weight")]:
         of_features, of_action = state[name].split([len(features), state[name].shape[1] - len(features)], dim=1)
         bias = name.replace("weight", "bias")
         state |= {name: of_action, bias: state[bias] + of_features @ features}
-    assert model.log_ent_coef is not None  # it is learned
-    temperature = np.float32(model.log_ent_coef.exp().item())
+    temperature = np.float32(model.policy.temperature.item())
     return {name: value.numpy() for name, value in state.items()} | dict(temperature=temperature)
 
 

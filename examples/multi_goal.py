@@ -5,8 +5,7 @@ and the same network sizes, then draws them beside the exact answer into one pic
 
     python examples/multi_goal.py --seed 0 --output multi_goal.png
 
-EnergySAC and PGAC have their default settings. All have SB3's networks (``backbone="plain"``), so the refinement is all that
-differs. ``--backbone layer_norm`` gives ours their default body, whose critic takes longer to reach returns of this size.
+All have their default settings. ``--backbone plain`` gives EnergySAC and PGAC SB3's own networks.
 
 At a smaller entropy coefficient the four modes are narrow and a critic has to be right to a fraction of it. There a learning
 rate that falls to next to nothing and more updates are what it takes, with any refiner that draws from the critic:
@@ -18,14 +17,11 @@ Upper row: the critic's landscape over the actions at the origin, and sampled fi
 """
 
 import argparse
-import operator
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import matplotlib
 
 matplotlib.use("Agg")
@@ -149,18 +145,16 @@ def soft_value_of(landscape: np.ndarray, alpha: float) -> float:
 def make_env(args: argparse.Namespace) -> VecEnv:
     """
     :param args: the command line
-    :return: where to train; rewards scaled, since returns of minus several hundred take networks long to reach
+    :return: where to train
     """
-    scaled = dict(func=partial(operator.mul, args.reward_scale))
-    wrapper: Any = gym.wrappers.TransformReward
-    return make_vec_env("MultiGoal-v0", n_envs=args.n_envs, seed=args.seed, wrapper_class=wrapper, wrapper_kwargs=scaled)
+    return make_vec_env("MultiGoal-v0", n_envs=args.n_envs, seed=args.seed)
 
 
 def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
     """
     :param algorithm: the class
     :param args: the command line
-    :return: the trained model; scaling rewards and entropy coefficient alike leaves the optimal policy what it is
+    :return: the trained model
     """
     policy_kwargs: dict[str, Any] = dict(net_arch=args.net_arch)
     if issubclass(algorithm, EnergySAC):
@@ -172,9 +166,8 @@ def train(algorithm: type[SAC], args: argparse.Namespace) -> SAC:
     model = algorithm(
         "MlpPolicy",
         make_env(args),
-        ent_coef=args.ent_coef * args.reward_scale,
+        ent_coef=args.ent_coef,
         learning_rate=LinearSchedule(args.learning_rate, final, 1.0),
-        learning_starts=args.learning_starts,
         policy_kwargs=policy_kwargs,
         seed=args.seed,
         device=args.device,
@@ -281,7 +274,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ent-coef", type=float, default=3.0, help="entropy coefficient of both, fixed")
     parser.add_argument("--net-arch", type=int, nargs="+", default=[256, 256], help="hidden layers of actor and critics")
     parser.add_argument(
-        "--backbone", choices=sorted(BACKBONES), default="plain", help="body of EnergySAC's and PGAC's networks"
+        "--backbone", choices=sorted(BACKBONES), default="layer_norm", help="body of EnergySAC's and PGAC's networks"
     )
     parser.add_argument(
         "--algorithms", choices=list(ALGORITHMS), nargs="+", default=list(ALGORITHMS), help="which, in this order"
@@ -293,7 +286,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--final-learning-rate", type=float, default=None, help="to which it falls in a straight line (default: it stays)"
     )
-    parser.add_argument("--reward-scale", type=float, default=0.05, help="of rewards and entropy coefficient in training")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--matmul-precision",
@@ -301,15 +293,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default="highest",
         help="as torch.set_float32_matmul_precision has it; medium is faster on many CPUs",
     )
-    parser.add_argument("--learning-starts", type=int, default=8_000, help="steps of uniform actions before learning")
     parser.add_argument("--n-envs", type=int, default=4, help="environments side by side, one update for each step of all")
     parser.add_argument("--episodes", type=int, default=400, help="episodes of the evaluation, all from the origin")
     parser.add_argument("--output", type=Path, default=Path("multi_goal.png"))
     args = parser.parse_args(argv)
-    for name in ("timesteps", "learning_starts", "n_envs", "episodes"):
+    for name in ("timesteps", "n_envs", "episodes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    for name in ("ent_coef", "reward_scale", "learning_rate"):
+    for name in ("ent_coef", "learning_rate"):
         if not getattr(args, name) > 0.0:
             parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name)}")
     if args.final_learning_rate is not None and not args.final_learning_rate > 0.0:
@@ -336,7 +327,7 @@ def main(argv: list[str] | None = None) -> list[Picture]:
         model = train(algorithm, args)
         if args.models is not None:
             model.save(args.models / f"{algorithm.__name__}_seed{args.seed}")
-        landscape = critic_landscape(model, actions) / args.reward_scale
+        landscape = critic_landscape(model, actions)
         pictures.append(picture_of(algorithm.__name__, landscape, sampling_policy(model), args.episodes))
         print(f"{algorithm.__name__}: trained in {time.perf_counter() - started:.0f} s")
     for picture in pictures:

@@ -15,6 +15,7 @@ import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_energy import EnergySAC
+from sb3_energy.training.value_units import FIRST_ENT_COEF
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 
@@ -41,6 +42,7 @@ class Record(BaseCallback):
                 policy=model.policy.state_dict(),
                 optimizers=states,
                 log_ent_coef=model.log_ent_coef.detach(),
+                returns=model.value_units.returns.state_dict(),
                 counts=(model.num_timesteps, model._n_updates, buffer.pos),
                 buffer={name: th.as_tensor(getattr(buffer, name)) for name in names},
             )
@@ -140,7 +142,10 @@ def test_goes_on_from_the_last_checkpoint(tmp_path, resume, refiner, when):
     optimizers = [model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer]
     assert_equal([optimizer.state_dict() for optimizer in optimizers], record["optimizers"], "optimizers")
     assert th.equal(model.log_ent_coef.detach(), record["log_ent_coef"])
-    assert model.policy.temperature.item() == record["log_ent_coef"].exp().item() != 1.0
+    assert_equal(dict(model.value_units.returns.state_dict()), dict(record["returns"]), "returns")
+    alpha, sigma = record["log_ent_coef"].exp(), model.critic.value_scale.sigma
+    assert model.policy.temperature.item() == (alpha * sigma).item() and sigma > 1.0
+    assert alpha.item() != pytest.approx(FIRST_ENT_COEF, rel=1e-3), "it has learned"
     assert (model.num_timesteps, model._n_updates, buffer.pos) == record["counts"] == (60, 39, 59)
     assert_equal({name: th.as_tensor(getattr(buffer, name)) for name in record["buffer"]}, record["buffer"], "buffer")
 

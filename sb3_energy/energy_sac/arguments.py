@@ -114,16 +114,16 @@ def target_entropy_of(target_entropy: Any, n_actions: int) -> Any:
     return 0.5 * n_actions * math.log(2.0 * math.pi * math.e * std**2)
 
 
-def check_scaled_ent_coef(ent_coef: Any, value_scale: str | None) -> None:
+def check_scaled_ent_coef(ent_coef: Any, value_scale: str) -> None:
     """
     Check that there is a scale whose units a coefficient begins in.
 
     :param ent_coef: the argument
-    :param value_scale: the policy's argument
+    :param value_scale: ``"auto"`` or ``"none"``
     :raises ValueError: if there is none
     """
-    if value_scale is None and str(ent_coef).endswith(SCALED):
-        raise ValueError(f"ent_coef={ent_coef!r} is in units of a scale and needs value_scale='auto', got None")
+    if value_scale == "none" and str(ent_coef).endswith(SCALED):
+        raise ValueError(f"ent_coef={ent_coef!r} is in units of a scale and needs value_scale='auto', got 'none'")
 
 
 def check_rows(batch_size: int, normalizes: bool) -> None:

@@ -100,7 +100,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
     :param args: SAC's other arguments in SAC's order
     :param refine_exploration: whether the actions that collect experience are refined
     :param exploration: what actions that collect experience are beside the policy's own: ``"held_actions"``,
-        ``"held_noise"``, or a class (``None``: nothing, as in SB3)
+        ``"held_noise"``, ``"none"``, or a class (``None``: ``"held_actions"``, and ``"none"`` with ``action_noise`` or ``use_sde`` and in
+        SB3's SAC, which is ``policy_kwargs=dict(refiner="none", backbone="plain")``)
     :param exploration_kwargs: Keyword arguments of the exploration
     :param refine_target: whether the next actions in the critic's target are refined
     :param entropy_estimator: estimator of ``log π(a|s)`` of refined actions, in the temperature's loss and, with
@@ -213,7 +214,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         policy.check_energy()
         self._entropy = 0.0  # of the policy in the last update, in nats
         self.return_tracker = ReturnTracker(self.n_envs, self.gamma)
-        self._explorer = choose_exploration(self.exploration, self.exploration_kwargs)
+        self._explorer = choose_exploration(self._exploration_of(policy), self.exploration_kwargs)
         self.value_units = None if self.critic.value_scale is None else ValueUnits(self)
         estimator = choose_estimator(self.entropy_estimator, self.entropy_estimator_kwargs, policy.refinement)
         self.head_learner = HeadLearner.of(policy, self.head_training_kwargs)
@@ -222,6 +223,12 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self._setup_updates()
         self._check_settings()
         self._sync_temperature()
+
+    def _exploration_of(self, policy: RefinedPolicy) -> str | type[Exploration]:
+        """The argument, or what stands for ``None``."""
+        if self.exploration is not None:
+            return self.exploration
+        return "none" if policy.arguments.is_sb3s or self.action_noise is not None or self.use_sde else "held_actions"
 
     @property
     def _refines(self) -> bool:
@@ -255,7 +262,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
         self.distillation_coef = coef = check_number("distillation_coef", self.distillation_coef)
         if coef > 0.0 and not self._refines:
             raise ValueError(f"distillation_coef={coef!r} needs refined actions to learn from, and refiner='none' makes none")
-        check_scaled_ent_coef(self.ent_coef, self.policy.arguments.value_scale)
+        check_scaled_ent_coef(self.ent_coef, self.policy.arguments.scale_of_values)
         if self.ent_coef_optimizer is None and self._refines:
             self._check_ent_coef(self.ent_coef_tensor.item())
         check_refined_updates(self.policy.refinement, self.refine_target)
@@ -562,7 +569,7 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         """
-        As in SB3. Parameters of a model with ``value_scale=None`` are taken by one with ``"auto"``, in the units of the reward
+        As in SB3. Parameters of a model with ``value_scale="none"`` are taken by one with ``"auto"``, in the units of the reward
         until its next update; the statistics of returns, which they lack, stay as they are here.
 
         :param load_path_or_dict: Location of the saved data or a nested dictionary of parameters

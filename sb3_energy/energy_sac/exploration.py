@@ -226,24 +226,22 @@ class HeldNoise(Exploration):
         self._left[dones.astype(bool)] = 0
 
 
-EXPLORATIONS: dict[str, type[Exploration]] = {"held_actions": HeldActions, "held_noise": HeldNoise}
+EXPLORATIONS: dict[str, type[Exploration]] = {"none": Exploration, "held_actions": HeldActions, "held_noise": HeldNoise}
 """Names of explorations."""
 
 
-def choose_exploration(exploration: str | type[Exploration] | None, kwargs: dict[str, Any] | None) -> Exploration:
+def choose_exploration(exploration: str | type[Exploration], kwargs: dict[str, Any] | None) -> Exploration:
     """
     Make what the arguments name.
 
-    :param exploration: a name in :data:`EXPLORATIONS`, a class, or ``None`` for actions as they are
+    :param exploration: a name in :data:`EXPLORATIONS`, or a class
     :param kwargs: its keyword arguments
     :return: the exploration
-    :raises ValueError: if there is no such name, a number is out of range, or arguments are given to ``None``
+    :raises ValueError: if there is no such name, a number is out of range, or arguments are given to ``"none"``
     :raises TypeError: if it is neither name nor class, or takes other arguments
     """
-    if exploration is None:
-        if kwargs:
-            raise ValueError(f"exploration_kwargs needs an exploration, such as 'held_actions', got {kwargs!r} with None")
-        return Exploration()
+    if isinstance(exploration, str) and exploration == "none" and isinstance(kwargs, dict) and kwargs:
+        raise ValueError(f"exploration_kwargs needs an exploration, such as 'held_actions', got {kwargs!r} with 'none'")
     found = resolve(EXPLORATIONS, exploration, kwargs, "exploration")
     if not isinstance(found, Exploration):
         raise TypeError(f"exploration must be one of {sorted(EXPLORATIONS)} or a subclass of Exploration, got {exploration!r}")

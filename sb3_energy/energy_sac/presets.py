@@ -20,6 +20,7 @@ FLASH_SAC: Mapping[str, Any] = dict(
         net_arch=dict(pi=[128, 128], qf=[256, 256]),
         log_std_range=(-10.0, 2.0),
         critic="categorical",
+        target_aggregate="min",
         value_scale="auto",
     ),
 )

@@ -17,9 +17,10 @@ from sb3_energy.checks import check_bool, check_ends, check_finite_number, check
 from sb3_energy.keywords import accepted_keywords, argument, documented
 from sb3_energy.networks import BACKBONES, backbone_beside, find_activation
 from sb3_energy.policies.categorical_critic import MOST_BINS, check_support
-from sb3_energy.policies.critics import TARGET_AGGREGATES
+from sb3_energy.policies.critics import TARGET_AGGREGATES, VALUE_SCALES
 from sb3_energy.policies.heads import HEAD_ARGUMENTS, HEADS
 from sb3_energy.refinement.arguments import RefinementArguments
+from sb3_energy.refiners import Identity
 
 LARGEST_LOG_STD = 20.0
 """The bound of SB3's learned standard deviations."""
@@ -73,10 +74,11 @@ class PolicyArguments(RefinementArguments):
         "``'scalar'`` Q-values (SAC), ``'quantile'`` (TQC), or ``'categorical'``, distributions on fixed bins (C51, FlashSAC)",
         choices=("scalar", "quantile", "categorical"),
     )
-    target_aggregate: str = argument(
-        "min",
+    target_aggregate: str | None = argument(
+        None,
         "How a target joins values of scalar and categorical critics: ``'min'``, clipped double Q as in SAC, or ``'mean'``, "
-        "which is not pessimistic where little was seen",
+        "which is not pessimistic where little was seen (``None``: ``'mean'``, and ``'min'`` in SB3's SAC, which is "
+        "``refiner='none', backbone='plain'``)",
         choices=TARGET_AGGREGATES,
     )
     n_quantiles: int | None = argument(
@@ -88,18 +90,31 @@ class PolicyArguments(RefinementArguments):
     value_scale: str | None = argument(
         None,
         "``'auto'``: critics learn in units of a running scale of the return, so that the scale of rewards does not matter to "
-        "them; ``None``: in the units of the reward, as in SAC",
-        choices=("auto",),
+        "them; ``'none'``: in the units of the reward, as in SAC (``None``: ``'auto'``, and ``'none'`` in SB3's SAC, which is "
+        "``refiner='none', backbone='plain'``, and with a ``support``)",
+        choices=VALUE_SCALES,
     )
     n_bins: int | None = argument(
         None, "Bins of each categorical critic (``None``: 101)", partial(check_integer, minimum=2, maximum=MOST_BINS)
     )
     support: tuple[float, float] | None = argument(
         None,
-        "Centres of the lowest and the highest bin of categorical critics, in units of the reward, or of the scale with "
-        "``value_scale='auto'`` (``None``: (-5, 5) of these)",
+        "Centres of the lowest and the highest bin of categorical critics, in units of the reward, or of the scale where "
+        "``value_scale='auto'`` is given (``None``: (-5, 5) of these)",
         check_support,
     )
+
+    @property
+    def is_sb3s(self) -> bool:
+        """Whether updates are those of SB3's SAC, or of sb3-contrib's TQC: settings that are not given are SB3's, too."""
+        return self.backbone == "plain" and self.refiner in ("none", Identity)
+
+    @property
+    def scale_of_values(self) -> str:
+        """:attr:`value_scale`, or what stands for ``None``."""
+        if self.value_scale is not None:
+            return self.value_scale
+        return "none" if self.is_sb3s or self.support is not None else "auto"
 
     def critic_settings(self) -> dict[str, Any]:
         """
@@ -117,19 +132,19 @@ class PolicyArguments(RefinementArguments):
                 )
         found = {name: value for name in _OF_CRITICS.get(self.critic, ()) if (value := getattr(self, name)) is not None}
         if self.critic == "quantile":
-            if self.target_aggregate != "min":
+            if self.target_aggregate is not None:
                 raise ValueError(
                     "target_aggregate needs critic='scalar' or 'categorical', since a target of quantile critics takes all "
                     "but the largest, "
                     f"got {self.target_aggregate!r}"
                 )
             return found
-        if self.critic == "categorical" and self.support is None and self.value_scale is None:
+        if self.critic == "categorical" and self.support is None and self.scale_of_values == "none":
             raise ValueError(
                 "critic='categorical' needs value_scale='auto', or a support that returns lie in, such as (-100, 100), "
-                "got None and None"
+                f"got {self.value_scale!r} and None"
             )
-        return found | dict(target_aggregate=self.target_aggregate)
+        return found | dict(target_aggregate=self.target_aggregate or ("min" if self.is_sb3s else "mean"))
 
     def head_settings(self, head: str) -> dict[str, Any]:
         """

@@ -39,7 +39,7 @@ class CategoricalCritic(EnsembleCritic):
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
     :param target_aggregate: the distribution of a target: ``"min"``, that with the lowest mean, or ``"mean"``, the mixture
-    :param value_scale: ``"auto"``: bins are in units of the scale of the return, and move with it; ``None``: of the reward
+    :param value_scale: ``"auto"``: bins are in units of the scale of the return, and move with it; ``"none"``: of the reward
     :raises ValueError: if there is no critic, fewer than two bins or an empty support,
         or the backbone is unknown or cannot have these widths
     """
@@ -59,7 +59,7 @@ class CategoricalCritic(EnsembleCritic):
         share_features_extractor: bool = False,
         backbone: str = "plain",
         target_aggregate: str = "min",
-        value_scale: str | None = None,
+        value_scale: str = "none",
     ):
         check_integer("n_bins", n_bins, minimum=2, maximum=MOST_BINS)
         self.support = check_support("support", support)
@@ -80,7 +80,7 @@ class CategoricalCritic(EnsembleCritic):
         )
         self.n_bins = n_bins
         self.mean = CategoricalMean(*self.support, n_bins)
-        self.value_scale = None if value_scale is None else ValueScale()
+        self.value_scale = ValueScale() if value_scale == "auto" else None
         self.preserves_values = False  # the bins are where they are, in units of the scale
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

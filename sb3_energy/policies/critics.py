@@ -40,7 +40,7 @@ from sb3_energy.types import BoundCritic
 TARGET_AGGREGATES = ("min", "mean")
 """How a target joins the values of an ensemble."""
 
-VALUE_SCALES = ("auto", None)
+VALUE_SCALES = ("auto", "none")
 
 SB3S_FORWARD = ContinuousCritic.forward
 """What layers by hand stand for: another one that a user has put there is called."""
@@ -65,7 +65,7 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
     :param target_aggregate: how the members' values are joined in the target: ``"min"`` (clipped double Q) or ``"mean"``
-    :param value_scale: ``"auto"``: the networks end with :class:`sb3_energy.networks.ScaledLinear`; ``None``: as in SB3
+    :param value_scale: ``"auto"``: the networks end with :class:`sb3_energy.networks.ScaledLinear`; ``"none"``: as in SB3
     :raises ValueError: if there is no critic, or a name is unknown or the backbone cannot have these widths
     :raises TypeError: if a subclass makes networks that cannot have a scale
     """
@@ -95,7 +95,7 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
         share_features_extractor: bool = True,
         backbone: str = "plain",
         target_aggregate: str = "min",
-        value_scale: str | None = None,
+        value_scale: str = "none",
     ):
         check_integer("n_critics", n_critics, minimum=1)
         check_choice("value_scale", value_scale, VALUE_SCALES)
@@ -118,7 +118,7 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
         self.backbone = backbone
         self.has_unit_norms = find_backbone(backbone).has_unit_norms
         self.normalizer = make_normalizer(backbone, features_extractor, features_dim)
-        self.value_scale = None if value_scale is None else ValueScale()
+        self.value_scale = ValueScale() if value_scale == "auto" else None
         self.preserves_values = not self.has_unit_norms  # a head of fixed length cannot be multiplied
         for idx in range(n_critics):
             q_net = self.with_scale(self._make_q_net())
@@ -143,7 +143,7 @@ class EnsembleCritic(ScaledValues, NormalizedFeatures, ContinuousCritic):
             share_features_extractor=self.share_features_extractor,
             backbone=self.backbone,
             target_aggregate=self.target_aggregate,
-            value_scale=None if self.value_scale is None else "auto",
+            value_scale="none" if self.value_scale is None else "auto",
         )
 
     def project(self) -> None:

@@ -35,7 +35,7 @@ class QuantileCritic(EnsembleCritic):
     :param share_features_extractor: Whether the features extractor is shared or not
         between the actor and the critic (this saves computation time)
     :param backbone: a name in :data:`sb3_energy.networks.BACKBONES`
-    :param value_scale: ``"auto"``: the networks end with :class:`sb3_energy.networks.ScaledLinear`; ``None``: as in TQC
+    :param value_scale: ``"auto"``: the networks end with :class:`sb3_energy.networks.ScaledLinear`; ``"none"``: as in TQC
     :raises ValueError: if there is no critic or no quantile, all of them are dropped,
         a name is unknown or the backbone cannot have these widths
     :raises TypeError: if a subclass makes networks that cannot have a scale
@@ -57,7 +57,7 @@ class QuantileCritic(EnsembleCritic):
         n_critics: int = 2,
         share_features_extractor: bool = False,
         backbone: str = "plain",
-        value_scale: str | None = None,
+        value_scale: str = "none",
     ):
         check_integer("n_quantiles", n_quantiles, minimum=1)
         if not 0 <= top_quantiles_to_drop_per_net < n_quantiles:

@@ -198,7 +198,7 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         :return: the critics
         """
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        critic_kwargs |= self._critic_settings | dict(backbone=self.backbone, value_scale=self.arguments.value_scale)
+        critic_kwargs |= self._critic_settings | dict(backbone=self.backbone, value_scale=self.arguments.scale_of_values)
         return CRITICS[self.arguments.critic](**critic_kwargs).to(self.device)
 
     def make_head(self) -> LearnedHead | None:
@@ -553,8 +553,8 @@ def _check_networks(policy: RefinedPolicy) -> None:
                 f"{make} of {type(policy).__name__} must return a {known.__name__} or a subclass of it, "
                 f"got {type(network).__name__} of {type(network).__module__}"
             )
-    if policy.arguments.value_scale is not None and policy.critic.value_scale is None:
+    if policy.arguments.scale_of_values == "auto" and policy.critic.value_scale is None:
         raise ValueError(
-            f"make_critic of {type(policy).__name__} must hand value_scale={policy.arguments.value_scale!r} on to its critic, "
-            "got one without; use value_scale=None"
+            f"make_critic of {type(policy).__name__} must hand value_scale='auto' on to its critic, "
+            "got one without; use value_scale='none'"
         )

@@ -10,7 +10,7 @@ from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
 
 @dataclass(frozen=True)
 class Identity:
-    """Leaves the particles where they are: the base alone. With EnergySAC this is SB3's SAC."""
+    """Leaves the particles where they are: the base alone. With EnergySAC and ``backbone="plain"`` this is SB3's SAC."""
 
     exact: ClassVar[bool] = False
     resamples: ClassVar[bool] = False

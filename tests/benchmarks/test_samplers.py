@@ -67,8 +67,11 @@ def test_the_trained_critic_has_four_modes_at_the_goals():
     assert cells.entropy < 0.5
 
 
-def test_a_critic_is_read_as_it_was_written(tmp_path):
-    model = EnergySAC("MlpPolicy", "MultiGoal-v0", policy_kwargs=dict(net_arch=[8, 8], backbone="plain"), device="cpu")
+@pytest.mark.parametrize("value_scale, sigma", [("auto", 0.3), ("none", 1.0)])
+def test_a_critic_is_read_as_it_was_written(tmp_path, value_scale, sigma):
+    kwargs = dict(policy_kwargs=dict(net_arch=[8, 8], backbone="plain", value_scale=value_scale), ent_coef=0.3, device="cpu")
+    model = EnergySAC("MlpPolicy", "MultiGoal-v0", **kwargs)
+    assert model.critic.scaled(th.ones(())) == th.tensor(sigma), "what its values are in units of"
     sampler_critic.save(model, tmp_path / "critic.npz")
     actions = 2.0 * th.rand((3, 5, 2), generator=th.Generator().manual_seed(0)) - 1.0
     expected = model.policy.energy_fn(th.zeros(3, 2))(actions) / (sampler_critic.ALPHA * sampler_critic.REWARD_SCALE)

@@ -24,7 +24,9 @@ def test_the_stored_critics_are_the_trained_ones_at_one_observation(tmp_path):
     with th.no_grad():
         q_value = th.stack(model.critic(observation, actions[0])).mean(0).squeeze(1)
         found = critic.energy(actions)[0]
-    assert critic.dimension == 1 and critic.temperature == pytest.approx(model.log_ent_coef.exp().item())
+    sigma = model.critic.value_scale.sigma.item()
+    assert critic.dimension == 1 and sigma != 1.0
+    assert critic.temperature == pytest.approx(sigma * model.log_ent_coef.exp().item())
     th.testing.assert_close(found, -q_value / critic.temperature, rtol=1e-4, atol=1e-4)
 
 

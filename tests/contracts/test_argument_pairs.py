@@ -13,7 +13,7 @@ from tests.contracts.test_argument_contract import merged
 from tests.fingerprints import fingerprint
 
 OF_THE_POLICY = dict(
-    refiner_steps=2,
+    refiner_steps=5,
     n_particles=3,
     initial_particles="uniform",
     precondition=False,
@@ -23,7 +23,8 @@ OF_THE_POLICY = dict(
     deterministic_particles=1,
     energy_kwargs=dict(aggregate="min"),
     critic="quantile",
-    target_aggregate="mean",
+    target_aggregate="min",
+    value_scale="none",
     n_quantiles=7,
     top_quantiles_to_drop_per_net=0,
     backbone="plain",
@@ -31,7 +32,7 @@ OF_THE_POLICY = dict(
 )
 OF_THE_ALGORITHM = dict(
     refine_exploration=False,
-    exploration="held_actions",
+    exploration="none",
     exploration_kwargs=dict(fraction=0.1),
     refine_target=True,
     update_particles=2,

@@ -76,7 +76,8 @@ def untouched():
     return of
 
 
-CRITICS = {"scalar": {}, "quantile": dict(critic="quantile"), "categorical": dict(critic="categorical", support=(-5.0, 5.0))}
+# At (-5, 5) a rounding of SimBa's first weights changes what the reference learns by up to 6e-5
+CRITICS = {"scalar": {}, "quantile": dict(critic="quantile"), "categorical": dict(critic="categorical", support=(-6.0, 6.0))}
 MARKED = ["scalar", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("quantile", "categorical"))]
 
 

@@ -1,6 +1,8 @@
 """What nothing would read is refused when the model is made, in one sentence that names it, its value and what it needs."""
 
+import numpy as np
 import pytest
+from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_energy import PGAC, EnergyMatching, EnergySAC
 from sb3_energy.energies import QEnergy
@@ -9,6 +11,8 @@ from tests.fingerprints import Target
 
 NONE = dict(refiner="none")
 FIXED = dict(ent_coef=0.2)
+OFTEN = dict(exploration_kwargs=dict(fraction=0.1))
+NOISE = NormalActionNoise(np.zeros(2), np.ones(2))
 
 
 class Own(QEnergy):
@@ -60,7 +64,9 @@ OF_ENERGY_SAC = [
         policy(critic="quantile", target_aggregate="mean"),
         "target_aggregate needs critic='scalar' or 'categorical', .*, got 'mean'",
     ),
-    (dict(exploration_kwargs=dict(fraction=0.1)), "exploration_kwargs needs an exploration, .*"),
+    (OFTEN | dict(exploration="none"), "exploration_kwargs needs an exploration, .* with 'none'"),
+    (OFTEN | policy(**NONE, backbone="plain"), "exploration_kwargs needs an exploration, .* with 'none'"),
+    (OFTEN | dict(action_noise=NOISE), "exploration_kwargs needs an exploration, .* with 'none'"),
     (policy(energy_kwargs=dict(coefficient=2.0)), "coefficient is used by aggregate='lcb' only, got 2.0 with 'mean'"),
     (policy(**NONE, use_sde=True), r"use_sde must be given to the algorithm, .*, got .*\(use_sde=True\) with use_sde=False"),
     (dict(update_particles=4), "update_particles=4 needs updates that refine: refine_target=True, .*"),
@@ -163,6 +169,7 @@ SAYS_WHAT_HAPPENS = [
     (EnergySAC, policy(**NONE) | dict(entropy_estimator="base", entropy_estimator_kwargs={}, distillation_coef=0.0)),
     (EnergySAC, policy(refiner="flow", initial_particles="base", precondition=False, box="tanh") | FIXED),
     (EnergySAC, FIXED | dict(entropy_estimator="base")),
+    (EnergySAC, dict(exploration="none", exploration_kwargs={})),
     (EnergySAC, head_training("autoregressive_derivative_free", replay_std=0.2, refined_fraction=0.25, step_size=0.1)),
     (EnergySAC, dict(refine_target=True, update_particles=4)),
     (EnergySAC, dict(distillation_coef=0.1, update_particles=4)),

@@ -44,7 +44,7 @@ RULES = [
     Rule(rf"{ZOO}enjoy", "-n 30 --num-threads 1"),
     Rule(rf"{ZOO}record_video", "-n 20"),
     Rule("python examples/resume.py", "--total-timesteps 300 --save-freq 100"),
-    Rule("python examples/multi_goal.py", "--timesteps 400 --learning-starts 200 --net-arch 16 --episodes 8"),
+    Rule("python examples/multi_goal.py", "--timesteps 800 --net-arch 16 --episodes 8"),
     Rule("python examples/landscape.py", "--grid 9"),
     Rule("python examples/clone_four_goals.py", "--expert-episodes 8 --gradient-steps 5 --episodes 8"),
     Rule("python -m benchmarks.returns --report-only"),

@@ -105,7 +105,9 @@ def test_updates_choose_from_fewer_proposals(refiner, update_particles, expected
 
 
 def test_next_observations_are_encoded_once_for_refinement_and_entropy():
-    model = small(dict(refiner_steps=2, n_particles=4), refine_target=True, entropy_estimator="soft_value").learn(25)
+    once = dict(n_proposals=64)  # it draws no more where few count
+    soft_value = dict(entropy_estimator="soft_value", entropy_estimator_kwargs=once)
+    model = small(dict(refiner_steps=2, n_particles=4), refine_target=True, **soft_value).learn(25)
     bound, energy_fn = [], model.policy.energy_fn
     model.policy.energy_fn = lambda obs: bound.append(obs) or energy_fn(obs)
     model.train(1, batch_size=16)
@@ -162,6 +164,8 @@ def test_the_estimate_of_the_entropy_drives_the_temperature(curvature, rises):
         with th.no_grad():
             one.actor.log_std.weight.zero_()
             one.actor.log_std.bias.fill_(-1.5)
+    model.value_units.begin(model)  # as train() does: the coefficient is in units of the returns' scale
+    assert model.policy.temperature.item() == pytest.approx(alpha)
     gaussian.train(1, batch_size=64)
     base, before = gaussian._entropy, model.log_ent_coef.item()
     model.train(1, batch_size=64)
@@ -187,7 +191,8 @@ def test_distillation_pulls_the_gaussian_toward_refined_actions(make_model):
 
 def test_the_overestimation_is_what_the_critic_said(make_model):
     """A critic that says 7 of everything, against the rewards in the replay buffer."""
-    model = make_model(env=Monitor(IdentityEnvBox(ep_length=10)), ent_coef=0.1).learn(30)
+    plain = dict(policy_kwargs=dict(value_scale="none"))  # a bias is in units of the scale
+    model = make_model(env=Monitor(IdentityEnvBox(ep_length=10)), ent_coef=0.1, **plain).learn(30)
     with th.no_grad():
         for q_net in model.critic.q_networks:
             q_net[-1].weight.zero_()

@@ -111,8 +111,8 @@ def test_what_is_taken_is_what_is_stored(kind, n_envs):
 
 
 def test_a_seed_gives_the_same_run_and_none_is_stable_baselines3s():
-    explores = dict(exploration="held_actions")
-    runs = [small_model("langevin", **kwargs).learn(60).replay_buffer.actions[:60] for kwargs in (explores, explores, {})]
+    explores, off = dict(exploration="held_actions"), dict(exploration="none")
+    runs = [small_model("langevin", **kwargs).learn(60).replay_buffer.actions[:60] for kwargs in (explores, explores, off)]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert (runs[0] != runs[2]).any()
 
@@ -161,7 +161,12 @@ def test_predict_does_not_explore():
         (dict(exploration="bursts"), ValueError, "exploration must be one of .*'held_actions'.* got 'bursts'"),
         (dict(exploration=3), TypeError, "exploration must be one of .* or a class, got 3"),
         (dict(exploration=dict), TypeError, "exploration must be one of .* or a subclass of Exploration, got .*dict"),
-        (dict(exploration_kwargs=dict(fraction=0.1)), ValueError, "exploration_kwargs needs an exploration, .* with None"),
+        (
+            dict(exploration="none", exploration_kwargs=dict(fraction=0.1)),
+            ValueError,
+            "exploration_kwargs needs an exploration, .* with 'none'",
+        ),
+        (dict(exploration_kwargs=dict(part=0.1)), TypeError, "exploration_kwargs of HeldActions"),
         (dict(exploration="held_actions", exploration_kwargs=3), TypeError, "exploration_kwargs must be a dict .*, got 3"),
         (dict(exploration="held_actions", exploration_kwargs=dict(part=0.1)), TypeError, "exploration_kwargs of HeldActions"),
         (

@@ -94,7 +94,7 @@ def test_where_a_learned_coefficient_begins(ent_coef):
 @pytest.mark.parametrize(
     "ent_coef, message",
     [
-        ("auto_0.1_scaled", "needs value_scale='auto', got None"),
+        ("auto_0.1_scaled", "needs value_scale='auto', got 'none'"),
         ("auto_x_scaled", "ent_coef must be a number"),
         ("auto_0.1_mine", "ent_coef must be a number"),
         ("auto_0_scaled", "ent_coef must start"),
@@ -102,7 +102,12 @@ def test_where_a_learned_coefficient_begins(ent_coef):
 )
 def test_refused_coefficients(ent_coef, message):
     with pytest.raises(ValueError, match=message):
-        EnergySAC("MlpPolicy", "Pendulum-v1", ent_coef=ent_coef, policy_kwargs=dict(net_arch=[8], refiner="none"))
+        EnergySAC("MlpPolicy", "Pendulum-v1", ent_coef=ent_coef, policy_kwargs=dict(net_arch=[8], value_scale="none"))
+
+
+def test_sb3s_sac_has_no_scale_that_a_coefficient_could_be_in_units_of():
+    with pytest.raises(ValueError, match="needs value_scale='auto', got 'none'"):
+        EnergySAC("MlpPolicy", "Pendulum-v1", ent_coef="auto_0.1_scaled", policy_kwargs=dict(refiner="none", backbone="plain"))
 
 
 def test_an_action_does_not_depend_on_the_others_rows():

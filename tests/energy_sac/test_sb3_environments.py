@@ -42,7 +42,7 @@ def test_n_step_replay(make_model):
 
 @pytest.mark.parametrize("discount", [0.25, 0.0625])
 def test_target_uses_the_discounts_of_the_batch(make_model, discount):
-    model = make_model(n_steps=2, gamma=0.5, ent_coef=0.1).learn(22)
+    model = make_model(n_steps=2, gamma=0.5, ent_coef=0.1, policy_kwargs=dict(target_aggregate="min")).learn(22)
     batch = model.replay_buffer.sample(16)
     targets = {}
     model.critic.td_loss = lambda obs, actions, target: targets.update(y=target) or target.mean().requires_grad_()

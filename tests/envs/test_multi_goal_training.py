@@ -73,7 +73,6 @@ def test_the_soft_value_of_a_flat_landscape_is_the_logarithm_of_the_box(example)
         (["--ent-coef", "0"], "--ent-coef must be above 0, got 0"),
         (["--learning-rate", "0"], "--learning-rate must be above 0, got 0"),
         (["--final-learning-rate", "0"], "--final-learning-rate must be above 0, got 0"),
-        (["--reward-scale", "-1"], "--reward-scale must be above 0, got -1"),
         (["--output", "no/such/folder/a.png"], "--output must lie in a folder that exists"),
     ],
 )

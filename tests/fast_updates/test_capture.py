@@ -172,7 +172,7 @@ def test_compile_is_saved_and_loaded(tmp_path, compile_with):
         (dict(refiner="smc", n_particles=8, refiner_steps=2, refiner_kwargs=dict(moves=2)), "eager"),
         (dict(refiner="mala", energy_kwargs=dict(aggregate="min")), "eager"),
         (dict(box="reflect", trust_region=0.5, tolerance=0.1, backbone="plain"), "eager"),
-        (dict(value_scale="auto"), "aot_eager"),
+        (dict(value_scale="none"), "aot_eager"),
     ],
     ids=str,
 )
@@ -230,6 +230,7 @@ def test_compiled_updates_are_updates(compile_with):
     compile_with("eager")
     models = [model_of(capture, refine_target=True, policy_kwargs=dict(n_particles=4)) for capture in ("compile", None)]
     for model in models:
+        np.random.seed(0)  # of held actions, which both have
         model.learn(40)
         th.manual_seed(1), np.random.seed(1)
         model.train(5, 32)

@@ -94,9 +94,9 @@ def assert_equal(ours, theirs):
             distillation_coef=0.1,
         ),
         dict(policy_kwargs=dict(net_arch=[16], optimizer_class=th.optim.AdamW)),
-        dict(policy_kwargs=dict(net_arch=[16], value_scale="auto")),
+        dict(policy_kwargs=dict(net_arch=[16], value_scale="none")),
     ],
-    ids=["defaults", "simba", "mppi and quantiles", "soft value", "AdamW", "value scale"],
+    ids=["defaults", "simba", "mppi and quantiles", "soft value", "AdamW", "units of the reward"],
 )
 def test_replays_are_updates(kwargs):
     ours, theirs = (model_of(captured, **kwargs) for captured in (True, False))

@@ -61,7 +61,7 @@ SETTINGS = {
     "simba": dict(refine_target=True, policy_kwargs=dict(backbone="simba")),
     "bro": dict(refine_target=True, policy_kwargs=dict(backbone="bro", tolerance=0.1)),
     "by autograd": dict(refine_target=True),
-    "value_scale": dict(refine_target=True, policy_kwargs=dict(value_scale="auto")),
+    "units of the reward": dict(refine_target=True, policy_kwargs=dict(value_scale="none")),
 }
 
 

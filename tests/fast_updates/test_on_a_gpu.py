@@ -37,7 +37,7 @@ SETTINGS = {
     "distillation": dict(distillation_coef=0.1),
     "fixed ent_coef": dict(ent_coef=0.1, refine_target=True, **SOFT_VALUE),
     "AdamW": dict(policy_kwargs=dict(optimizer_class=th.optim.AdamW)),
-    "value_scale": dict(refine_target=True, policy_kwargs=dict(value_scale="auto")),
+    "units of the reward": dict(refine_target=True, policy_kwargs=dict(value_scale="none")),
 }
 
 

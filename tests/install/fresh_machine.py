@@ -79,7 +79,7 @@ WINDOW = "SDL_VIDEODRIVER=dummy"
 SEARCH = "-optimize --n-trials 2 --n-evaluations 1 --eval-episodes 1 --n-eval-envs 1"
 HOOK_OFF = "SB3_ENERGY_AUTOLOAD=0"
 ONE_RUN = "--seeds 0 --eval-freq 100 --eval-episodes 1"
-FOUR_GOALS = "--timesteps 400 --learning-starts 200 --net-arch 16"
+FOUR_GOALS = "--timesteps 800 --net-arch 16"
 
 PROMISES = [
     Promise("plain zoo dmc plots", "imports without a warning", 'python -W error -c "import sb3_energy"'),

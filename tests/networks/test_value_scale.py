@@ -147,7 +147,8 @@ def test_parameters_without_a_scale_are_in_the_units_of_the_reward(critic):
 
 
 def test_a_head_has_the_parameters_of_a_linear_layer_under_their_names(critic):
-    assert isinstance(critic.one[-1], nn.Linear) and [name for name, _ in critic.one[-1].named_parameters()] == ["weight", "bias"]
+    assert isinstance(critic.one[-1], nn.Linear)
+    assert [name for name, _ in critic.one[-1].named_parameters()] == ["weight", "bias"]
     assert list(critic.one[-1].state_dict()) == ["weight", "bias", "sigma"]
     assert critic.one[-1].in_features == 16 and critic.one[-1].out_features == 3
     assert "ScaledLinear(in_features=16, out_features=3, bias=True)" in repr(critic)

@@ -122,7 +122,9 @@ def test_every_keyword_of_sac_is_accepted(make_model):
 def test_the_entropy_coefficient_is_the_gaussian_s_alone(make_model, ent_coef):
     model = make_model(ent_coef=ent_coef, learning_rate=1e-2).learn(30)
     assert model.policy.temperature.item() == 1.0 and model.policy.epsilon > 0.0
-    expected = 0.1 if ent_coef == 0.1 else model.log_ent_coef.exp().item()
+    sigma = model.critic.value_scale.sigma.item()
+    assert sigma > 1.0
+    expected = 0.1 if ent_coef == 0.1 else model.log_ent_coef.exp().item() * sigma
     assert model._current_ent_coef().item() == pytest.approx(expected)
 
 

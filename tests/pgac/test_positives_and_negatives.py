@@ -20,7 +20,7 @@ def steep(make_model, **kwargs):
     with th.no_grad():
         for network in model.critic.q_networks:
             network[0].weight[:, 3:] *= 8.0
-            network[-1].weight *= 3.0
+            network[-1].weight *= 3.0 / model.critic.value_scale.sigma  # so steep in the units of the reward
     return model
 
 

@@ -273,7 +273,8 @@ def test_the_layer():
 
 
 REFUSED = [
-    (dict(support=None), ValueError, r"critic='categorical' needs value_scale='auto', or a support that .* got None and None"),
+    (dict(support=None, value_scale="none"), ValueError, r"^critic='categorical' needs .*'auto', or .* got 'none' and None$"),
+    (dict(support=None, refiner="none", backbone="plain"), ValueError, r"^critic='categorical' needs .* got None and None$"),
     (dict(support=(1.0, 1.0)), ValueError, r"support must ascend, got \(1.0, 1.0\)"),
     (dict(support=(0.0, float("inf"))), ValueError, r"support\[1\] must be"),
     (dict(support=3.0), TypeError, "support must be two numbers"),

@@ -99,7 +99,7 @@ def test_only_a_policy_is_handed_on():
 
 @pytest.mark.parametrize("kind", ["langevin", "pgac"])
 def test_parameters_without_a_scale_are_taken(tmp_path, kind):
-    model = trained(kind, policy_kwargs=dict(value_scale=None), ent_coef=0.2)
+    model = trained(kind, policy_kwargs=dict(value_scale="none"), ent_coef=0.2)
     scaled = small_model(kind, env=Target(), policy_kwargs=AUTO, seed=1, ent_coef=0.2)
     model.save(tmp_path / "model")
     for found in (model.get_parameters(), tmp_path / "model"):
@@ -110,18 +110,11 @@ def test_parameters_without_a_scale_are_taken(tmp_path, kind):
     assert np.abs(values(scaled) - values(model)).max() < 1.0
 
 
-def test_a_model_that_was_saved_without_the_argument_goes_on(tmp_path, monkeypatch):
-    """Should its default be another one by then."""
-    model = small_model("langevin", env=Target(), policy_kwargs={}).learn(40)
+def test_a_model_that_was_saved_without_the_argument_goes_on(tmp_path):
+    """Its default was another one then."""
+    model = small_model("langevin", env=Target(), policy_kwargs=dict(value_scale="none")).learn(40)
+    assert model.critic.value_scale is None and model.policy_kwargs.pop("value_scale") == "none"
     model.save(tmp_path / "model")
-    field = RefinedPolicy.arguments_class.__dataclass_fields__["value_scale"]
-    parameters = RefinedPolicy.arguments_class.__init__.__kwdefaults__
-    monkeypatch.setattr(field, "default", "auto")
-    defaults = RefinedPolicy.arguments_class.__init__.__defaults__
-    names = [name for name, field in RefinedPolicy.arguments_class.__dataclass_fields__.items() if field.init]
-    changed = tuple("auto" if name == "value_scale" else value for name, value in zip(names, defaults, strict=True))
-    assert parameters is None
-    monkeypatch.setattr(RefinedPolicy.arguments_class.__init__, "__defaults__", changed)
     loaded = EnergySAC.load(tmp_path / "model", env=Target(), device="cpu")
     assert loaded.critic.value_scale is not None and np.array_equal(values(loaded), values(model))
     assert loaded.learn(30).value_units.sigma != 1.0
@@ -130,7 +123,7 @@ def test_a_model_that_was_saved_without_the_argument_goes_on(tmp_path, monkeypat
 @pytest.mark.parametrize("as_file", [True, False])
 @pytest.mark.parametrize("kind", ["langevin", "pgac"])
 def test_parameters_with_a_scale_are_refused_without_one(tmp_path, kind, as_file):
-    model, plain = trained(kind), trained(kind, 25, policy_kwargs=dict(value_scale=None))
+    model, plain = trained(kind), trained(kind, 25, policy_kwargs=dict(value_scale="none"))
     before = values(plain)
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match="was saved with value_scale='auto', and this model has") as caught:
@@ -292,7 +285,7 @@ def test_a_large_first_return_stops_no_learning():
     """Without converted moments, steps would be as small as gradients in the new units beside those in the old ones."""
 
     def moved(converts):
-        model = filled(80, factor=1e-3, ent_coef=1e-4, policy_kwargs=NONE)
+        model = filled(80, factor=1e-3, ent_coef=1e-4, policy_kwargs=NONE | dict(activation_fn=nn.SiLU))
         go_on(model, 100)
         model.replay_buffer.rewards *= 1e3
         model.value_units.returns.statistics[3] = 1e3 * 5.0 * model.value_units.sigma
@@ -352,7 +345,7 @@ def test_critics_that_cannot_have_one_are_refused():
     with pytest.raises(TypeError, match=r"^value_scale='auto' needs networks that are nn\.Sequential and end with nn\.Linear"):
         own_model(policy_with(OwnEnd, value_scale="auto"))
     with pytest.raises(ValueError, match=r"^value_scale must be"):
-        own_model("MlpPolicy", value_scale="none")
+        own_model("MlpPolicy", value_scale="off")
     model = trained()
     nn.utils.parametrizations.weight_norm(model.critic.q_networks[0][-1])
     model.value_units.returns.statistics[3] = 500.0
@@ -416,7 +409,7 @@ def test_a_head_of_fixed_length_moves_with_the_scale():
 
 def test_the_models_without_one_have_nothing_of_it():
     for algorithm in (EnergySAC, PGAC):
-        model = algorithm("MlpPolicy", Target(), buffer_size=10, policy_kwargs=dict(net_arch=[8], value_scale=None))
+        model = algorithm("MlpPolicy", Target(), buffer_size=10, policy_kwargs=dict(net_arch=[8], value_scale="none"))
         assert model.value_units is None and model.critic.value_scale is None
         assert not any(isinstance(module, ValueScale) for module in model.policy.modules())
         assert not any("value" in name for name in model.get_parameters())
