@@ -27,7 +27,7 @@ from sb3_energy.envs.exact_answers import balanced_temperature, exact_answer
 ALGORITHMS = ("sac", "sac_networks", "energy_sac", "pgac")
 WORLDS = range(6)
 ALPHA = 3.0
-"""Temperature in units of the reward scale: at much lower ones a critic has to know values to less than a hundredth of them."""
+"""Temperature in units of the reward scale: at much lower ones a critic has to know values to less than a hundredth."""
 
 
 def worlds(text: str) -> list[int]:

@@ -100,8 +100,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
     :param args: SAC's other arguments in SAC's order
     :param refine_exploration: whether the actions that collect experience are refined
     :param exploration: what actions that collect experience are beside the policy's own: ``"held_actions"``,
-        ``"held_noise"``, ``"none"``, or a class (``None``: ``"held_actions"``, and ``"none"`` with ``action_noise`` or ``use_sde`` and in
-        SB3's SAC, which is ``policy_kwargs=dict(refiner="none", backbone="plain")``)
+        ``"held_noise"``, ``"none"``, or a class (``None``: ``"held_actions"``, and ``"none"`` with ``action_noise`` or
+        ``use_sde`` and in SB3's SAC, which is ``policy_kwargs=dict(refiner="none", backbone="plain")``)
     :param exploration_kwargs: Keyword arguments of the exploration
     :param refine_target: whether the next actions in the critic's target are refined
     :param entropy_estimator: estimator of ``log π(a|s)`` of refined actions, in the temperature's loss and, with
@@ -569,8 +569,8 @@ class EnergySAC(PersistentAlgorithm, SAC):
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
         """
-        As in SB3. Parameters of a model with ``value_scale="none"`` are taken by one with ``"auto"``, in the units of the reward
-        until its next update; the statistics of returns, which they lack, stay as they are here.
+        As in SB3. Parameters of a model with ``value_scale="none"`` are taken by one with ``"auto"``, in the units of the
+        reward until its next update; the statistics of returns, which they lack, stay as they are here.
 
         :param load_path_or_dict: Location of the saved data or a nested dictionary of parameters
         :param exact_match: Whether all of the other parts must be there

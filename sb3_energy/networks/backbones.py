@@ -229,6 +229,7 @@ class Backbone:
     :param build: ``(input_dim, net_arch, activation_fn) -> trunk``; the trunk's last width is ``net_arch[-1]``
         (``input_dim`` where ``net_arch`` is empty)
     :param default_activation: activation function when the user names none
+    :param critic_activation: the same of critics (``None``: as the actor's)
     :param normalizes_features: whether running statistics of flat features belong to it
     :param has_unit_norms: whether its parameters and those of the heads on it keep their lengths, see
         :func:`sb3_energy.networks.unit_norms.project_to_unit_norms`
@@ -238,6 +239,7 @@ class Backbone:
 
     build: Callable[[int, list[int], type[nn.Module]], nn.Sequential]
     default_activation: type[nn.Module] = nn.ReLU
+    critic_activation: type[nn.Module] | None = None
     normalizes_features: bool = False
     has_unit_norms: bool = False
     beside: str | None = None
@@ -245,7 +247,8 @@ class Backbone:
 
 BACKBONES: dict[str, Backbone] = {
     "plain": Backbone(plain),
-    "layer_norm": Backbone(layer_norm, default_activation=nn.SiLU),
+    # A smooth actor learns control tasks sooner, a critic with kinks tells goals apart sooner (docs/benchmark.md)
+    "layer_norm": Backbone(layer_norm, default_activation=nn.SiLU, critic_activation=nn.ReLU),
     "simba": Backbone(simba, normalizes_features=True),
     "bro": Backbone(bro),
     "flash": Backbone(flash, has_unit_norms=True, beside="layer_norm"),
@@ -310,12 +313,16 @@ def backbone_beside(name: str) -> str:
     return find_backbone(name).beside or name
 
 
-def default_activation(name: str) -> type[nn.Module]:
+def default_activation(name: str, of_critic: bool = False) -> type[nn.Module]:
     """
     Look up a backbone's default activation function.
 
     :param name: a name in ``BACKBONES``
+    :param of_critic: whether it is that of critics
     :return: the activation function it has when the user names none
     :raises ValueError: if the name is unknown
     """
-    return find_backbone(name).default_activation
+    backbone = find_backbone(name)
+    if of_critic and backbone.critic_activation is not None:
+        return backbone.critic_activation
+    return backbone.default_activation

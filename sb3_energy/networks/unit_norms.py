@@ -25,7 +25,7 @@ def project_to_unit_norms(network: nn.Module) -> None:
         :class:`~sb3_energy.networks.batch_norm.BatchNorm` are projected, in place
     """
     for layer in network.modules():
-        if type(layer) in (nn.Linear, ScaledLinear):
+        if type(layer) is nn.Linear or type(layer) is ScaledLinear:
             if _is_learned(layer):
                 layer.weight.div_(th.linalg.vector_norm(layer.weight, dim=1, keepdim=True).clamp_(min=SMALLEST_LENGTH))
         elif type(layer) in (BatchNorm, nn.RMSNorm) and _is_learned(layer):

@@ -79,8 +79,8 @@ class ScaledLinear(nn.Linear):
 
 class ScaledValues(nn.Module):
     """
-    Mixin of critics, whose networks end with a :class:`ScaledLinear` of their ``value_scale``, or with ``nn.Linear`` where that
-    is ``None``: then they learn in the units of the reward. The constructor sets it before it makes networks.
+    Mixin of critics, whose networks end with a :class:`ScaledLinear` of their ``value_scale``, or with ``nn.Linear`` where
+    that is ``None``: then they learn in the units of the reward. The constructor sets it before it makes networks.
     """
 
     value_scale: ValueScale | None
@@ -98,7 +98,7 @@ class ScaledValues(nn.Module):
         """
         if self.value_scale is None:
             return network
-        layers = list(network) if isinstance(network, nn.Sequential) else []
+        layers: list[Any] = list(network) if isinstance(network, nn.Sequential) else []
         if not (layers and _is_plain(layers[-1], nn.Linear)):
             raise TypeError(
                 "value_scale='auto' needs networks that are nn.Sequential and end with nn.Linear, got "
@@ -132,7 +132,8 @@ class ScaledValues(nn.Module):
                 f"{names['sigma']} was saved with value_scale='auto', and this model has value_scale='none': make one with "
                 "policy_kwargs=dict(value_scale='auto')"
             )
-        if self.value_scale is not None and names["sigma"] not in state_dict and any(name.startswith(prefix) for name in state_dict):
+        is_given = any(name.startswith(prefix) for name in state_dict)
+        if self.value_scale is not None and is_given and names["sigma"] not in state_dict:
             # Saved without a scale: in the units of the reward, which are as good as any
             state_dict |= {name: th.ones(()) for name in names.values()}
         if self.value_scale is not None and names["sigma"] in state_dict:
@@ -160,7 +161,7 @@ def scaled_heads(modules: Iterable[nn.Module]) -> list[ScaledLinear]:
     return found
 
 
-def _is_plain(layer: Any, kind: type) -> bool:
+def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a layer's outputs are linear in parameters of its own: not those of a parametrization or weight norm."""
     return type(layer) is kind and layer._parameters.get("weight") is not None
 

@@ -41,7 +41,7 @@ class BehaviourCritic(ScaledValues):
     ):
         super().__init__()
         self.value_scale = value_scale
-        activation_fn = default_activation(backbone) if activation_fn is None else activation_fn
+        activation_fn = default_activation(backbone, of_critic=True) if activation_fn is None else activation_fn
         trunk, width = make_backbone(backbone, features_dim + action_dim, net_arch, activation_fn)
         self.q_net = self.with_scale(nn.Sequential(*trunk, nn.Linear(width, 1)))
         trunk, width = make_backbone(backbone, features_dim, net_arch, activation_fn)

@@ -59,8 +59,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
     :param action_space: Action space
     :param lr_schedule: Learning rate schedule (could be constant)
     :param net_arch: The specification of the policy and value networks.
-    :param activation_fn: Activation function, a class of ``torch.nn`` or its name (``None``: the backbone's own, SiLU with
-        ``"layer_norm"``, ReLU otherwise)
+    :param activation_fn: Activation function, a class of ``torch.nn`` or its name (``None``: the backbone's own, SiLU for
+        the actor and ReLU for critics with ``"layer_norm"``, ReLU otherwise)
     :param use_sde: Whether to use State Dependent Exploration or not; only with ``refiner="none"``
     :param log_std_init: Initial value for the log standard deviation
     :param use_expln: Use ``expln()`` function instead of ``exp()`` when using gSDE to ensure
@@ -166,8 +166,8 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         self._refines = True
         self._fast = FastPredict()
         self._plans: Plans | None = None  # set during a predict of torch's that hands plans on
-        default = default_activation(self.backbone)
-        sb3["activation_fn"] = default if activation_fn is None else find_activation(activation_fn)
+        self._activation_fn = activation_fn if activation_fn is None else find_activation(activation_fn)
+        sb3["activation_fn"] = self._activation_fn or default_activation(self.backbone)
         super().__init__(observation_space, action_space, lr_schedule, **sb3)
         _check_networks(self)
         self.has_batch_norm = self.actor.has_batch_norm or self.critic.has_batch_norm
@@ -176,8 +176,9 @@ class RefinedPolicy(PersistentModel, SACPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        # SB3's own policy forgets the first one
-        return data | dict(share_features_extractor=self.share_features_extractor) | vars(self.arguments)
+        # SB3's own policy forgets the first one; without the second, critics have another one than the actor
+        ours = dict(share_features_extractor=self.share_features_extractor, activation_fn=self._activation_fn)
+        return data | ours | vars(self.arguments)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> BackboneActor:
         """
@@ -220,6 +221,7 @@ class RefinedPolicy(PersistentModel, SACPolicy):
         return head.to(self.device)
 
     def _build(self, lr_schedule: Schedule) -> None:
+        self.critic_kwargs["activation_fn"] = self._activation_fn or default_activation(self.backbone, of_critic=True)
         super()._build(lr_schedule)
         self.head = head = self.make_head()
         if isinstance(head, nn.Module):

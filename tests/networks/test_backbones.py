@@ -140,6 +140,7 @@ def test_default_activations():
         "bro": nn.ReLU,
         "flash": nn.ReLU,
     }
+    assert {default_activation(name, of_critic=True) for name in BACKBONES} == {nn.ReLU}
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from torch import nn
 
+from sb3_energy import EnergySAC
 from sb3_energy.checks import check_number
 from sb3_energy.keywords import argument, changed, choices_of, documented, takes_arguments
 from sb3_energy.pgac.arguments import PotentialArguments
@@ -94,3 +96,34 @@ def test_choices_are_those_of_the_registries(monkeypatch):
     assert choices_of(PolicyArguments, "initial_particles") == ("base", "uniform", "mixture", "quarter")
     assert choices_of(PotentialArguments, "initial_particles") == ("base", "uniform", "mixture", "quarter", "normal")
     assert RefinementArguments(initial_particles="quarter").make_refinement().initial_particles == "quarter"
+
+
+def activations(network):
+    return {type(layer) for layer in network.modules() if isinstance(layer, nn.SiLU | nn.ReLU | nn.Tanh)}
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs, of_actor, of_critic",
+    [
+        ({}, nn.SiLU, nn.ReLU),
+        (dict(backbone="plain"), nn.ReLU, nn.ReLU),
+        (dict(activation_fn="SiLU"), nn.SiLU, nn.SiLU),
+        (dict(activation_fn=nn.Tanh), nn.Tanh, nn.Tanh),
+    ],
+)
+def test_actor_and_critics_have_the_backbone_s_activations_unless_one_is_given(tmp_path, policy_kwargs, of_actor, of_critic):
+    model = EnergySAC("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs | dict(net_arch=[8]), buffer_size=10)
+    model.policy.save(tmp_path / "policy")
+    model.save(tmp_path / "model")
+    obs = np.ones((4, 3), np.float32)
+    expected = model.policy.predict(obs, deterministic=True)[0]
+    for policy in (
+        model.policy,
+        RefinedPolicy.load(tmp_path / "policy", device="cpu"),
+        EnergySAC.load(tmp_path / "model").policy,
+        RefinedPolicy(**model.policy._get_constructor_parameters()),
+    ):
+        assert activations(policy.actor) == {of_actor}
+        assert activations(policy.critic) == activations(policy.critic_target) == {of_critic}
+    for policy in (RefinedPolicy.load(tmp_path / "policy", device="cpu"), EnergySAC.load(tmp_path / "model").policy):
+        assert np.array_equal(policy.predict(obs, deterministic=True)[0], expected)

@@ -132,7 +132,8 @@ def _first(network: nn.Module) -> tuple[BatchNorm | None, Any]:
 def _is_known(module: nn.Module) -> bool:
     """Whether a module computes what its class says, and numpy can do it on views of its parameters."""
     own = module._parameters
-    if type(module) in (nn.Linear, ScaledLinear) and getattr(own.get("weight"), "shape", None) != (module.out_features, module.in_features):
+    sizes = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else None
+    if sizes is not None and getattr(own.get("weight"), "shape", None) != sizes:
         return False
     flat = type(module) not in (nn.LayerNorm, nn.RMSNorm) or (len(module.normalized_shape) == 1 and module.eps is not None)  # type: ignore[arg-type]
     owner = module.scale if type(module) is ScaledLinear else module
