@@ -1,11 +1,11 @@
 """Saving and loading: no half-written files, and one sentence for each error."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch as th
-from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
@@ -21,6 +21,7 @@ from sb3_energy.keywords import takes, written
 from sb3_energy.training.buffer_files import check_buffer_fits, not_finite_row, read_buffer
 from sb3_energy.training.model_files import SETTING_NAMES, check_model_file, own_settings, read_parameters
 
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound=BaseAlgorithm)
 SelfPersistent = TypeVar("SelfPersistent", bound="PersistentAlgorithm")
 
 _BUFFER_SIZE_WITHOUT_ENV = 1
@@ -92,24 +93,7 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :raises FloatingPointError: if a parameter, or an optimiser's state, is not finite; no file is touched
         :raises OSError: if the file cannot be written
         """
-        bad = self._not_finite()
-        if bad is not None:
-            raise FloatingPointError(f"nothing was saved to {path}: {bad} has NaN or infinity; load an earlier one")
-        setattr(self, SETTING_NAMES, own_settings(type(self)))  # goes into the file with everything else
-        write_whole(path, "zip", lambda file: super(PersistentAlgorithm, self).save(file, exclude, include))
-
-    def _not_finite(self) -> str | None:
-        """Name of the first tensor of a checkpoint that is not finite, or ``None``."""
-        finite, not_nan = module_tensors(self.policy, "policy")
-        names, variables = self._get_torch_save_params()
-        finite += [(name, value) for name in variables if isinstance(value := recursive_getattr(self, name), th.Tensor)]
-        for name in names:
-            part = recursive_getattr(self, name)
-            if isinstance(part, th.optim.Optimizer):
-                finite += optimizer_tensors(part, name)
-            elif part is not self.policy:
-                finite += module_tensors(part, name)[0]
-        return not_finite(finite, not_nan)
+        save_whole(self, path, lambda file: super(PersistentAlgorithm, self).save(file, exclude, include))
 
     def save_replay_buffer(self, path: PathOrFile) -> None:
         """
@@ -170,19 +154,8 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         """
         if isinstance(load_path_or_dict, dict):
             super().set_parameters(load_path_or_dict, exact_match, device)
-            return
-        what = type(self).__name__
-        path = existing(load_path_or_dict, "zip", what)
-        parameters: Any = read_parameters(what, path)
-        before: Any = copy.deepcopy(self.get_parameters())
-        try:
-            self.set_parameters(parameters, exact_match, device)
-            bad = self._not_finite()
-            if bad is not None:
-                raise ValueError(f"{bad} has NaN or infinity")
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            self.set_parameters(before)
-            raise ValueError(f"{load_path_or_dict} has no parameters for this {what} ({one_line(error)})") from error
+        else:
+            set_parameters_of_file(self, load_path_or_dict, exact_match, device)
 
     @classmethod
     def load(
@@ -213,22 +186,111 @@ class PersistentAlgorithm(OffPolicyAlgorithm):
         :raises ValueError: if the file is no model of this package's or SB3's, is damaged, or needs a class that cannot be
             imported
         """
-        _refuse_policys(cls, kwargs)
-        found = existing(path, "zip", cls.__name__)
-        check_model_file(cls, found, custom_objects)
         env = None if env is None else maybe_make_env(env, verbose=0)
-        try:
-            model = super().load(found, env, device, custom_objects, print_system_info, force_reset, **plain(kwargs))
-        except UNREADABLE as error:
-            read_parameters(cls.__name__, found)  # which says so, if one of them cannot be read
-            of_the_machine = isinstance(error, (MemoryError, RuntimeError)) and "loading state_dict" not in str(error)
-            if kwargs or of_the_machine:  # or of an argument
-                raise
-            raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {one_line(error)}") from error
-        bad = model._not_finite()
+
+        def sb3_load(found: PathOrFile, **changes: Any) -> SelfPersistent:
+            return super(PersistentAlgorithm, cls).load(
+                found, env, device, custom_objects, print_system_info, force_reset, **changes
+            )
+
+        return load_checked_model(cls, sb3_load, path, custom_objects, kwargs)
+
+
+def save_whole(model: BaseAlgorithm, path: PathOrFile, write: Callable[[Any], None]) -> None:
+    """
+    Save a model, unless something in it is not finite.
+
+    :param model: any algorithm
+    :param path: path to the file (or a file-like)
+    :param write: SB3's ``save``, to a file-like
+    :raises FloatingPointError: if a parameter, or an optimiser's state, is not finite; no file is touched
+    :raises OSError: if the file cannot be written
+    """
+    bad = not_finite_part(model)
+    if bad is not None:
+        raise FloatingPointError(f"nothing was saved to {path}: {bad} has NaN or infinity; load an earlier one")
+    setattr(model, SETTING_NAMES, own_settings(type(model)))  # goes into the file with everything else
+    write_whole(path, "zip", write)
+
+
+def not_finite_part(model: BaseAlgorithm) -> str | None:
+    """
+    Look through all tensors of a checkpoint.
+
+    :param model: any algorithm
+    :return: name of the first one that is not finite, or ``None``
+    """
+    finite, not_nan = module_tensors(model.policy, "policy")
+    names, variables = model._get_torch_save_params()
+    finite += [(name, value) for name in variables if isinstance(value := recursive_getattr(model, name), th.Tensor)]
+    for name in names:
+        part = recursive_getattr(model, name)
+        if isinstance(part, th.optim.Optimizer):
+            finite += optimizer_tensors(part, name)
+        elif part is not model.policy:
+            finite += module_tensors(part, name)[0]
+    return not_finite(finite, not_nan)
+
+
+def set_parameters_of_file(model: Any, path: PathOrFile, exact_match: bool, device: th.device | str) -> None:
+    """
+    Load the parameters in a model's file, all or none.
+
+    :param model: any algorithm
+    :param path: path to the file (or a file-like) that ``save`` has written
+    :param exact_match: as in SB3's ``set_parameters``
+    :param device: as in SB3's ``set_parameters``
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if the file is no model's, is damaged, does not fit or is not finite; the model stays as it was
+    """
+    what = type(model).__name__
+    parameters: Any = read_parameters(what, existing(path, "zip", what))
+    before: Any = copy.deepcopy(model.get_parameters())
+    try:
+        model.set_parameters(parameters, exact_match, device)
+        bad = not_finite_part(model)
         if bad is not None:
-            raise ValueError(f"{path} is no {cls.__name__} to go on with: {bad} has NaN or infinity")
-        return model
+            raise ValueError(f"{bad} has NaN or infinity")
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        model.set_parameters(before)
+        raise ValueError(f"{path} has no parameters for this {what} ({one_line(error)})") from error
+
+
+def load_checked_model(
+    cls: type[SelfAlgorithm],
+    load: Callable[..., SelfAlgorithm],
+    path: PathOrFile,
+    custom_objects: dict[str, Any] | None,
+    changes: dict[str, Any],
+) -> SelfAlgorithm:
+    """
+    Load a model by SB3's ``load``, with one sentence for each error.
+
+    :param cls: class of the model
+    :param load: SB3's ``load``, with the path and the changes as arguments
+    :param path: path to the file (or a file-like)
+    :param custom_objects: as in SB3's ``load``
+    :param changes: arguments of the algorithm that replace those in the file
+    :return: the model
+    :raises FileNotFoundError: if there is no such file
+    :raises TypeError: if one of the changes is an argument of the policy
+    :raises ValueError: if the file is no model of this class, is damaged, or needs a class that cannot be imported
+    """
+    _refuse_policys(cls, changes)
+    found = existing(path, "zip", cls.__name__)
+    check_model_file(cls, found, custom_objects)
+    try:
+        model = load(found, **plain(changes))
+    except UNREADABLE as error:
+        read_parameters(cls.__name__, found)  # which says so, if one of them cannot be read
+        of_the_machine = isinstance(error, (MemoryError, RuntimeError)) and "loading state_dict" not in str(error)
+        if changes or of_the_machine:  # or of an argument
+            raise
+        raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {one_line(error)}") from error
+    bad = not_finite_part(model)
+    if bad is not None:
+        raise ValueError(f"{path} is no {cls.__name__} to go on with: {bad} has NaN or infinity")
+    return model
 
 
 def _refuse_policys(cls: Any, arguments: dict[str, Any]) -> None:
