@@ -30,6 +30,8 @@ class Learner(Protocol):
     @property
     def logger(self) -> Logger: ...
 
+    def dump_logs(self) -> None: ...
+
 
 Update = Callable[[Tick], Mapping[str, th.Tensor | float]]
 """One gradient step; returns scalars to log. ``tick.remaining`` falls from 1 to 0, as learning-rate schedules want it."""
@@ -40,7 +42,7 @@ def fit(
     update: Update,
     gradient_steps: int,
     callback: MaybeCallback = None,
-    log_interval: int = 100,
+    log_interval: int | None = 100,
     progress_bar: bool = False,
 ) -> None:
     """
@@ -50,7 +52,7 @@ def fit(
     each one, and a callback that does not return ``True`` stops the training. A plain function is called with
     ``(locals, globals)``, where ``locals`` has ``self``, ``tick`` and ``losses``, and must return ``True`` as well.
     ``on_rollout_start`` and ``on_rollout_end`` are never called. ``CheckpointCallback`` saves every ``save_freq`` gradient
-    steps; ``EvalCallback`` needs a model with an environment.
+    steps.
 
     Ctrl-C takes effect between two gradient steps, so a model that is saved afterwards goes on exactly where it stopped.
 
@@ -58,14 +60,14 @@ def fit(
     :param update: one gradient step
     :param gradient_steps: number of gradient steps
     :param callback: callback, list of callbacks, function, or ``None``
-    :param log_interval: gradient steps between two lines of the log
+    :param log_interval: gradient steps between two lines of the log (``None``: no lines)
     :param progress_bar: whether to show a progress bar (needs tqdm and rich)
     :raises TypeError: if an argument has the wrong type
-    :raises ValueError: if a number is below 1
+    :raises ValueError: if ``gradient_steps`` is negative or ``log_interval`` below 1
     :raises ImportError: if there are no tqdm and rich for the progress bar
     """
-    gradient_steps = check_integer("gradient_steps", gradient_steps, minimum=1)
-    log_interval = check_integer("log_interval", log_interval, minimum=1)
+    gradient_steps = check_integer("gradient_steps", gradient_steps, minimum=0)
+    log_interval = None if log_interval is None else check_integer("log_interval", log_interval, minimum=1)
     called = as_callback(callback, model)
     with _bar(gradient_steps) if check_bool("progress_bar", progress_bar) else nullcontext() as bar:
         total = model.num_timesteps + gradient_steps  # under SB3's name for it, which callbacks read
@@ -77,13 +79,22 @@ def fit(
             called.update_locals(dict(tick=tick, losses=losses))
             if not called.on_step():
                 break
-            if (step + 1) % log_interval == 0:
-                for name, value in losses.items():
-                    model.logger.record(f"train/{name}", float(value))
-                model.logger.dump(model.num_timesteps)
+            if log_interval is not None and (step + 1) % log_interval == 0:
+                model.dump_logs()
             if bar is not None:
                 bar.update()
     called.on_training_end()
+
+
+def record_losses(logger: Logger, losses: Mapping[str, th.Tensor | float]) -> None:
+    """
+    Write the losses of an update to the logger.
+
+    :param logger: Stable-Baselines3's
+    :param losses: scalars by name, on any device
+    """
+    for name, value in losses.items():
+        logger.record(f"train/{name}", float(value))
 
 
 def as_callback(callback: MaybeCallback, model: Any) -> BaseCallback:

@@ -189,10 +189,8 @@ def check_sb3_arguments(given: Mapping[str, Any]) -> None:
     :raises ValueError: if a value is out of range
     :raises TypeError: if an argument has the wrong type
     """
-    check_action_bounds(given["action_space"])
-    check_net_arch("net_arch", given["net_arch"])
-    check_activation("activation_fn", given["activation_fn"])
-    for name in ("use_sde", "use_expln", "normalize_images", "share_features_extractor"):
+    check_network_arguments(given, of_two=True)
+    for name in ("use_sde", "use_expln", "share_features_extractor"):
         check_bool(name, given[name])
     if not abs(check_finite_number("log_std_init", given["log_std_init"])) <= LARGEST_LOG_STD:
         raise ValueError(
@@ -200,6 +198,21 @@ def check_sb3_arguments(given: Mapping[str, Any]) -> None:
         )
     check_finite_number("clip_mean", given["clip_mean"])
     check_integer("n_critics", given["n_critics"], minimum=1)
+
+
+def check_network_arguments(given: Mapping[str, Any], of_two: bool = False) -> None:
+    """
+    Check the arguments that SB3's policies have in common: spaces, networks, features extractor and optimiser.
+
+    :param given: these arguments by name
+    :param of_two: whether ``net_arch`` may be a dict of those of actor and critic
+    :raises ValueError: if a value is out of range
+    :raises TypeError: if an argument has the wrong type
+    """
+    check_action_bounds(given["action_space"])
+    check_net_arch("net_arch", given["net_arch"], of_two)
+    check_activation("activation_fn", given["activation_fn"])
+    check_bool("normalize_images", given["normalize_images"])
     extractor, optimizer = given["features_extractor_class"], given["optimizer_class"]
     if not _may_make(extractor, nn.Module):
         raise TypeError(f"features_extractor_class must be a class of SB3's BaseFeaturesExtractor, got {extractor!r}")

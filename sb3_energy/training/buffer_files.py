@@ -50,13 +50,19 @@ def not_finite_row(buffer: ReplayBuffer) -> str | None:
     for name in ("observations", "next_observations", "actions", "rewards", "chains"):
         stored = getattr(buffer, name, None)
         for key, part in stored.items() if isinstance(stored, dict) else [(None, stored)]:
-            row = None if part is None else _first_row(part[:n_rows])
+            row = None if part is None else first_not_finite(part[:n_rows])
             if row is not None:
                 return f"row {row} of its {name}" + ("" if key is None else f"[{key!r}]")
     return None
 
 
-def _first_row(stored: Any) -> int | None:
+def first_not_finite(stored: Any) -> int | None:
+    """
+    Find the first row with a non-finite number.
+
+    :param stored: an array or a tensor ``(n, ...)``; what holds no floating-point numbers is finite
+    :return: index of the row, or ``None``
+    """
     if isinstance(stored, th.Tensor):
         stored = stored.cpu().numpy()
     if not isinstance(stored, np.ndarray) or stored.dtype.kind != "f":
@@ -80,7 +86,7 @@ def check_buffer_fits(buffer: ReplayBuffer, model: Any) -> None:
     own = model.replay_buffer
     for name in ("observation_space", "action_space"):
         found, expected = getattr(buffer, name), getattr(model, name)
-        if not _same_space(found, expected, bounds=name == "action_space"):
+        if not same_space(found, expected, bounds=name == "action_space"):
             raise ValueError(f"the replay buffer must have the model's {name}, {expected}, got one of {found}")
     if buffer.n_envs != model.n_envs:
         raise ValueError(f"the replay buffer must be of {model.n_envs} environments, as the model is, got {buffer.n_envs}")
@@ -101,15 +107,26 @@ def check_buffer_fits(buffer: ReplayBuffer, model: Any) -> None:
         raise ValueError(f"the replay buffer must be finite, got NaN or infinity in {bad}")
 
 
-def _same_space(found: Any, expected: Any, bounds: bool) -> bool:
+def same_space(found: Any, expected: Any, bounds: bool, any_float: bool = False) -> bool:
+    """
+    Compare two spaces.
+
+    :param found: a space
+    :param expected: another one
+    :param bounds: whether bounds of boxes are compared. Those of actions matter, since stored actions are in units of the box;
+        observations are stored as they were, whatever a wrapper says of their bounds
+    :param any_float: whether boxes of numbers in single and double precision are the same
+    :return: whether what is of one space can be used in the other
+    """
     if isinstance(found, spaces.Dict) and isinstance(expected, spaces.Dict):
         names = found.spaces.keys()
         return names == expected.spaces.keys() and all(
-            _same_space(found.spaces[name], expected.spaces[name], bounds) for name in names
+            same_space(found.spaces[name], expected.spaces[name], bounds, any_float) for name in names
         )
-    if type(found) is not type(expected) or found.shape != expected.shape or found.dtype != expected.dtype:
+    if type(found) is not type(expected) or found.shape != expected.shape:
+        return False
+    if found.dtype != expected.dtype and not (any_float and {found.dtype.kind, expected.dtype.kind} == {"f"}):
         return False
     if not isinstance(found, spaces.Box):
         return bool(found == expected)
-    # Actions are stored in units of the box; observations are stored as they were, whatever a wrapper says of their bounds
     return not bounds or bool(np.allclose(found.low, expected.low) and np.allclose(found.high, expected.high))

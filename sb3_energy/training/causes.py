@@ -58,7 +58,7 @@ def training_cause(model: Any, of_energy: bool) -> Cause | None:
         or _learned_cause(model)
         or _buffer_cause(model.replay_buffer)
         or (energy_cause(model.policy) if of_energy else None)
-        or _scale_cause(model.replay_buffer)
+        or scale_cause(model.replay_buffer)
     )
 
 
@@ -97,8 +97,14 @@ def _buffer_cause(buffer: Any) -> Cause | None:
     return None if found is None else Cause(f"the replay buffer has NaN or infinity in {found}")
 
 
-def _scale_cause(buffer: Any) -> Cause | None:
-    """Find finite numbers whose squares are infinite."""
+def scale_cause(buffer: Any, called: str = "replay buffer") -> Cause | None:
+    """
+    Find finite numbers whose squares are infinite.
+
+    :param buffer: whatever has ``observations`` and ``rewards``, arrays or dictionaries of arrays
+    :param called: what it is, for the message
+    :return: the numbers, or ``None``
+    """
     for name in ("observations", "rewards"):
         stored = getattr(buffer, name, None)
         for key, part in (stored if isinstance(stored, dict) else {"": stored}).items():
@@ -106,7 +112,5 @@ def _scale_cause(buffer: Any) -> Cause | None:
                 largest = max(abs(float(part.max())), abs(float(part.min())))
                 if largest > LARGEST_SQUARED:
                     whose = f"{name} {key!r}" if key else name
-                    return Cause(
-                        f"the replay buffer's {whose} are as large as {largest:g}, whose square is infinite; scale them"
-                    )
+                    return Cause(f"the {called}'s {whose} are as large as {largest:g}, whose square is infinite; scale them")
     return None

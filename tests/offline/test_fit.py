@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_energy import EnergyMatching
-from sb3_energy.offline.fit import as_callback, descend, fit, uninterrupted
+from sb3_energy.offline.fit import as_callback, descend, fit, record_losses, uninterrupted
 
 DATA = np.random.default_rng(0).standard_normal((40, 2))
 
@@ -42,7 +42,12 @@ class Parabola:
         loss = (self.x - 3.0).square().sum()
         descend(self.optimizer, loss, "the loss", "a lower learning_rate")
         self.num_timesteps += 1
-        return dict(loss=loss.detach(), rate=0.1)
+        self.losses = dict(loss=loss.detach(), rate=0.1)
+        return self.losses
+
+    def dump_logs(self):
+        record_losses(self.logger, self.losses)
+        self.logger.dump(self.num_timesteps)
 
 
 class Recorder(BaseCallback):
@@ -71,6 +76,18 @@ def test_it_makes_the_gradient_steps_and_logs_them():
     (first, losses), (second, _) = model.output.lines
     assert (first, second) == (10, 20)
     assert losses == {"train/loss": pytest.approx((3.0 * 0.8**9) ** 2), "train/rate": 0.1}
+
+
+def test_without_a_log_interval_nothing_is_logged():
+    model = Parabola()
+    fit(model, model.update, 25, log_interval=None)
+    assert model.output.lines == [] and model.num_timesteps == 25
+
+
+def test_no_gradient_steps_are_a_start_and_an_end():
+    model, recorder = Parabola(), Recorder()
+    fit(model, model.update, 0, callback=recorder)
+    assert recorder.events == ["start", "end"] and model.num_timesteps == 0
 
 
 def test_callbacks_are_called_as_in_learn():
@@ -108,7 +125,7 @@ def test_what_is_no_callback_raises():
     with pytest.raises(TypeError, match="callback must be a BaseCallback, a list of them or a function, got 3"):
         fit(Parabola(), lambda tick: {}, 1, callback=3)
     with pytest.raises(ValueError, match="gradient_steps"):
-        fit(Parabola(), lambda tick: {}, 0)
+        fit(Parabola(), lambda tick: {}, -1)
     with pytest.raises(ValueError, match="log_interval"):
         fit(Parabola(), lambda tick: {}, 1, log_interval=0)
     with pytest.raises(TypeError, match="progress_bar"):

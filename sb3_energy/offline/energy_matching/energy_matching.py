@@ -29,7 +29,7 @@ from sb3_energy.offline.energy_matching.data import checked_samples, training_ba
 from sb3_energy.offline.energy_matching.objective import joint_losses, warm_up_losses
 from sb3_energy.offline.energy_matching.sampling import PotentialSampler
 from sb3_energy.offline.energy_matching.settings import Settings
-from sb3_energy.offline.fit import descend, fit
+from sb3_energy.offline.fit import descend, fit, record_losses
 from sb3_energy.policies.causes import named
 from sb3_energy.types import EnergyFn, Tick
 
@@ -134,6 +134,7 @@ class EnergyMatching:
         self.generator = th.Generator(self.device)
         self.set_random_seed(seed)
         self.n_updates = 0
+        self._losses: dict[str, th.Tensor | float] = {}
         self.network: PotentialNetwork | None = None
         self.average: PotentialNetwork | None = None
         self.normalizer: RunningNorm | None = None
@@ -180,6 +181,7 @@ class EnergyMatching:
         :raises ValueError: if shapes do not fit each other or those of the first ``fit``, or a number is NaN or infinity
         :raises FloatingPointError: if a loss or a chain is NaN or infinity; no parameter is changed by that step
         """
+        gradient_steps = check_integer("gradient_steps", gradient_steps, minimum=1)
         data = checked_samples(samples, observations, self.settings.box, self.device)
         dims = _dims(data)
         if self.dims not in (None, dims):
@@ -235,7 +237,13 @@ class EnergyMatching:
         self.n_updates += 1
         if self.average is not None and self.settings.ema_decay is not None:
             update_average(self.average, self.network, self.settings.ema_decay, self.n_updates)
-        return {**{name: value.detach() for name, value in losses.items()}, "learning_rate": rate}
+        self._losses = {**{name: value.detach() for name, value in losses.items()}, "learning_rate": rate}
+        return self._losses
+
+    def dump_logs(self) -> None:
+        """Write the losses of the last gradient step to the log, as SB3's callbacks ask for."""
+        record_losses(self.logger, self._losses)
+        self.logger.dump(self.n_updates)
 
     def _features(self, observations: th.Tensor | None) -> th.Tensor:
         if observations is None:
