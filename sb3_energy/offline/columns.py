@@ -40,9 +40,7 @@ def check_dataset_spaces(observation_space: Any, action_space: Any) -> None:
     :raises ValueError: if one is of another kind, or the actions have no finite bounds
     """
     if not isinstance(action_space, spaces.Box):
-        raise ValueError(
-            f"the action space must be a Box, since only continuous actions have an energy here, got {action_space}"
-        )
+        raise ValueError(f"the action space must be a Box: actions of offline algorithms are continuous, got {action_space}")
     check_action_bounds(action_space)
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
     for key, part in parts.items():
