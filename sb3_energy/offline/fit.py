@@ -30,7 +30,8 @@ class Learner(Protocol):
     @property
     def logger(self) -> Logger: ...
 
-    def dump_logs(self) -> None: ...
+    def dump_logs(self) -> None:
+        """Write a line of the log."""
 
 
 Update = Callable[[Tick], Mapping[str, th.Tensor | float]]
