@@ -70,7 +70,7 @@ def fit(
     gradient_steps = check_integer("gradient_steps", gradient_steps, minimum=0)
     log_interval = None if log_interval is None else check_integer("log_interval", log_interval, minimum=1)
     called = as_callback(callback, model)
-    with _bar(gradient_steps) if check_bool("progress_bar", progress_bar) else nullcontext() as bar:
+    with show_progress(gradient_steps) if check_bool("progress_bar", progress_bar) else nullcontext() as bar:
         total = model.num_timesteps + gradient_steps  # under SB3's name for it, which callbacks read
         called.on_training_start(dict(self=model, total_timesteps=total, log_interval=log_interval), globals())
         for step in range(gradient_steps):
@@ -165,7 +165,14 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _bar(total: int) -> Any:
+def show_progress(total: int) -> Any:
+    """
+    A progress bar like Stable-Baselines3's.
+
+    :param total: number of steps
+    :return: tqdm's bar, a context manager
+    :raises ImportError: if there are no tqdm and rich
+    """
     ProgressBarCallback()  # raises SB3's own error where tqdm or rich is missing
     from tqdm.rich import tqdm
 
