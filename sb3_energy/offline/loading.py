@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_energy.checks import check_bool
 from sb3_energy.offline.columns import check_dataset_spaces
 from sb3_energy.offline.offline_dataset import SPACES, OfflineDataset
-from sb3_energy.offline.sources.arrays import from_arrays
+from sb3_energy.offline.sources.dictionary import from_arrays
 from sb3_energy.offline.sources.files import kind_of, read_hdf5, read_npz
 from sb3_energy.offline.sources.minari import from_minari, is_minari, open_minari, open_minari_folder
 from sb3_energy.offline.sources.replay_buffer import from_replay_buffer
@@ -39,7 +39,7 @@ def load_dataset(
       contains: load only files of people you trust,
     * an **NPZ** file, of :meth:`~sb3_energy.offline.offline_dataset.OfflineDataset.save` or of OGBench,
     * an **HDF5** file as D4RL has them (extra ``offline``),
-    * a **dictionary of arrays**, see :func:`sb3_energy.offline.sources.arrays.from_arrays`.
+    * a **dictionary of arrays**, see :func:`sb3_energy.offline.sources.dictionary.from_arrays`.
 
     Minari, replay buffers and files of ``save`` know their spaces. Other files and arrays do not: observations are then
     unbounded, or images if they are bytes of three axes, and actions lie in [-1, 1], as those of D4RL and OGBench do.

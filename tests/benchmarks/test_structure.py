@@ -96,7 +96,7 @@ def measured():
         ("largest folder", 0.2),
         ("classes of ours that `EnergySAC` inherits from, itself included", 2),
         ("the same of `PGAC`", 3),
-        ("lines of fast prediction, with docstrings", 1035),
+        ("lines of fast prediction, with docstrings", 1036),
         ("circles of imports", 0),
         ("loops over refinement steps", 3),
         ("places where a Gaussian's log-density is written out", 1),
