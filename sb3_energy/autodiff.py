@@ -156,10 +156,31 @@ def hessian_trace(fn: EnergyFn, x: th.Tensor, probes: th.Tensor) -> th.Tensor:
     :param probes: ``(B, N, *E)``, ``z``
     :return: ``(B, N)``, without a graph
     """
+    return gradient_and_curvatures(fn, x, probes.unsqueeze(0))[1].squeeze(0).detach()
+
+
+def gradient_and_curvatures(
+    fn: EnergyFn, x: th.Tensor, directions: th.Tensor, create_graph: bool = False
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    The gradient at each particle, and ``zᵀ ∇²E(x) z`` along several directions ``z``.
+
+    :param fn: ``(B, N, *E) -> (B, N)``; each energy depends on its own particle alone
+    :param x: ``(B, N, *E)``
+    :param directions: ``(K, B, N, *E)``, or what broadcasts to that
+    :param create_graph: whether to keep the graph of both, for a loss that is made of them
+    :return: ``(B, N, *E)`` and ``(K, B, N)``
+    """
     with th.enable_grad():
-        points = x.detach().requires_grad_(True)
+        points = x if create_graph and x.requires_grad else x.detach().requires_grad_(True)
         _, gradients = energy_and_grad(fn, points, create_graph=True)
         if not gradients.requires_grad:
-            return x.new_zeros(x.shape[:2])
-        products = th.autograd.grad((gradients * probes).sum(), points, materialize_grads=True)[0]
-    return (products * probes).flatten(2).sum(-1).detach()
+            return gradients, x.new_zeros((len(directions), *x.shape[:2]))
+        curvatures = []
+        for z in directions:
+            slopes = (gradients * z).sum()
+            (products,) = th.autograd.grad(
+                slopes, points, create_graph=create_graph, retain_graph=True, materialize_grads=True
+            )
+            curvatures.append((products * z).flatten(2).sum(-1))
+    return gradients if create_graph else gradients.detach(), th.stack(curvatures)
