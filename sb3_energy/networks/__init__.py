@@ -24,10 +24,12 @@ from sb3_energy.networks.by_hand.untouched import (
     optimizes_only,
 )
 from sb3_energy.networks.categorical_mean import CategoricalMean
+from sb3_energy.networks.energy import EnergyNetwork, ScalarNetwork
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
 from sb3_energy.networks.prefix_energy import PrefixEnergies
+from sb3_energy.networks.spatial_softmax import SpatialSoftmax, SpatialSoftmaxCNN
 from sb3_energy.networks.unit_norms import project_to_unit_norms
 from sb3_energy.networks.value_scale import ScaledLinear, ScaledValues, ValueScale, rescale, scaled_heads, set_scale
 from sb3_energy.networks.velocity import FieldNetwork, VelocityNetwork
@@ -39,14 +41,18 @@ __all__ = [
     "BatchNorm",
     "BoundEnsemble",
     "CategoricalMean",
+    "EnergyNetwork",
     "FieldNetwork",
     "InGrad",
     "Originals",
     "PotentialNetwork",
     "PrefixEnergies",
     "RunningNorm",
+    "ScalarNetwork",
     "ScaledLinear",
     "ScaledValues",
+    "SpatialSoftmax",
+    "SpatialSoftmaxCNN",
     "Stack",
     "ValueScale",
     "VelocityNetwork",

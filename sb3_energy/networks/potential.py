@@ -1,26 +1,20 @@
 """A scalar network of observations and actions whose gradient is a velocity: ``V(s, a)``."""
 
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch as th
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
-from sb3_energy.autodiff import gradient_of
 from sb3_energy.checks import check_bool, check_number
 from sb3_energy.keywords import plain_arguments
-from sb3_energy.networks.by_hand.ensembles import BoundEnsemble
-from sb3_energy.networks.by_hand.untouched import has_own, is_untouched
-from sb3_energy.networks.particles import evaluate_particles
-from sb3_energy.types import EnergyFn
+from sb3_energy.networks.energy import ScalarNetwork, normalise_spectra
 
 SMOOTH_ACTIVATIONS = (nn.SiLU, nn.GELU, nn.Softplus, nn.Mish, nn.Tanh)
 """Of a potential. What it learns by is the derivative of its own gradient, which is 0 where an activation is straight."""
 
 
-class PotentialNetwork(nn.Module):
+class PotentialNetwork(ScalarNetwork):
     """
     ``(s, a) -> V``, a number for each particle, and 0 everywhere at first unless weights are normalised.
 
@@ -37,9 +31,6 @@ class PotentialNetwork(nn.Module):
     :raises TypeError: if something has the wrong type
     """
 
-    by_hand: bool = True
-    """Whether gradients that need no graph are taken by hand where the layers are known, or by autograd."""
-
     @plain_arguments
     def __init__(
         self,
@@ -51,7 +42,6 @@ class PotentialNetwork(nn.Module):
         spectral_norm: bool = False,
         input_gain: float = 1.0,
     ):
-        super().__init__()
         _check(net_arch, activation_fn, layer_norm, spectral_norm)
         _check_gain(input_gain, spectral_norm)
         widths, layers = [features_dim + action_dim, *net_arch], list[nn.Module]()
@@ -66,49 +56,9 @@ class PotentialNetwork(nn.Module):
         if not spectral_norm:  # of no weights there is no largest singular value
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        self.network = nn.Sequential(*layers, last)
+        super().__init__(nn.Sequential(*layers, last))
         if spectral_norm:
-            for layer in self.network:
-                if isinstance(layer, nn.Linear):
-                    spectrally_normalised(layer)
-
-    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """
-        Evaluate the potential at action particles.
-
-        :param features: ``(B, F)``
-        :param actions: ``(B, N, A)``
-        :return: ``(B, N)``
-        """
-        return evaluate_particles(self.network, features, actions).squeeze(-1)
-
-    def bind(self, features: th.Tensor) -> EnergyFn:
-        """
-        The potential at these features as it is now; bind again after an update.
-
-        :param features: ``(B, F)``
-        :return: ``(B, N, A) -> (B, N)``
-        """
-        is_known = self.by_hand and is_untouched(self) and has_own(self, PotentialNetwork, "forward")
-        stacks = BoundEnsemble.stacks_of([self.network]) if is_known else None
-        return partial(_potential, self, features, None if stacks is None else BoundEnsemble(stacks, features))
-
-
-def _potential(network: PotentialNetwork, features: th.Tensor, bound: BoundEnsemble | None, x: th.Tensor) -> th.Tensor:
-    if bound is None or th.is_grad_enabled():  # a graph is wanted
-        return network(features, x)
-    return bound.values(x)[0, ..., 0]
-
-
-@gradient_of(_potential)
-def _potential_by_hand(
-    network: PotentialNetwork, features: th.Tensor, bound: BoundEnsemble | None, x: th.Tensor
-) -> tuple[th.Tensor, th.Tensor] | None:
-    return None if bound is None else bound.value_and_gradient(x, _alone)
-
-
-def _alone(values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    return values[0], th.ones_like(values)
+            normalise_spectra(self.network)
 
 
 def _check(net_arch: Any, activation_fn: Any, layer_norm: Any, spectral_norm: Any) -> None:
