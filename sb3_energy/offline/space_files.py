@@ -43,7 +43,7 @@ def _described(space: Any) -> dict[str, Any]:
         return dict(kind="Discrete", n=int(space.n), start=int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
         return dict(kind="MultiDiscrete", nvec=space.nvec.tolist(), start=space.start.tolist())
-    return dict(kind="MultiBinary", n=list(space.shape))
+    return dict(kind="MultiBinary", n=int(space.n) if np.ndim(space.n) == 0 else list(map(int, space.n)))
 
 
 def _bound(bound: np.ndarray) -> Any:

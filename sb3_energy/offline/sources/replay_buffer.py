@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_energy.offline.columns import mapped
+from sb3_energy.offline.columns import check_dataset_spaces, mapped
 from sb3_energy.offline.offline_dataset import OfflineDataset
 
 
@@ -21,6 +21,8 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     :return: its transitions
     :raises ValueError: if it is empty, or its actions are discrete
     """
+    space: Any = buffer.action_space
+    check_dataset_spaces(buffer.observation_space, space)
     n_rows = buffer.buffer_size if buffer.full else buffer.pos
     if n_rows == 0:
         raise ValueError("the replay buffer must have at least one transition, got an empty one")
@@ -36,11 +38,7 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
         next_observations = taken(buffer.observations, (index + 1) % buffer.buffer_size)
     else:
         next_observations = taken(buffer.next_observations)
-    space: Any = buffer.action_space
-    actions = taken(buffer.actions)
-    if hasattr(space, "low"):
-        scaled = actions.reshape(-1, *space.shape)
-        actions = space.low + 0.5 * (scaled + 1.0) * (space.high - space.low)
+    actions = space.low + 0.5 * (taken(buffer.actions).reshape(-1, *space.shape) + 1.0) * (space.high - space.low)
     dones, timeouts = taken(buffer.dones) > 0.5, taken(buffer.timeouts) > 0.5
     ends = dones | _is_torn(observations, next_observations)
     ends[len(index) - 1 :: len(index)] = True
