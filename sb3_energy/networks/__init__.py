@@ -25,6 +25,7 @@ from sb3_energy.networks.by_hand.untouched import (
 )
 from sb3_energy.networks.categorical_mean import CategoricalMean
 from sb3_energy.networks.energy import EnergyNetwork, ScalarNetwork
+from sb3_energy.networks.mixture_density import GaussianMixture, MixtureDensityNetwork
 from sb3_energy.networks.normalization import RunningNorm, make_normalizer
 from sb3_energy.networks.particles import evaluate_particles
 from sb3_energy.networks.potential import SMOOTH_ACTIVATIONS, PotentialNetwork
@@ -43,7 +44,9 @@ __all__ = [
     "CategoricalMean",
     "EnergyNetwork",
     "FieldNetwork",
+    "GaussianMixture",
     "InGrad",
+    "MixtureDensityNetwork",
     "Originals",
     "PotentialNetwork",
     "PrefixEnergies",

@@ -234,12 +234,10 @@ class OfflineAlgorithm(BaseAlgorithm):
         check_rate(float(self.lr_schedule(remaining)), remaining)
         self._update_learning_rate(self._optimizers())
         batch = self.dataset.draw(self.batch_size, self.generator).to(self.device)
-        self.policy.set_training_mode(True)
-        try:
-            with own_randomness(self.generator, self.device), self._explained():
-                losses = self._update(batch._replace(actions=self.policy.scaled(batch.actions)))
-        finally:
-            self.policy.set_training_mode(False)
+        if not self.policy.training:  # a callback may have predicted
+            self.policy.set_training_mode(True)
+        with own_randomness(self.generator, self.device), self._explained():
+            losses = self._update(batch._replace(actions=self.policy.scaled(batch.actions)))
         self.num_timesteps += 1
         self._n_updates += 1
         self._latest_losses = losses
@@ -297,6 +295,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         try:
             fit(self, self._step, total_timesteps, callback, log_interval, progress_bar)
         finally:
+            self.policy.set_training_mode(False)
             self._evaluation_env = None
         return self
 
