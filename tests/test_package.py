@@ -50,7 +50,7 @@ def test_version_has_one_source():
 
 def test_metadata():
     metadata = importlib.metadata.metadata("sb3-energy")
-    assert set(metadata.get_all("Provides-Extra")) == {"zoo", "dmc", "plots", "tests", "docs", "all"}
+    assert set(metadata.get_all("Provides-Extra")) == {"zoo", "dmc", "plots", "offline", "tests", "docs", "all"}
     assert set(metadata["Requires-Python"].split(",")) == {">=3.10", "<3.14"}
     assert metadata["License"] == "MIT" or metadata["License-Expression"] == "MIT"
     unconditional = [line for line in importlib.metadata.requires("sb3-energy") if "extra ==" not in line]

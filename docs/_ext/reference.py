@@ -125,7 +125,23 @@ PAGES = {
         {"sb3_energy.networks": None},
     ),
     "losses": Page("Losses", "Pure functions of tensors; none of them takes an optimiser step.", {"sb3_energy.losses": None}),
-    "offline": Page("Offline", "Learning from data alone.", {"sb3_energy.offline": None}),
+    "offline": Page(
+        "Offline",
+        "Learning from data alone. :doc:`../offline` has examples, :doc:`../energy_matching` those of ``EnergyMatching``.",
+        {
+            "sb3_energy.offline": None,
+            "sb3_energy.offline.clones": None,
+            "sb3_energy.offline.energy_matching": None,
+            "sb3_energy.offline.offline_dataset": None,
+            "sb3_energy.offline.policies": None,
+            "sb3_energy.offline.standardization": None,
+            "sb3_energy.offline.sources.dictionary": None,
+            "sb3_energy.offline.sources.minari": ("save_minari",),
+            "sb3_energy.offline.fit": None,
+            "sb3_energy.offline.dataset": None,
+            "sb3_energy.offline.averaging": None,
+        },
+    ),
     "callbacks": Page(
         "Callbacks, pictures and replay buffers",
         "Used together with the algorithms.",
@@ -274,9 +290,7 @@ def keyword_of(member: Any) -> str | None:
     return None
 
 
-BASES = (
-    "SAC, SACPolicy, BasePolicy, BaseCallback, CheckpointCallback, ReplayBuffer, Actor, ContinuousCritic, Env, Module, tuple"
-)
+BASES = "SAC, SACPolicy, BaseAlgorithm, BasePolicy, BaseCallback, CheckpointCallback, ReplayBuffer, Actor, ContinuousCritic, Env, Module, tuple"
 """Classes of others, whose members are documented elsewhere."""
 
 

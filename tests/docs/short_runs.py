@@ -22,17 +22,19 @@ FENCE = re.compile(
 
 def shorten(steps: int = STEPS, gradient_steps: int = GRADIENT_STEPS) -> Callable[[], None]:
     """
-    Make every ``learn`` of Stable-Baselines3's algorithms end after a few steps, and ``EnergyMatching.fit`` likewise.
+    Make every ``learn`` of Stable-Baselines3's algorithms end after a few steps, that of offline ones and
+    ``EnergyMatching.fit`` likewise.
 
-    :param steps: the most environment steps of one ``learn``
+    :param steps: the most environment steps, or gradient steps of an offline algorithm, of one ``learn``
     :param gradient_steps: the most gradient steps of one ``fit``
     :return: undoes it
     """
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     from sb3_energy import EnergyMatching
+    from sb3_energy.offline import OfflineAlgorithm
 
-    setup, fit = BaseAlgorithm._setup_learn, EnergyMatching.fit
+    setup, fit, offline = BaseAlgorithm._setup_learn, EnergyMatching.fit, OfflineAlgorithm.learn
 
     @wraps(setup)
     def short_setup(self: BaseAlgorithm, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
@@ -42,11 +44,15 @@ def shorten(steps: int = STEPS, gradient_steps: int = GRADIENT_STEPS) -> Callabl
     def short_fit(self: EnergyMatching, *args: Any, gradient_steps: int = gradient_steps, **kwargs: Any) -> Any:
         return fit(self, *args, gradient_steps=min(gradient_steps, most), **kwargs)
 
+    @wraps(offline)
+    def short_learn(self: OfflineAlgorithm, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        return offline(self, min(total_timesteps, steps), *args, **kwargs)
+
     def undo() -> None:
-        BaseAlgorithm._setup_learn, EnergyMatching.fit = setup, fit
+        BaseAlgorithm._setup_learn, EnergyMatching.fit, OfflineAlgorithm.learn = setup, fit, offline
 
     most = gradient_steps
-    BaseAlgorithm._setup_learn, EnergyMatching.fit = short_setup, short_fit
+    BaseAlgorithm._setup_learn, EnergyMatching.fit, OfflineAlgorithm.learn = short_setup, short_fit, short_learn
     return undo
 
 

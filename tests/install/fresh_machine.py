@@ -47,6 +47,7 @@ ENVIRONMENTS = {
     "dmc": Environment("dmc", "pytest mypy matplotlib tensorboard rl_zoo3 optuna pygame"),
     "zoo,dmc": Environment("zoo,dmc", "pytest mypy sklearn torchebm"),
     "plots": Environment("plots", "pytest mypy rl_zoo3 optuna mujoco pygame"),
+    "offline": Environment("offline", "pytest mypy matplotlib rl_zoo3 optuna mujoco sklearn"),
     "docs": Environment("docs", "pytest mypy rl_zoo3 matplotlib"),
 }
 
@@ -75,6 +76,10 @@ CHEETAH_IN_PYTHON = (
     " print(EnergySAC('MlpPolicy', env).learn(110).num_timesteps)"
 )
 HALF_CHEETAH = "from sb3_energy import EnergySAC; print(EnergySAC('MlpPolicy', 'HalfCheetah-v5').learn(110).num_timesteps)"
+RECORD_AND_CLONE = (
+    "from stable_baselines3 import SAC; from sb3_energy import BC, record_dataset;"
+    " print(BC('MlpPolicy', record_dataset(SAC('MlpPolicy', 'Pendulum-v1'), 'Pendulum-v1', 3)).learn(2).dataset)"
+)
 WINDOW = "SDL_VIDEODRIVER=dummy"
 SEARCH = "-optimize --n-trials 2 --n-evaluations 1 --eval-episodes 1 --n-eval-envs 1"
 HOOK_OFF = "SB3_ENERGY_AUTOLOAD=0"
@@ -82,7 +87,7 @@ ONE_RUN = "--seeds 0 --eval-freq 100 --eval-episodes 1"
 FOUR_GOALS = "--timesteps 800 --net-arch 16"
 
 PROMISES = [
-    Promise("plain zoo dmc plots", "imports without a warning", 'python -W error -c "import sb3_energy"'),
+    Promise("plain zoo dmc plots offline", "imports without a warning", 'python -W error -c "import sb3_energy"'),
     *(
         Promise("plain", f"{page}: every Python block", f"python {SHORT_RUNS} {{pages}}/{page}")
         for page in (
@@ -138,6 +143,8 @@ PROMISES = [
     ),
     Promise("plots", "modes", "python -m benchmarks.modes --worlds 1 --algos sac,energy_sac --steps 120 --eval-episodes 4"),
     Promise("plots", "speed", "python -m benchmarks.speed --quick --rounds 2 --sections update"),
+    Promise("offline", "docs/offline.md: every Python block", f"python {SHORT_RUNS} {{pages}}/docs/offline.md"),
+    Promise("plain", "records and clones", f'python -c "{RECORD_AND_CLONE}"', "3 transitions"),
     Promise("docs", "builds the pages", "python -m sphinx -q -W --keep-going -b html {pages}/docs html"),
     Promise("plots", "densities", "python -m benchmarks.densities --densities two_moons --gradient-steps 5 --seconds 1"),
 ]

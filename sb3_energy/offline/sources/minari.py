@@ -1,6 +1,7 @@
 """Data sets of Minari, which the extra ``offline`` installs."""
 
 import warnings
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +140,17 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, env: gym.Env | str | N
         raise ValueError("a Minari data set needs rewards, which these data do not have")
     minari = _imported(f"dataset_id={dataset_id!r}")
     buffers = [_buffer(minari, episode) for episode in dataset.with_next_observations().episodes()]
+    write = minari.create_dataset_from_buffers
+    lossless = dict(jpeg_encoding=False) if "jpeg_encoding" in signature(write).parameters else {}  # since Minari 0.5.4
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of authors and permanent links that are not given
-        return minari.create_dataset_from_buffers(
+        return write(
             dataset_id,
             buffers,
             env=env,
             observation_space=dataset.observation_space,
             action_space=dataset.action_space,
-            jpeg_encoding=False,  # which would change images
+            **lossless,
         )
 
 
