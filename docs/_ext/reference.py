@@ -290,7 +290,10 @@ def keyword_of(member: Any) -> str | None:
     return None
 
 
-BASES = "SAC, SACPolicy, BaseAlgorithm, BasePolicy, BaseCallback, CheckpointCallback, ReplayBuffer, Actor, ContinuousCritic, Env, Module, tuple"
+BASES = (
+    "SAC, SACPolicy, BaseAlgorithm, BasePolicy, BaseCallback, CheckpointCallback, ReplayBuffer, Actor, ContinuousCritic, "
+    "BaseFeaturesExtractor, Env, Module, tuple"
+)
 """Classes of others, whose members are documented elsewhere."""
 
 

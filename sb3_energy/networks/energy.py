@@ -18,7 +18,7 @@ from sb3_energy.types import EnergyFn
 
 class ScalarNetwork(nn.Module):
     """
-    ``(s, a) -> `` a number for each particle.
+    A number for each particle: ``(s, a) -> f(s, a)``.
 
     :param network: ``(..., F + A) -> (..., 1)``
     """
