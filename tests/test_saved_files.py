@@ -15,7 +15,7 @@ import torch as th
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.policies import BaseModel
 
-from sb3_energy import PGAC, EnergyMatching, EnergySAC
+from sb3_energy import BC, PGAC, EnergyMatching, EnergySAC, load_dataset
 from sb3_energy.files.errors import explained
 from sb3_energy.files.finite import module_tensors
 from sb3_energy.training.model_files import own_settings
@@ -24,7 +24,7 @@ from tests.models import small_model
 OBS = np.random.default_rng(0).uniform(-1, 1, (4, 3)).astype(np.float32)
 ALGORITHMS = {"EnergySAC": "langevin", "PGAC": "pgac"}
 CASES = [f"{name}.{what}" for name in ALGORITHMS for what in ("model", "policy", "actor", "critic", "buffer")]
-CASES += ["EnergyMatching.model"]
+CASES += ["EnergyMatching.model", "BC.model", "BC.policy", "OfflineDataset.file"]
 SHARED = ("buffer", "actor", "critic")
 posix = pytest.mark.skipif(os.name == "nt", reason="no such modes, links and limits on Windows")
 
@@ -42,6 +42,14 @@ def small_matching():
     return matching.fit(OBS[:, :1], OBS, gradient_steps=3)
 
 
+def small_data():
+    return load_dataset(dict(observations=np.tile(OBS, (5, 1)), actions=np.tile(OBS[:, :1], (5, 1))))
+
+
+def small_clone():
+    return BC("MlpPolicy", small_data(), batch_size=8, policy_kwargs=dict(net_arch=[4]), seed=0, device="cpu").learn(3)
+
+
 def actions(model):
     return model.predict(OBS, deterministic=True)[0]
 
@@ -53,7 +61,7 @@ def critic_values(critic):
 @pytest.fixture(scope="module")
 def models():
     found = {name: small_model(kind, buffer_size=60).learn(26) for name, kind in ALGORITHMS.items()}
-    return found | dict(EnergyMatching=small_matching())
+    return found | dict(EnergyMatching=small_matching(), BC=small_clone(), OfflineDataset=small_data())
 
 
 @pytest.fixture(params=CASES)
@@ -66,6 +74,8 @@ def make_case(which, models):
     model = models[name]
     if name == "EnergyMatching":
         return Case(model.save, lambda path: actions(EnergyMatching.load(path, device="cpu")), model)
+    if name == "OfflineDataset":
+        return Case(model.save, lambda path: load_dataset(path).actions, model)
     algorithm, policy = type(model), model.policy
     if what == "model":
         return Case(model.save, lambda path: actions(algorithm.load(path, device="cpu")), model)
@@ -285,10 +295,11 @@ def test_every_other_file_of_the_package_is_refused(case, models, tmp_path, requ
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("which", [case for case in CASES if not case.endswith("buffer")])
+@pytest.mark.parametrize("which", [case for case in CASES if not case.endswith(("buffer", "file"))])
 def test_what_is_not_finite_is_not_saved(which, value, tmp_path, monkeypatch):
     name = which.split(".")[0]
-    model = small_matching() if name == "EnergyMatching" else small_model(ALGORITHMS[name], buffer_size=60)
+    made = dict(EnergyMatching=small_matching, BC=small_clone)
+    model = made[name]() if name in made else small_model(ALGORITHMS[name], buffer_size=60)
     case, path = make_case(which, {name: model}), tmp_path / "file.bin"
     case.save(path)
     whole = path.read_bytes()

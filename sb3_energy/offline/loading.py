@@ -1,5 +1,6 @@
 """Data sets from wherever transitions are kept."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,44 @@ def load_dataset(
         observation_space, action_space = env.observation_space, env.action_space
         check_dataset_spaces(observation_space, action_space)
     given = dict(observation_space=observation_space, action_space=action_space)
-    found = _opened(source, check_bool("download", download))
+    found, is_file = _opened(source, check_bool("download", download))
+    try:
+        return _checked(found, given)
+    except (TypeError, ValueError) as error:
+        if not is_file:
+            raise
+        raise ValueError(f"{source} is no saved data set to learn from: {error}") from error
+
+
+def _opened(source: Any, download: bool) -> tuple[Any, bool]:
+    """The source itself, or what is in its file, and whether it was a file."""
+    if hasattr(source, "read"):
+        return _of_file(source), True
+    if not isinstance(source, (str, Path)):
+        return source, False
+    for path in (Path(source), Path(f"{source}.npz")):
+        if path.is_file():
+            return _of_file(path), True
+    if Path(source).is_dir():
+        return open_minari_folder(Path(source)), False
+    if isinstance(source, str) and re.search(r"-v\d+$", source):
+        return open_minari(source, download), False
+    raise FileNotFoundError(2, "No such file or directory, and no name of a Minari data set", str(source))
+
+
+def _of_file(path: Any) -> Any:
+    kind = kind_of(path)
+    if kind == "npz":
+        return read_npz(path)
+    if kind == "hdf5":
+        return read_hdf5(path)
+    if kind == "pickle":
+        return read_buffer(path)
+    raise ValueError(f"{path} is no saved data set: it is neither an NPZ nor an HDF5 file nor the pickle of a replay buffer")
+
+
+def _checked(found: Any, given: dict[str, Any]) -> OfflineDataset:
+    """A data set of what a source holds, in the spaces that are given."""
     if isinstance(found, Mapping):
         columns = dict(found)
         for name in SPACES:
@@ -74,27 +112,6 @@ def load_dataset(
         if expected is not None and not same_space(getattr(dataset, name), expected, name == "action_space", any_float=True):
             raise ValueError(f"{name} must be that of the data, {getattr(dataset, name)}, got {expected}")
     return dataset
-
-
-def _opened(source: Any, download: bool) -> Any:
-    """The source itself, or what is in its file."""
-    if not isinstance(source, (str, Path)) and not hasattr(source, "read"):
-        return source
-    path = Path(source) if isinstance(source, (str, Path)) else source
-    if isinstance(path, Path) and path.is_dir():
-        return open_minari_folder(path)
-    if isinstance(path, Path) and not path.is_file():
-        if isinstance(source, Path) or path.suffix in (".npz", ".hdf5", ".h5", ".pkl", ".zip"):
-            raise FileNotFoundError(2, "No such file or directory", str(source))
-        return open_minari(str(source), download)
-    kind = kind_of(path)
-    if kind == "npz":
-        return read_npz(path)
-    if kind == "hdf5":
-        return read_hdf5(path)
-    if kind == "pickle":
-        return read_buffer(path)
-    raise ValueError(f"{source} is no saved data set: it is neither an NPZ nor an HDF5 file nor the pickle of a replay buffer")
 
 
 def _made(source: Any) -> OfflineDataset:

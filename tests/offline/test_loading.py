@@ -243,7 +243,9 @@ def test_reading_an_npz_runs_no_code(tmp_path):
     with pytest.raises(ValueError, match=r"is no saved data set, or it is damaged .*allow_pickle"):
         load_dataset(path)
     small().save(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"a data set must have observations, got only"):
+    with pytest.raises(
+        ValueError, match=r"model.zip is no saved data set to learn from: a data set must have observations, got"
+    ):
         load_dataset(tmp_path / "model.zip")
 
 
@@ -252,6 +254,8 @@ def test_what_is_no_file_is_looked_for_elsewhere(tmp_path):
         load_dataset(tmp_path / "missing.npz")
     with pytest.raises(FileNotFoundError, match=r"missing.hdf5"):
         load_dataset("missing.hdf5")
+    with pytest.raises(ValueError, match=r"is no saved data set: it is a folder, and not one of Minari's"):
+        load_dataset(tmp_path)
     file = io.BytesIO()
     np.savez(file, observations=OBS, actions=ACTIONS)
     file.seek(0)

@@ -124,6 +124,8 @@ def test_nothing_is_downloaded_unless_asked(monkeypatch):
 
 def test_minari_is_asked_for_where_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "minari", None)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "metadata.json").write_text("{}")
     for source in ("D4RL/pen/human-v2", tmp_path):
         with pytest.raises(ImportError, match=r"needs Minari: pip install 'sb3-energy\[offline\]'"):
             load_dataset(source)

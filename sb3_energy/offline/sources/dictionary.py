@@ -1,5 +1,6 @@
 """Data sets from dictionaries of arrays, under the names that are in use."""
 
+import textwrap
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +15,9 @@ KNOWN = (
     "observations", "actions", "rewards", "next_observations", "terminations", "terminals", "dones", "truncations", "timeouts",
     "masks", "valids", "episode_ends",
 )  # fmt: skip
+
+LONGEST_LIST = 200
+"""Of names, in an error message."""
 
 
 def from_arrays(
@@ -49,7 +53,8 @@ def from_arrays(
 def _check_names(found: Mapping[str, Any]) -> None:
     for name in ("observations", "actions"):
         if name not in found:
-            raise ValueError(f"a data set must have {name}, got only {sorted(map(str, found))}")
+            names = textwrap.shorten(str(sorted(map(str, found))), LONGEST_LIST, placeholder=" ...")
+            raise ValueError(f"a data set must have {name}, got only {names}")
     for name in map(str, found):
         near = get_close_matches(name, KNOWN, n=1, cutoff=0.85) if name not in KNOWN else []
         if near and near[0] not in found:

@@ -56,8 +56,10 @@ def open_minari_folder(folder: Path) -> Any:
     :raises ImportError: without Minari
     :raises ValueError: if there is none in it, or it is damaged
     """
-    minari = _imported(f"the folder {folder}")
     place = folder / "data" if (folder / "data").is_dir() else folder
+    if not (place / "metadata.json").is_file():
+        raise ValueError(f"{folder} is no saved data set: it is a folder, and not one of Minari's")
+    minari = _imported(f"the folder {folder}")
     with explained(folder, WHAT):
         return minari.MinariDataset(place)
 
