@@ -180,6 +180,8 @@ def _numbers(name: str, values: Any) -> np.ndarray:
     if hasattr(values, "detach"):  # a tensor
         values = values.detach().cpu().numpy()
     try:
+        if isinstance(values, np.ma.MaskedArray):
+            values = np.ma.filled(values.astype(np.float64), np.nan)
         array = np.asarray(values)
         if array.dtype == object and not any(isinstance(value, (str, bytes)) for value in array.flat):
             array = array.astype(np.float64)

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -202,7 +201,6 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         return self._evaluation_env if self.env is None else self.env
 
-    @abstractmethod
     def _losses(self, batch: Batch) -> dict[str, th.Tensor]:
         """
         The losses of a minibatch.
@@ -210,6 +208,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param batch: on the model's device, with actions ``(B, A)`` scaled to [-1, 1]
         :return: scalars to log, of which ``"loss"`` is descended
         """
+        raise NotImplementedError(f"{type(self).__name__} must implement _losses(batch), or _update(batch)")
 
     def _update(self, batch: Batch) -> Losses:
         """

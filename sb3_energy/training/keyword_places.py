@@ -41,7 +41,7 @@ def place_beside_algorithm(algorithm: Any, relatives: list[Any], name: str, argu
     policy = algorithm.policy_aliases["MlpPolicy"]
     if takes(policy, name):
         return f"{name} is an argument of the policy: write policy_kwargs=dict({written(name, value)})"
-    for part, _, inner in _parts(policy_kwargs, name):
+    for part, _, inner in _parts(policy, policy_kwargs, name):
         return f"{name} is an argument of the {part}: write policy_kwargs=dict({inner(written(name, value))})"
     for other in relatives:
         if takes(other, name):
@@ -74,7 +74,7 @@ def check_policy_kwargs(algorithm: Any, relatives: list[Any], policy: Any, polic
     for name in policy_kwargs:
         if accepted is not None and name not in accepted:
             raise TypeError(
-                _place_beside_policy(algorithm, relatives, name, policy_kwargs)
+                _place_beside_policy(algorithm, cls, relatives, name, policy_kwargs)
                 or f"policy_kwargs of {cls.__name__} have no argument {name!r}{did_you_mean(name, accepted)}"
             )
 
@@ -84,21 +84,23 @@ def _check_depth(policy: Any, policy_kwargs: Mapping[str, Any]) -> None:
         inner = policy_kwargs.get(f"{part}_kwargs")
         given = [one for one in (inner if isinstance(inner, (list, tuple)) else [inner]) if isinstance(one, Mapping)]
         for name, value in (item for one in given for item in one.items()):
-            if takes(policy, name) and part not in [known for known, *_ in _parts(policy_kwargs, name)]:
+            if takes(policy, name) and part not in [known for known, *_ in _parts(policy, policy_kwargs, name)]:
                 raise TypeError(
                     f"{name} is an argument of the policy: write policy_kwargs=dict({written(name, value)}), "
                     f"not {part}_kwargs=dict({name}=...)"
                 )
 
 
-def _place_beside_policy(algorithm: Any, relatives: list[Any], name: str, policy_kwargs: Mapping[str, Any]) -> str | None:
+def _place_beside_policy(
+    algorithm: Any, policy: Any, relatives: list[Any], name: str, policy_kwargs: Mapping[str, Any]
+) -> str | None:
     value = policy_kwargs[name]
     if takes(algorithm, name):
         return (
             f"{name} is an argument of {algorithm.__name__} itself: "
             f"write {algorithm.__name__}(..., {written(name, value)}), not policy_kwargs=dict({name}=...)"
         )
-    for part, given, inner in _parts(policy_kwargs, name):
+    for part, given, inner in _parts(policy, policy_kwargs, name):
         return f"{name} is an argument of the {part} {given!r}: write {inner(written(name, value))}"
     for other in relatives:
         where = other.__name__ if takes(other, name) else f"the policies of {other.__name__}"
@@ -107,11 +109,13 @@ def _place_beside_policy(algorithm: Any, relatives: list[Any], name: str, policy
     return None
 
 
-def _parts(policy_kwargs: Any, name: str) -> Iterator[tuple[str, Any, Callable[[str], str]]]:
+def _parts(policy: Any, policy_kwargs: Any, name: str) -> Iterator[tuple[str, Any, Callable[[str], str]]]:
     """Yield ``"refiner"`` and ``"energy"``, if they take the argument, with their names, and how it is written there."""
     given = policy_kwargs if isinstance(policy_kwargs, Mapping) else {}
     registries: tuple[tuple[str, Mapping[str, Any], str], ...] = (("refiner", REFINERS, "mala"), ("energy", ENERGIES, "q"))
     for part, registry, default in registries:
+        if not takes(policy, part):  # those of offline algorithms need not have one
+            continue
         chosen = given.get(part, default)
         in_list = isinstance(chosen, (list, tuple))
         names = chosen if in_list else [chosen]

@@ -18,6 +18,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_energy.offline.offline_algorithm import OfflineAlgorithm
 from sb3_energy.offline.offline_dataset import OfflineDataset
 from tests.offline.small_clone import BOX, PLANE, Clone, ClonePolicy, Reach, data, expert, small
 
@@ -394,6 +395,45 @@ def test_columns_that_an_algorithm_needs_are_made_or_missed():
     assert model.dataset.next_observations is not None and len(model.dataset) == 190
     with pytest.raises(ValueError, match="the data set must have rewards, which Valued needs, got one without"):
         Valued("MlpPolicy", data(rewards=None), device="cpu")
+
+
+class Two(Clone):
+    """Two optimisers, of the network's first layer and of the others."""
+
+    _losses = OfflineAlgorithm._losses
+
+    def _setup_model(self):
+        super()._setup_model()
+        first, *others = [layer for layer in self.policy.network if isinstance(layer, th.nn.Linear)]
+        self.policy.first = th.optim.SGD(first.parameters(), 1.0)
+        self.policy.second = th.optim.Adam([p for layer in others for p in layer.parameters()], 1.0)
+
+    def _optimizers(self):
+        return [self.policy.first, self.policy.second]
+
+    def _get_torch_save_params(self):
+        return ["policy", "policy.first", "policy.second"], ["random_state"]
+
+    def _update(self, batch):
+        loss = Clone._losses(self, batch)["loss"]
+        for optimizer in self._optimizers():
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in self._optimizers():
+            optimizer.step()
+        return dict(loss=loss.detach())
+
+
+def test_an_algorithm_with_two_optimisers_overrides_the_update(tmp_path):
+    model = Two("MlpPolicy", data(), policy_kwargs=dict(net_arch=[8]), learning_rate=0.01, seed=0, device="cpu").learn(5)
+    assert [optimizer.param_groups[0]["lr"] for optimizer in model._optimizers()] == [0.01, 0.01]
+    model.save(tmp_path / "model")
+    again = Two.load(tmp_path / "model", dataset=data(), device="cpu")
+    for one in (model, again):
+        one.learn(5, reset_num_timesteps=False)
+    assert same(parameters(model), parameters(again))
+    with pytest.raises(NotImplementedError, match=r"Two must implement _losses\(batch\), or _update\(batch\)"):
+        model._losses(None)
 
 
 def test_optimizers_are_chosen_as_in_sb3():

@@ -142,6 +142,11 @@ def with_entry(name, place, value):
         (dict(truncations=[0, 0, 0.5, 0, 0, 0]), ValueError, "truncations must be 0 or 1, got another value in row 2"),
         (dict(actions=np.zeros((0, 2))), ValueError, "actions must have at least one row, got none: the data set is empty"),
         (dict(actions=np.zeros(N)), ValueError, r"actions must have shape \(n, 2\), got \(6,\)"),
+        (
+            dict(rewards=np.ma.masked_equal(np.arange(N), 3)),
+            ValueError,
+            "rewards must be finite in single precision, got nan in row 3",
+        ),
         (dict(actions="actions"), TypeError, "actions must be an array of numbers, got <U7"),
         (dict(observations=[[1, 2], [3]]), TypeError, "observations must be an array of numbers, got list"),
         (dict(observations=dict(a=np.zeros(N))), ValueError, "observations must be an array for the observation space Box"),

@@ -86,7 +86,7 @@ def _valid_rows(columns: dict[str, Any], valids: Any) -> dict[str, Any]:
     if is_valid[-1:].any() or not is_valid.any():
         raise ValueError("valids must be 0 in the last row, where there is only an observation, and 1 in another one")
     rows = np.flatnonzero(is_valid)
-    given = {name: part if isinstance(part, Mapping) else np.asarray(part) for name, part in columns.items()}
+    given = {name: dict(part) if isinstance(part, Mapping) else np.asarray(part) for name, part in columns.items()}
     taken = {name: mapped(part, lambda column: np.asarray(column)[rows]) for name, part in given.items()}
     taken.setdefault("next_observations", mapped(given["observations"], lambda column: np.asarray(column)[rows + 1]))
     taken["episode_ends"] = taken["episode_ends"] | ~is_valid[rows + 1] if "episode_ends" in taken else ~is_valid[rows + 1]

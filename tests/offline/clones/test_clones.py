@@ -142,6 +142,7 @@ def test_dictionaries_and_images(algorithm):
             ValueError,
             "backbone of a clone must not normalise over batches, got 'flash'; use 'layer_norm'",
         ),
+        (dict(step_size=0.1), TypeError, "policy_kwargs of BCPolicy have no argument 'step_size'"),
         (dict(n_neighbours=2), TypeError, "policy_kwargs of BCPolicy have no argument 'n_neighbours'"),
     ],
 )
