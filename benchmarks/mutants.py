@@ -77,9 +77,13 @@ TESTS: dict[str, list[str]] = {
     # A file's own tests first: with -x most changes are noticed there
     "losses/actor_critic.py": ["tests/losses/test_actor_critic.py", "tests/fast_updates/test_sac_gradients.py"],
     "losses/categorical.py": ["tests/losses/test_categorical.py"],
+    "losses/contrastive.py": ["tests/losses/test_contrastive.py"],
+    "losses/descent.py": ["tests/losses/test_descent.py"],
     "losses/energy_matching.py": ["tests/losses/test_energy_matching.py"],
     "losses/flow.py": ["tests/losses/test_flow.py"],
     "losses/prefix.py": ["tests/losses/test_prefix.py"],
+    "losses/score_matching.py": ["tests/losses/test_score_matching.py"],
+    "refiners/annealed_gradient.py": ["tests/refiners/test_annealed_gradient.py", *CHAINS],
     "refiners/adaptive.py": ["tests/refiners/test_adaptive.py"],
     "refiners/autoregressive_derivative_free.py": ["tests/refiners/test_autoregressive_derivative_free.py", *CHAINS],
     "refiners/derivative_free.py": ["tests/refiners/test_derivative_free.py", *CHAINS],

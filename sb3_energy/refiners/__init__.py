@@ -1,6 +1,7 @@
 """Refiners: move particles toward ``exp(-energy)``. A new one is a file and a line in ``REFINERS``."""
 
 from sb3_energy.refiners.adaptive import computed_part, refine_until_still
+from sb3_energy.refiners.annealed_gradient import AnnealedGradient, warn_if_out_of_reach
 from sb3_energy.refiners.autoregressive_derivative_free import AutoregressiveDerivativeFree
 from sb3_energy.refiners.derivative_free import DerivativeFree
 from sb3_energy.refiners.flow import Flow
@@ -25,6 +26,7 @@ REFINERS: dict[str, type[Refiner]] = {
     "hmc": HamiltonianMonteCarlo,
     "svgd": SteinVariationalGradientDescent,
     "mppi": MPPI,
+    "annealed_gradient": AnnealedGradient,
     "derivative_free": DerivativeFree,
     "autoregressive_derivative_free": AutoregressiveDerivativeFree,
     "flow": Flow,
@@ -36,6 +38,7 @@ REFINERS: dict[str, type[Refiner]] = {
 __all__ = [
     "MPPI",
     "REFINERS",
+    "AnnealedGradient",
     "AnnealedSMC",
     "AutoregressiveDerivativeFree",
     "DerivativeFree",
@@ -54,4 +57,5 @@ __all__ = [
     "refine_until_still",
     "refined_particles",
     "select",
+    "warn_if_out_of_reach",
 ]

@@ -8,8 +8,11 @@ import torch as th
 
 from sb3_energy.checks import plain_fields
 from sb3_energy.refiners.derivative_free import check_rounds
-from sb3_energy.stats import effective_sample_size, gaussian_log_prob, log_mean_exp, normal_noise, resample
+from sb3_energy.stats import effective_sample_size, gaussian_log_prob, normal_noise, resample
 from sb3_energy.types import RefinerInfo, RefinerState, Target, Tick
+
+MOST_KERNELS = 1024
+"""Of a density estimate. Each proposal's density is a sum over all of them: of 16384 the sums would take a minute and 4 GB."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def smoothed(pool: th.Tensor, noise: th.Tensor, lone_std: float) -> tuple[th.Ten
     proposals are one stratified draw of it (the balance heuristic of Veach and Guibas 1995, section 3.3).
 
     A kernel is as wide as it is far to the pool's neighbours (the variable kernel estimate of Breiman et al. 1977): a pool
-    half of which is narrow, from a Gaussian, and half of which is wide, from the box, keeps both widths.
+    half of which is narrow, from a Gaussian, and half of which is wide, from the box, keeps both widths. Of more than 1024
+    numbers neighbours share a kernel at the middle one of them.
 
     :param pool: ``(B, N)``
     :param noise: ``(B, N)`` or ``(1, N)``, standard normal
@@ -129,15 +133,20 @@ def smoothed(pool: th.Tensor, noise: th.Tensor, lone_std: float) -> tuple[th.Ten
     :return: ``(B, N)`` proposals and their log-densities
     """
     n = pool.shape[1]
-    n_neighbours = min(math.ceil(math.sqrt(n)), n - 1)
+    n_kernels = min(n, MOST_KERNELS)
     ordered, order = pool.sort(dim=1)
-    place = th.arange(n, device=pool.device)
-    above, below = ordered[:, (place + n_neighbours).clamp(max=n - 1)], ordered[:, (place - n_neighbours).clamp(min=0)]
-    widths = th.empty_like(pool).scatter(1, order, 0.5 * (above - below))
+    rank, place = th.arange(n, device=pool.device), th.arange(n_kernels, device=pool.device)
+    centres = ordered[:, (2 * place + 1) * n // (2 * n_kernels)]
+    n_neighbours = min(math.ceil(math.sqrt(n_kernels)), n_kernels - 1)
+    above, below = (place + n_neighbours).clamp(max=n_kernels - 1), (place - n_neighbours).clamp(min=0)
+    widths = 0.5 * (centres[:, above] - centres[:, below])
     widths = th.where(widths > 0.0, widths, lone_std)
-    proposals = pool + widths * noise
-    log_kernels = gaussian_log_prob(proposals[:, :, None, None], pool[:, None, :, None], widths[:, None, :, None])
-    return proposals, log_mean_exp(log_kernels, dim=2)
+    shared = rank * n_kernels // n  # by rank, which kernel
+    kernel = th.empty_like(order).scatter(1, order, shared.expand_as(order))
+    proposals = centres.gather(1, kernel) + widths.gather(1, kernel) * noise
+    log_shares = th.bincount(shared, minlength=n_kernels).to(pool.dtype).div(n).log()
+    log_kernels = gaussian_log_prob(proposals[:, :, None, None], centres[:, None, :, None], widths[:, None, :, None])
+    return proposals, (log_kernels + log_shares).logsumexp(dim=2)
 
 
 def _energy(target: Target, prefix: th.Tensor, like: th.Tensor) -> th.Tensor:

@@ -200,6 +200,7 @@ OF_REFINERS: dict[str, dict[str, Case]] = {
         n_elites=Case(1), temperature=Case(0.1), min_std=Case(0.5), max_std=Case(0.06), quasi_random=Case(True),
         warm_start=Case(True),
     ),
+    "annealed_gradient": dict(step_size=Case(0.3), noise_scale=Case(0.1), max_displacement=Case(1e-3)),
     "derivative_free": dict(noise_std=Case(1.0), noise_decay=Case(0.1), quasi_random=Case(True)),
     "autoregressive_derivative_free": dict(noise_std=Case(1.0), noise_decay=Case(0.1), quasi_random=Case(True)),
     "flow": dict(solver=Case("euler", policy(refiner="flow", refiner_steps=2) | dict(learning_rate=1e-2))),

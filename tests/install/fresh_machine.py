@@ -101,6 +101,7 @@ PROMISES = [
             "docs/energy_matching.md",
             "docs/multi_goal.md",
             "docs/random_goals.md",
+            "docs/particle.md",
             "docs/gpu.md",
         )
     ),
