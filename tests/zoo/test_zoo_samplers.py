@@ -20,6 +20,7 @@ OTHERS = {
     "hmc": dict(hmc_steps=1, hmc_particles_pow=1, hmc_step_size=0.1),
     "svgd": dict(svgd_steps=2, svgd_particles_pow=2, svgd_step_size=0.1),
     "derivative_free": dict(derivative_free_steps=2, derivative_free_particles_pow=4, derivative_free_noise_std=0.3),
+    "annealed_gradient": dict(annealed_gradient_steps=5, annealed_gradient_particles_pow=1, annealed_gradient_noise_scale=0.5),
     "mppi": dict(mppi_steps=2, mppi_particles_pow=4),
     "autoregressive_derivative_free": dict(
         autoregressive_derivative_free_steps=1,
