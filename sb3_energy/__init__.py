@@ -6,7 +6,7 @@ import sb3_energy.envs  # noqa: F401  (registers the environments with gymnasium
 from sb3_energy.energy_sac import EnergySAC, flash_sac_kwargs
 from sb3_energy.fast_updates.device_buffer import DeviceReplayBuffer
 from sb3_energy.landscape import LandscapeCallback
-from sb3_energy.offline import BC, NearestNeighbour, OfflineDataset, load_dataset, record_dataset
+from sb3_energy.offline import BC, IBC, NearestNeighbour, OfflineDataset, load_dataset, record_dataset
 from sb3_energy.offline.energy_matching import EnergyMatching
 from sb3_energy.pgac import PGAC
 
@@ -14,6 +14,7 @@ __version__ = resources.files(__name__).joinpath("version.txt").read_text().stri
 
 __all__ = [
     "BC",
+    "IBC",
     "PGAC",
     "DeviceReplayBuffer",
     "EnergyMatching",

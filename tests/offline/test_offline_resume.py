@@ -10,6 +10,8 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
+from sb3_energy import IBC
+from tests.offline.ibc.small_ibc import small_ibc
 from tests.offline.small_clone import Clone, data, small
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
@@ -25,7 +27,7 @@ def say(locals_, globals_):
     print("step", locals_["self"].num_timesteps, flush=True)
     return True
 
-new().learn(TOTAL, callback=[CheckpointCallback(20, sys.argv[1]), say])
+new(sys.argv[2]).learn(TOTAL, callback=[CheckpointCallback(20, sys.argv[1]), say])
 """
 
 
@@ -33,16 +35,17 @@ def falling(remaining):
     return 1e-2 * remaining
 
 
-def new():
-    """With dropout, so that an update draws, and a schedule, so that it knows how far the training is."""
-    return small(learning_rate=falling)
+def new(name):
+    """With draws in each update, and a schedule, so that it knows how far the training is."""
+    return small(learning_rate=falling) if name == "Clone" else small_ibc(learning_rate=falling, loss="r_nce")
 
 
-def test_a_killed_training_ends_where_it_would_have(tmp_path):
+@pytest.mark.parametrize("algorithm", [Clone, IBC])
+def test_a_killed_training_ends_where_it_would_have(algorithm, tmp_path):
     (tmp_path / "run.py").write_text(SCRIPT)
     environment = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "run.py", tmp_path], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, tmp_path / "run.py", tmp_path, algorithm.__name__], stdout=subprocess.PIPE, text=True, env=environment
     )
     for line in process.stdout:
         if line.startswith("step 47"):
@@ -52,10 +55,10 @@ def test_a_killed_training_ends_where_it_would_have(tmp_path):
     assert process.wait(60) == -signal.SIGKILL
     assert not (tmp_path / "rl_model_60_steps.zip").exists()
 
-    resumed = Clone.load(tmp_path / "rl_model_40_steps", dataset=data(), device="cpu")
+    resumed = algorithm.load(tmp_path / "rl_model_40_steps", dataset=data(), device="cpu")
     assert resumed.num_timesteps == 40
     resumed.learn(TOTAL - 40, callback=CheckpointCallback(20, str(tmp_path)), reset_num_timesteps=False)
-    whole = new().learn(TOTAL)
+    whole = new(algorithm.__name__).learn(TOTAL)
     for name, value in whole.policy.state_dict().items():
         assert th.equal(value, resumed.policy.state_dict()[name]), name
     first, second = (one.policy.optimizer.state_dict()["state"] for one in (whole, resumed))
