@@ -127,10 +127,11 @@ PAGES = {
     "losses": Page("Losses", "Pure functions of tensors; none of them takes an optimiser step.", {"sb3_energy.losses": None}),
     "offline": Page(
         "Offline",
-        "Learning from data alone. :doc:`../offline` has examples, :doc:`../energy_matching` those of ``EnergyMatching``.",
+        "Learning from data alone. :doc:`../offline` has examples, :doc:`../ibc` and :doc:`../energy_matching` those of ``IBC`` and ``EnergyMatching``.",
         {
             "sb3_energy.offline": None,
             "sb3_energy.offline.clones": None,
+            "sb3_energy.offline.ibc": ("IBC", "EnergyTraining", "IBCPolicy", "IBCCnnPolicy", "IBCMultiInputPolicy"),
             "sb3_energy.offline.energy_matching": None,
             "sb3_energy.offline.offline_dataset": None,
             "sb3_energy.offline.policies": None,
