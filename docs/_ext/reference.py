@@ -127,8 +127,8 @@ PAGES = {
     "losses": Page("Losses", "Pure functions of tensors; none of them takes an optimiser step.", {"sb3_energy.losses": None}),
     "offline": Page(
         "Offline",
-        "Learning from data alone. :doc:`../offline` has examples, :doc:`../ibc` those of ``IBC``, :doc:`../energy_matching` those "
-        "of ``EnergyMatching``.",
+        "Learning from data alone. :doc:`../offline` has examples, :doc:`../ibc` those of ``IBC``, :doc:`../energy_matching` "
+        "those of ``EnergyMatching``.",
         {
             "sb3_energy.offline": None,
             "sb3_energy.offline.clones": None,
