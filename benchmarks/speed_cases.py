@@ -133,7 +133,7 @@ def refiner_cases() -> list[Case]:
         ),
         'refiner="autoregressive_derivative_free"': dict(policy_kwargs=dict(refiner="autoregressive_derivative_free")),
         "distillation_coef=0.1": dict(distillation_coef=0.1),
-        'value_scale="auto"': dict(policy_kwargs=dict(value_scale="auto")),
+        'value_scale="none"': dict(policy_kwargs=dict(value_scale="none")),
     }
     return refiners + [Case(name, kwargs=kwargs) for name, kwargs in options.items()]
 
