@@ -48,7 +48,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(registry):
 
 @pytest.mark.parametrize("value", [None, 3, Langevin(), ["langevin"]])
 def test_what_is_neither_name_nor_class_is_a_type_error(value):
-    with pytest.raises(TypeError, match=r"refiner must be one of \['autoregressive_.*'svgd'\] or a class, got "):
+    with pytest.raises(TypeError, match=r"refiner must be one of \['annealed_.*'svgd'\] or a class, got "):
         resolve(REFINERS, value, what="refiner")
 
 
