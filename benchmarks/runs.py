@@ -211,6 +211,17 @@ def main(config_file: str, make: Env = training_env, evaluation: type[EvaluateAn
     :param evaluation: what is measured
     :return: the exit status
     """
+    return run_alone(config_file, lambda config, files: train(config, files, make, evaluation))
+
+
+def run_alone(config_file: str, run: Callable[[Mapping[str, Any], RunFiles], None]) -> int:
+    """
+    Train on one thread, unless the run is finished or another process is at it. It ends with the process that has started it.
+
+    :param config_file: the run's configuration, written by a benchmark
+    :param run: trains, given the configuration and the run's files
+    :return: the exit status
+    """
     threading.Thread(target=end_with_parent, daemon=True).start()
     th.set_num_threads(1)
     files = RunFiles(Path(config_file).with_suffix(""))
@@ -225,7 +236,7 @@ def main(config_file: str, make: Env = training_env, evaluation: type[EvaluateAn
             print(f"{files.stem} is being trained by another process")
             return 3
         if not files.is_finished(config["steps"]):
-            train(config, files, make, evaluation)
+            run(config, files)
     return 0
 
 

@@ -75,6 +75,10 @@ RULES = [
     Rule("python -m benchmarks.goal_claims preferred", "--timesteps 400 --episodes 4 --seeds 0 --policies sac energy_sac"),
     Rule("python -m benchmarks.goal_claims", "--timesteps 400 --episodes 4 --seeds 0"),
     Rule("python -m benchmarks.structure"),
+    Rule(
+        "python -m benchmarks.particle",
+        "--dims 1 --steps 4 --demonstrations 5 --eval-episodes 2 --net-arch 8 --algos ibc,mse --seeds 0 --output results/few",
+    ),
     Rule("python -m benchmarks.mode_shares", "--gradient-steps 2"),
     Rule("python -m benchmarks.mutants", "--n 1 --only losses/prefix.py"),
     Rule("python -m tests.entropy.biases", "--help"),
