@@ -3,8 +3,8 @@ Implicit and explicit clones of the particle's expert, from the same networks an
 
 ``python -m benchmarks.particle --dims 2,8 --steps 20000 --seeds 0,1``
 
-Each success is that of episodes whose starts no demonstration has had. In one and two dimensions the energy is also searched on
-a grid: where that succeeds and the policy does not, the search is at fault, where it does not either, the energy is.
+Each success is that of episodes whose starts no demonstration has had. In one and two dimensions the energy is also searched
+on a grid: where that succeeds and the policy does not, the search is at fault, where it does not either, the energy is.
 """
 
 import argparse
