@@ -241,6 +241,20 @@ def learn(original: Callable[[Any], None], manager: Any, model: Any) -> None:
     original(model)
 
 
+def learn_on_data(original: Callable[[Any], None], manager: Any, model: Any) -> None:
+    """
+    Go on counting gradient steps when a model that learns from data is continued.
+
+    :param original: the method that is wrapped
+    :param manager: the experiment
+    :param model: the model
+    """
+    if manager.continue_training:
+        print(f"Continuing at step {model.num_timesteps}")
+        model = _Continued(model)
+    original(model)
+
+
 class _Continued:
     """
     A model whose ``learn`` does not start counting anew.

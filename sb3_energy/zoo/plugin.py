@@ -43,7 +43,16 @@ ALGORITHMS = {
         "sb3_energy.zoo.samplers:convert_pgac_params",
     ),
 }
-"""Every algorithm of the package, by its name on the zoo's command line; adding one is one entry here and one YAML."""
+"""Every off-policy algorithm of the package, by its name on the zoo's command line; one more is one entry and one YAML."""
+
+OFFLINE_ALGORITHMS = {
+    "ibc": Algorithm(
+        "sb3_energy:IBC",
+        "sb3_energy.zoo.offline_samplers:sample_ibc_params",
+        "sb3_energy.zoo.offline_samplers:convert_ibc_params",
+    ),
+}
+"""Those that learn from data and have no replay buffer. Where the data are is their argument ``dataset``."""
 
 PREDICTION_SCRIPTS = ("rl_zoo3.enjoy", "rl_zoo3.record_video", "rl_zoo3.push_to_hub")
 
@@ -75,6 +84,8 @@ def _patch_utils(module: ModuleType) -> None:
     wrap = _for_prediction if script in PREDICTION_SCRIPTS else _unchanged
     for name, parts in ALGORITHMS.items():
         module.ALGOS.setdefault(name, wrap(pkgutil.resolve_name(parts.algorithm)))
+    for name, parts in OFFLINE_ALGORITHMS.items():
+        module.ALGOS.setdefault(name, pkgutil.resolve_name(parts.algorithm))
 
 
 def _running_script() -> str | None:
@@ -111,7 +122,7 @@ def _for_prediction(cls: Any) -> type:
 
 
 def _patch_hyperparams_opt(module: ModuleType) -> None:
-    for name, parts in ALGORITHMS.items():
+    for name, parts in _all().items():
         module.HYPERPARAMS_SAMPLER.setdefault(name, pkgutil.resolve_name(parts.sampler))
         module.HYPERPARAMS_CONVERTER.setdefault(name, pkgutil.resolve_name(parts.converter))
 
@@ -122,7 +133,11 @@ def _patch_callbacks(module: ModuleType) -> None:
 
 
 def _is_ours(model: Any) -> bool:
-    return isinstance(model, tuple(pkgutil.resolve_name(parts.algorithm) for parts in ALGORITHMS.values()))
+    return isinstance(model, tuple(pkgutil.resolve_name(parts.algorithm) for parts in _all().values()))
+
+
+def _all() -> dict[str, Algorithm]:
+    return ALGORITHMS | OFFLINE_ALGORITHMS
 
 
 def _save_whole_statistics(original: Callable[[], bool], callback: Any) -> bool:
@@ -147,20 +162,21 @@ def _patch_exp_manager(module: ModuleType) -> None:
     module.__dict__.setdefault("sb3_energy", sb3_energy)
     manager = module.ExperimentManager
     _replace(manager, "__init__", _use_shipped_hyperparameters)
-    _replace(manager, "_preprocess_schedules", _for_ours(_take_cosine))
+    _replace(manager, "_preprocess_schedules", _for_ours(_take_cosine, offline=_take_cosine))
     _replace(manager, "create_callbacks", _for_ours(checkpoints.create_callbacks))
     _replace(manager, "_maybe_normalize", _for_ours(checkpoints.maybe_normalize))
     _replace(manager, "_load_pretrained_agent", _for_ours(checkpoints.load_pretrained_agent))
-    _replace(manager, "learn", _for_ours(checkpoints.learn))
-    _replace(manager, "save_trained_model", _for_ours(checkpoints.save_with_statistics))
-    _replace(manager, "objective", _for_ours(_prune_diverged))
+    _replace(manager, "learn", _for_ours(checkpoints.learn, offline=checkpoints.learn_on_data))
+    save = checkpoints.save_with_statistics
+    _replace(manager, "save_trained_model", _for_ours(save, offline=save))
+    _replace(manager, "objective", _for_ours(_prune_diverged, offline=_prune_diverged))
 
 
 def _use_shipped_hyperparameters(original: Callable[..., None], manager: Any, *args: Any, **kwargs: Any) -> None:
     """Use the user's ``--conf-file``, else a file of the zoo, else the file of this package."""
     original(*args, **kwargs)
     given = inspect.signature(original).bind(*args, **kwargs).arguments.get("config")
-    if manager.algo in ALGORITHMS and not given and not Path(manager.config).is_file():
+    if manager.algo in _all() and not given and not Path(manager.config).is_file():
         manager.config = str(hyperparams_dir() / f"{manager.algo}.yml")
 
 
@@ -191,12 +207,14 @@ def _prune_diverged(original: Callable[[Any], float], manager: Any, trial: Any) 
         raise TrialPruned(str(error)) from error
 
 
-def _for_ours(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Leave experiments with other algorithms alone."""
+def _for_ours(handler: Callable[..., Any], offline: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """Leave experiments with other algorithms alone; those with offline ones, too, unless there is a handler for them."""
 
     def choose(original: Callable[..., Any], manager: Any, *args: Any, **kwargs: Any) -> Any:
         if manager.algo in ALGORITHMS:
             return handler(original, manager, *args, **kwargs)
+        if offline is not None and manager.algo in OFFLINE_ALGORITHMS:
+            return offline(original, manager, *args, **kwargs)
         return original(*args, **kwargs)
 
     return choose
