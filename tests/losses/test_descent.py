@@ -56,6 +56,8 @@ def test_the_loss_is_the_squared_distance_of_each_end():
     ends = th.tensor([[[0.0, 0.0], [1.0, 1.0]], [[2.0, 0.0], [0.0, 0.0]]])
     actions = th.tensor([[1.0, 1.0], [0.0, 0.0]])
     th.testing.assert_close(descent_loss(ends, actions), th.tensor([1.0, 2.0]))
+    plans = th.stack([ends, ends], dim=2)
+    th.testing.assert_close(descent_loss(plans, th.stack([actions, actions], dim=1)), th.tensor([2.0, 4.0]))
 
 
 def test_descents_end_at_the_conditional_mean_where_there_are_two_right_actions():
@@ -102,7 +104,7 @@ def test_descents_end_at_the_conditional_mean_where_there_are_two_right_actions(
             lambda: descent_loss(th.zeros(2, 3, 4), th.zeros(2, 3)),
             r"ends must be \(B, N, \*E\) and actions \(B, \*E\), got \(2, 3, 4\) and \(2, 3\)",
         ),
-        (lambda: descent_loss(th.zeros(2, 3), th.zeros(2, 3)), "ends must be"),
+        (lambda: descent_loss(th.zeros(2, 3), th.zeros(2)), "ends must be"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

@@ -112,7 +112,7 @@ def test_a_reach_below_the_range_is_warned_of():
         warnings.simplefilter("error")
         warn_if_out_of_reach(AnnealedGradient(), 1.0, 150)
         warn_if_out_of_reach(AnnealedGradient(), 1.0, 100, width=1.5)
-        warn_if_out_of_reach(AnnealedGradient(Constant(0.1)), 1.0, 40)
+        warn_if_out_of_reach(AnnealedGradient(Constant(0.125)), 1.0, 32)  # exactly 2
 
 
 @pytest.mark.parametrize(
