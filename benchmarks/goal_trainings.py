@@ -16,7 +16,7 @@ from sb3_energy.envs.multi_goal import HORIZON, four_goals
 from sb3_energy.envs.world import World
 
 REWARD_SCALE, ENT_COEF = 0.05, 3.0
-"""As in ``examples/multi_goal.py``: rewards and entropy coefficient are scaled alike, which changes no optimal policy."""
+"""Rewards and entropy coefficient are scaled alike, which changes no optimal policy."""
 
 PLAIN: dict[str, Any] = dict(net_arch=[256, 256], backbone="plain")
 POLICIES: Mapping[str, tuple[type[SAC], dict[str, Any]]] = {
